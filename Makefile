@@ -1,0 +1,43 @@
+# make demo: from nothing to a dataset. make test: from nothing to the tests. DEVICE=gpu for a machine with NVIDIA GPUs.
+PYTHON ?= python3.11
+DEVICE ?= cpu
+VENV   ?= .venv
+DEMO   ?= demo
+BIN    := $(VENV)/bin
+RUN    := $(BIN)/python -m kailin_ray
+
+SHARD  := assets/pubmed20n0014.xml.gz
+DEMO_GPU := $(if $(filter gpu,$(DEVICE)),cluster=gpu,)
+
+.PHONY: setup assets demo test check bench clean
+
+# The stamp holds the checksums of what was installed: nothing to do while they are the same.
+setup:
+	@requirements/setup.sh $(PYTHON) $(VENV) $(DEVICE)
+
+assets: setup
+	$(RUN) fetch
+
+demo: assets
+	$(RUN) ingest source.path=$(SHARD) out=$(DEMO)/documents 'require=[abstract,mesh]'
+	$(RUN) index documents=$(DEMO)/documents out=$(DEMO)/index limit=512
+	$(RUN) distill documents=$(DEMO)/documents index=$(DEMO)/index mesh=assets/mesh.tsv out=$(DEMO)/run limit=48 retrieval=brief $(DEMO_GPU)
+	@test -d $(DEMO)/dataset || $(RUN) publish run=$(DEMO)/run out=$(DEMO)/dataset
+	@$(RUN) report run=$(DEMO)/run examples=3
+	@echo
+	@echo "The dataset: $(DEMO)/dataset   (open $(DEMO)/dataset/README.md, or: datasets.load_dataset('$(DEMO)/dataset', 'sft'))"
+
+test: assets
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: assets
+	$(BIN)/python benchmarks/throughput.py
+
+clean:
+	rm -rf $(DEMO) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

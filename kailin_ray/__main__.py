@@ -1,0 +1,102 @@
+"""The command line: ``python -m kailin_ray <command> [key=value …]``.
+
+Exit codes: 0 done; 1 done in part, or failed; 2 wrong configuration, path or model; 130 interrupted.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from kailin_ray import commands
+from kailin_ray.config import (
+    ConfigError,
+    DistillConfig,
+    FetchConfig,
+    IndexConfig,
+    IngestConfig,
+    PublishConfig,
+    ReportConfig,
+    check,
+)
+
+COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int], str]] = {
+    "fetch": (FetchConfig, commands.fetch, "download what the demo needs: MeSH, PubMed, a small model, an encoder"),
+    "ingest": (IngestConfig, commands.ingest, "PubMed XML to documents"),
+    "index": (IndexConfig, commands.index, "documents to a dense index"),
+    "distill": (DistillConfig, commands.distill, "documents to records: question, contexts, answer"),
+    "publish": (PublishConfig, commands.publish, "a run's records to a Hugging Face dataset folder"),
+    "report": (ReportConfig, commands.report, "what a run gave, and some of its triples"),
+}
+
+HELP = """kailin_ray: PubMed abstracts to question-context-answer training data, on Ray and vLLM, guided by MeSH.
+
+  python -m kailin_ray <command> [key=value ...]
+
+{commands}
+
+  python -m kailin_ray <command> --help      its keys, with their defaults
+  python -m kailin_ray <command> --cfg job   the configuration as it would run
+"""
+
+
+def conf_dir() -> Path:
+    """The folder of Hydra's configuration: beside the package in a checkout, inside it when installed."""
+    beside = Path(__file__).resolve().parent.parent / "conf"
+    return beside if beside.is_dir() else Path(__file__).resolve().parent / "conf"
+
+
+def main() -> None:
+    """Run one command and exit."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP.format(commands="\n".join(f"  {name:<9}{about}" for name, (*_, about) in COMMANDS.items())))
+        sys.exit(0 if arguments else 2)
+    name, *overrides = arguments
+    if name not in COMMANDS:
+        sys.exit(_say(f"unknown command {name!r}; allowed: {', '.join(COMMANDS)}"))
+    sys.exit(run(name, overrides))
+
+
+def run(name: str, overrides: list[str]) -> int:
+    """Compose the command's configuration with Hydra, check it, and run it; return the exit code."""
+    kind, command, _ = COMMANDS[name]
+    code = 0
+
+    def job(composed: DictConfig) -> None:
+        nonlocal code
+        code = command(check(kind, composed))
+
+    # Hydra then raises what is wrong instead of printing pages and exiting.
+    wanted_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.argv = [f"kailin_ray {name}", *overrides]
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
+    except KeyboardInterrupt:
+        return _say("interrupted; what is done is kept, and the same command goes on from there", 130)
+    except (ConfigError, HydraException, OmegaConfBaseException) as error:
+        if wanted_traceback:
+            traceback.print_exc()
+        return _say(" ".join(str(error).split()))
+    except commands.CommandFailedError as error:
+        if wanted_traceback:
+            traceback.print_exc()
+        return _say(" ".join(str(error).split()), 1)
+    return code
+
+
+def _say(message: str, code: int = 2) -> int:
+    print(f"kailin_ray: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""The answer agent: answers the preferred question from the abstract and the contexts.
+
+Sample: ``Yes. Adding 0.1% azide to the fixative improved the preservation of mitochondria in dense tissues.`` and,
+because the question is a yes/no question, the decision ``{"yes": 0.91, "no": 0.03, "maybe": 0.06}``.
+"""
+
+import re
+from typing import Any
+
+from kailin_ray.agents.preamble import DECIDE, Message, answer_task, ask, prompt
+
+MIN_WORDS = 4
+
+_MARKUP = re.compile(r"<\||\|>|^#|https?://")
+
+
+def messages(document: dict[str, Any], question: str, contexts: list[str]) -> list[Message]:
+    """Ask for the answer to ``question``; ``contexts`` are shown in their order."""
+    return prompt(document, answer_task(question, contexts))
+
+
+def decision_messages(document: dict[str, Any], question: str, contexts: list[str], answer: str) -> list[Message]:
+    """Ask whether the answer just given means yes, no or maybe. Its prompt starts with the answer's."""
+    return [*messages(document, question, contexts), ask("assistant", answer), ask("user", DECIDE)]
+
+
+def problem(answer: str, finish_reason: str, question: str) -> str | None:
+    """The reason (of ``schema.REASONS``) that makes ``answer`` unusable, or None."""
+    if not answer:
+        return "answer_empty"
+    if finish_reason != "stop":
+        return "answer_truncated"
+    if _plain(answer) == _plain(question):
+        return "answer_copies_question"
+    if len(answer.split()) < MIN_WORDS:
+        return "answer_too_short"
+    if _MARKUP.search(answer) or answer.endswith("?"):
+        return "answer_malformed"
+    return None
+
+
+def _plain(content: str) -> str:
+    return " ".join(re.findall(r"\w+", content.lower()))

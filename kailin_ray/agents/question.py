@@ -1,0 +1,69 @@
+"""Question agents: one question from one abstract.
+
+Sample: persona "clinical" on an abstract about sodium azide gives
+``Does sodium azide improve the ultrastructural preservation of tissues?``
+"""
+
+import re
+from typing import Any
+
+from kailin_ray.agents.preamble import TASKS, Message, prompt
+
+MIN_WORDS, MAX_WORDS = 5, 40
+
+# A question that points at its source cannot be understood without it.
+_POINTS_AT_SOURCE = re.compile(
+    r"\b(?:this|these|that|those|the|our|present|current|above|following)\s+(?:\w+\s+){0,2}?"
+    r"(?:stud(?:y|ies)|abstracts?|articles?|papers?|texts?|passages?|authors?|reports?|researchers?|research|"
+    r"investigations?|investigators?|experiments?|findings?|results?|survey|series|title|document|evidence|questions?|answers?)\b"
+    r"|\b(?:described|mentioned|reported|presented|discussed)\s+(?:here|above|below)\b",
+    re.IGNORECASE,
+)
+_MARKUP = re.compile(r"<\||\|>|\*\*|^#|^[-*•]\s|^\s*\d+[.)]\s|https?://")
+_WORD = re.compile(r"[a-z][a-z0-9-]{3,}")
+_YES_NO = re.compile(
+    r"(?:does|do|did|is|are|was|were|can|could|has|have|had|will|would|should|may|might|must)\b", re.IGNORECASE
+)
+
+
+def messages(document: dict[str, Any], persona: str) -> list[Message]:
+    """Ask for one question about ``document``; ``persona`` is a key of ``preamble.TASKS``."""
+    return prompt(document, TASKS[persona])
+
+
+def problem(question: str, finish_reason: str, document: dict[str, Any]) -> str | None:
+    """What makes ``question`` unusable, or None. Strict: nothing is repaired.
+
+    One of: empty, truncated, markup, not_one_question, length, points_at_source, copies_example, off_topic.
+    """
+    if not question:
+        return "empty"
+    if finish_reason != "stop":
+        return "truncated"
+    if _MARKUP.search(question):
+        return "markup"
+    if question.count("?") != 1 or not question.endswith("?") or "\n" in question or not question[0].isalnum():
+        return "not_one_question"
+    if not MIN_WORDS <= len(question.split()) <= MAX_WORDS:
+        return "length"
+    if _POINTS_AT_SOURCE.search(question):
+        return "points_at_source"
+    asked, source = _words(question), _words(f"{document['title']} {document['abstract']}")
+    if asked & _EXAMPLE_WORDS - source:
+        return "copies_example"
+    if not asked & source:
+        return "off_topic"
+    return None
+
+
+def is_yes_no(question: str) -> bool:
+    """Whether the question can be answered with yes, no or maybe, by the word it starts with."""
+    return _YES_NO.match(question) is not None
+
+
+def _words(content: str) -> frozenset[str]:
+    return frozenset(_WORD.findall(content.lower()))
+
+
+# The subjects of the worked examples (preamble.EXAMPLES); a small model likes to copy them.
+_EXAMPLE_WORDS = frozenset({"aspirin", "adenomas", "cheese", "listeria", "monocytogenes"})

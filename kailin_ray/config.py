@@ -1,0 +1,219 @@
+"""The whole configuration as frozen dataclasses, checked before Ray or a model starts.
+
+The defaults stand in ``conf/``; a field here has none, so that there is one place to look. ``check`` turns what Hydra
+composed into one of these, or into one line that names the key, what it was, and what is allowed.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+_STRICT = ConfigDict(extra="forbid")
+
+Positive = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class ConfigError(ValueError):
+    """A wrong configuration, path or model. Its message is one line for the user."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Sampling:
+    """How an agent samples; the names are vLLM's."""
+
+    max_tokens: Positive
+    temperature: Annotated[float, Field(ge=0.0)] = 0.0
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    repetition_penalty: Annotated[float, Field(gt=0.0, le=2.0)] = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class QuestionAgent:
+    """One of the two question agents."""
+
+    persona: Literal["clinical", "mechanism", "any"]
+    """What it asks for; see ``agents/preamble.py``."""
+    sampling: Sampling
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class AnswerAgent:
+    """The answer agent."""
+
+    sampling: Sampling
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Model:
+    """The model that all agents use, and what each agent does with it."""
+
+    path: str
+    """A local directory or a hub id."""
+    revision: str | None
+    """The hub revision; null for a local directory."""
+    engine: dict[str, Any]
+    """vLLM's engine arguments, passed on untouched."""
+    general: QuestionAgent
+    biomedical: QuestionAgent
+    answer: AnswerAgent
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Encoder:
+    """The sentence encoder of documents and questions."""
+
+    path: str
+    """A local directory or a hub id of a sentence-transformers model."""
+    revision: str | None
+    max_length: Positive
+    """Tokens of a passage or question that are read."""
+    batch_size: Positive
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Retrieval:
+    """The retrieval agent."""
+
+    top_k: Positive
+    """Contexts of a question."""
+    exclude_source: bool
+    """Leave the source abstract out of its own contexts."""
+    max_context_words: Positive | None
+    """Words of a context that the answer agent is shown, from its start; null for all."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Evaluation:
+    """The evaluation agent."""
+
+    measure: Literal["lin"]
+    aggregate: Literal["bma", "mean"]
+    min_margin: Annotated[float, Field(ge=0.0)]
+    """The rule abstains under this margin."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Cluster:
+    """Where it runs."""
+
+    address: str | None
+    """Of a running Ray cluster; null starts one on this machine, unless RAY_ADDRESS is set."""
+    num_engines: Positive
+    gpus_per_engine: NotNegative
+    """0 runs the engines on CPUs, with vLLM's CPU build."""
+    threads_per_engine: Positive | None
+    """Of an engine on CPUs; null shares the machine's cores out evenly."""
+    num_encoders: Positive
+    gpus_per_encoder: Annotated[float, Field(ge=0.0)]
+    """Also of the retriever, which encodes the questions."""
+    rows_per_block: Positive
+    """Abstracts that are written together: what a crash can cost, times blocks_in_flight."""
+    blocks_in_flight: Positive
+    """Blocks that an engine works on at once."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class FetchConfig:
+    """``python -m kailin_ray fetch``."""
+
+    assets: tuple[str, ...]
+    to: Path
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Source:
+    """Where documents come from."""
+
+    path: tuple[str, ...] | str
+    """PubMed XML: a file, a directory, a glob, or a list of these."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class IngestConfig:
+    """``python -m kailin_ray ingest``."""
+
+    source: Source
+    out: Path
+    require: tuple[Literal["abstract", "mesh"], ...]
+    """Documents without these are left out, and counted."""
+    tolerate: bool
+    """Exit 0 although a file was damaged; its loss is counted and shown either way."""
+    cluster: Cluster
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class IndexConfig:
+    """``python -m kailin_ray index``."""
+
+    documents: Path
+    out: Path
+    limit: Positive | None
+    encoder: Encoder
+    cluster: Cluster
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class DistillConfig:
+    """``python -m kailin_ray distill``."""
+
+    documents: Path
+    index: Path
+    mesh: Path
+    out: Path
+    limit: Positive | None
+    """Distil the first so many documents only."""
+    max_failed_fraction: Fraction
+    """The run stops when more of its rows failed (not: were rejected)."""
+    model: Model
+    retrieval: Retrieval
+    evaluation: Evaluation
+    cluster: Cluster
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class PublishConfig:
+    """``python -m kailin_ray publish``."""
+
+    run: Path
+    out: Path
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ReportConfig:
+    """``python -m kailin_ray report``."""
+
+    run: Path
+    examples: NotNegative
+    """Triples to show."""
+
+
+T = TypeVar("T")
+
+
+def check(kind: type[T], composed: DictConfig) -> T:
+    """Turn a composed Hydra configuration into ``kind``.
+
+    Raises ``ConfigError`` with one line for the first wrong key.
+    """
+    missing = sorted(OmegaConf.missing_keys(composed))
+    if missing:
+        raise ConfigError(f"{missing[0]}: missing; give it as {missing[0]}=…")
+    try:
+        return TypeAdapter(kind).validate_python(OmegaConf.to_container(composed, resolve=True))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        found = "" if first["type"] == "missing" else f" (was {first['input']!r})"
+        more = f"; and {error.error_count() - 1} more" if error.error_count() > 1 else ""
+        raise ConfigError(f"{where}: {first['msg']}{found}{more}") from error
+
+
+def settings(config: Any) -> dict[str, Any]:
+    """A configuration as plain JSON values, for a manifest."""
+    values: dict[str, Any] = TypeAdapter(type(config)).dump_python(config, mode="json")
+    return values

@@ -1,0 +1,1 @@
+"""PubMed to documents: one element of XML in, one row of ``schema.DOCUMENTS`` out."""

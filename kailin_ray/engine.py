@@ -1,0 +1,136 @@
+"""vLLM behind a few verbs: generate text, choose among words with probabilities.
+
+The only module that knows vLLM. Prompts are token ids made here: the chat template is tokenized with its special
+tokens, what stands in the messages without, so text of an abstract can never become a special token.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from transformers import AutoTokenizer
+from vllm import SamplingParams, TokensPrompt
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.sampling_params import StructuredOutputsParams
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
+
+from kailin_ray.generation import EngineDeadError, Generation, PromptTooLongError
+
+Message = dict[str, str]
+
+# A private-use character that no tokenizer, template or abstract gives a meaning to, around a message's number.
+_MARK = "\ue0ff"
+
+
+class Engine:
+    """One vLLM engine in this process's charge. Many calls may be in flight at once."""
+
+    def __init__(self, model: str, revision: str | None, engine_args: dict[str, Any]):
+        """Start the engine; returns when it can serve. ``engine_args`` go to vLLM untouched."""
+        # Weights are data from outside: safetensors only, unless the user's own arguments say otherwise.
+        defaults = {"load_format": "safetensors", "enable_prefix_caching": True}
+        args = AsyncEngineArgs(model=model, revision=revision, **(defaults | engine_args))
+        self._llm = AsyncLLM.from_engine_args(args)
+        self._tokenizer = AutoTokenizer.from_pretrained(
+            model, revision=revision, trust_remote_code=args.trust_remote_code
+        )
+        if not self._tokenizer.chat_template:
+            raise ValueError(f"model {model}: its tokenizer has no chat template; an instruct model is needed")
+        self.max_model_len = int(self._llm.model_config.max_model_len)
+        self._ids = itertools.count()
+
+    async def generate(self, messages: Sequence[Message], sampling: dict[str, Any]) -> Generation:
+        """Continue ``messages`` with the assistant's turn.
+
+        Raises ``PromptTooLongError`` if prompt and ``max_tokens`` do not fit, ``EngineDeadError`` if the engine died.
+        """
+        return await self._run(messages, SamplingParams(**sampling))
+
+    async def choose(self, messages: Sequence[Message], words: Sequence[str]) -> Generation:
+        """Let the assistant's turn be one of ``words`` and read their probabilities from its first token.
+
+        The words must differ in their first token. Raises as ``generate`` does.
+        """
+        sampling = SamplingParams(
+            temperature=0.0,
+            max_tokens=1,
+            logprobs=min(20, 4 * len(words)),
+            structured_outputs=StructuredOutputsParams(choice=list(words)),
+        )
+        return await self._run(messages, sampling, words)
+
+    async def _run(self, messages: Sequence[Message], params: SamplingParams, words: Sequence[str] = ()) -> Generation:
+        prompt = prompt_ids(self._tokenizer, messages)
+        room = self.max_model_len - (params.max_tokens or 1)
+        if len(prompt) > room:
+            raise PromptTooLongError(f"{len(prompt)} prompt tokens, {room} fit")
+        final = None
+        try:
+            async for output in self._llm.generate(TokensPrompt(prompt_token_ids=prompt), params, str(next(self._ids))):
+                final = output
+        except VllmEngineDeadError as error:
+            raise EngineDeadError(str(error)) from error
+        if final is None:
+            raise RuntimeError("the engine returned nothing")
+        completion = final.outputs[0]
+        probabilities = word_probabilities(completion.logprobs[0], words) if words and completion.logprobs else {}
+        return Generation(
+            text=max(probabilities, key=probabilities.__getitem__) if probabilities else completion.text.strip(),
+            finish_reason=completion.finish_reason or "none",
+            prompt_tokens=len(prompt),
+            cached_tokens=final.num_cached_tokens or 0,
+            completion_tokens=len(completion.token_ids),
+            probabilities=probabilities,
+        )
+
+    def shutdown(self) -> None:
+        """Stop the engine's processes."""
+        self._llm.shutdown()
+
+
+def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """Token ids of the prompt. Special tokens come from the chat template alone, never from a message."""
+    ids: list[int] = []
+    for piece in _template_pieces(tokenizer, tuple(message["role"] for message in messages)):
+        if isinstance(piece, str):
+            ids += tokenizer.encode(piece, add_special_tokens=False)
+        else:
+            # Lone surrogates cannot be encoded; they mean nothing in an abstract.
+            content = messages[piece]["content"].encode("utf-8", "replace").decode("utf-8")
+            ids += _plain_ids(tokenizer, content.strip())
+    return ids
+
+
+@lru_cache(maxsize=4096)
+def _plain_ids(tokenizer: Any, text: str) -> list[int]:
+    # Cached: the preamble's messages come with every call, an abstract with every call about its row.
+    return list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+
+
+@lru_cache(maxsize=64)
+def _template_pieces(tokenizer: Any, roles: tuple[str, ...]) -> tuple[str | int, ...]:
+    """The rendered chat template, cut at the messages: template text as str, a message's place as its number."""
+    marked = [{"role": role, "content": f"{_MARK}{i}{_MARK}"} for i, role in enumerate(roles)]
+    parts = tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True).split(_MARK)
+    if parts[1::2] != [str(i) for i in range(len(roles))]:
+        raise ValueError(f"the model's chat template does not show each of the messages once: roles {list(roles)}")
+    return tuple(int(part) if place % 2 else part for place, part in enumerate(parts) if part)
+
+
+def word_probabilities(logprobs: dict[int, Any], words: Sequence[str]) -> dict[str, float]:
+    """Probabilities of ``words`` from the log-probabilities of a first token that was constrained to them.
+
+    A token counts for the word that it begins; a token that begins several words counts for none.
+    """
+    mass = dict.fromkeys(words, 0.0)
+    for entry in logprobs.values():
+        begun = [word for word in words if entry.decoded_token and word.startswith(entry.decoded_token.strip() or "\0")]
+        if len(begun) == 1:
+            mass[begun[0]] += math.exp(entry.logprob)
+    total = sum(mass.values())
+    if total <= 0.0:
+        raise RuntimeError(f"no probability for any of {list(words)}: their first tokens cannot be told apart")
+    return {word: value / total for word, value in mass.items()}

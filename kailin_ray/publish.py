@@ -1,0 +1,272 @@
+"""A run's records to a Hugging Face dataset folder: one config a use, and a card.
+
+``triples`` (default), ``sft`` (prompt, completion), ``preference`` (prompt, chosen, rejected, margin; the prompt and
+both sides as messages, exactly TRL's conversational format), ``pretrain`` (text), ``rejected``.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from kailin_ray.agents import preamble
+from kailin_ray.agents.preamble import TASKS, ask
+from kailin_ray.config import ConfigError, PublishConfig
+from kailin_ray.files import atomic_folder, read_json
+from kailin_ray.pipeline import records
+from kailin_ray.schema import OK
+
+ROWS_AT_ONCE = 1_000
+ROWS_PER_FILE = 200_000
+
+Record = dict[str, Any]
+
+_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+SCHEMAS = {
+    "triples": pa.schema(
+        [
+            ("pmid", pa.int64()),
+            ("title", pa.string()),
+            ("abstract", pa.string()),
+            ("question", pa.string()),
+            ("contexts", pa.list_(pa.string())),
+            ("context_pmids", pa.list_(pa.int64())),
+            ("answer", pa.string()),
+            ("decision", pa.string()),
+            ("agent", pa.string()),
+            ("preferred_by", pa.string()),
+            ("mesh_score", pa.float64()),
+            ("margin", pa.float64()),
+            ("mesh", pa.list_(pa.string())),
+            ("year", pa.int16()),
+        ]
+    ),
+    "sft": pa.schema([("prompt", pa.string()), ("completion", pa.string())]),
+    "preference": pa.schema(
+        [("prompt", _MESSAGES), ("chosen", _MESSAGES), ("rejected", _MESSAGES), ("margin", pa.float64())]
+    ),
+    "pretrain": pa.schema([("text", pa.string())]),
+    "rejected": pa.schema(
+        [
+            ("pmid", pa.int64()),
+            ("title", pa.string()),
+            ("status", pa.string()),
+            ("reason", pa.string()),
+            ("detail", pa.string()),
+            ("questions", pa.list_(pa.string())),
+            ("answer", pa.string()),
+        ]
+    ),
+}
+
+
+def triple(record: Record) -> Record:
+    """Question, contexts and answer of an accepted record, with where they come from."""
+    chosen = record["candidates"][record["preferred"]]
+    shown = len(record["contexts_text"])
+    return {
+        **{name: record[name] for name in ("pmid", "title", "abstract", "answer", "preferred_by", "margin", "year")},
+        "question": chosen["question"],
+        "contexts": record["contexts_text"],
+        "context_pmids": [context["pmid"] for context in chosen["contexts"]][:shown],
+        "decision": record["decision"]["word"] if record["decision"] else None,
+        "agent": chosen["agent"],
+        "mesh_score": chosen["mesh_score"],
+        "mesh": [heading["name"] for heading in record["mesh"]],
+    }
+
+
+def sft(record: Record) -> Record:
+    """Prompt and completion as plain text. The prompt holds the source abstract: the answer was given with it."""
+    row = triple(record)
+    evidence = "\n".join(f"[{n}] {text}" for n, text in enumerate(row["contexts"], start=1))
+    prompt = f"{preamble.abstract_text(record)}\n\n{evidence}\n\nQuestion: {row['question']}\nAnswer:"
+    return {"prompt": prompt, "completion": f" {row['answer']}"}
+
+
+def preference(record: Record) -> Record | None:
+    """The preferred question and the other one, for the same abstract; None where nothing was compared."""
+    if record["preferred_by"] == "only" or record["margin"] is None:
+        return None
+    chosen, rejected = (record["candidates"][i]["question"] for i in (record["preferred"], 1 - record["preferred"]))
+    return {
+        "prompt": preamble.bare_prompt(record, TASKS["any"]),
+        "chosen": [ask("assistant", chosen)],
+        "rejected": [ask("assistant", rejected)],
+        "margin": record["margin"],
+    }
+
+
+def pretrain(record: Record) -> Record:
+    """The paper's first-person text: read the paper, looked up the contexts, pondered the question."""
+    row = triple(record)
+    looked_up = "\n".join(row["contexts"])
+    text = (
+        f"Having read the paper {row['title']}: {row['abstract']}\n\nhaving looked up\n{looked_up}\n\n"
+        f"having pondered {row['question']}"
+    )
+    return {"text": text}
+
+
+def rejected(record: Record) -> Record:
+    """A record that was not accepted, with its reason."""
+    return {
+        **{name: record[name] for name in ("pmid", "title", "status", "reason", "detail", "answer")},
+        "questions": [candidate["question"] for candidate in record["candidates"] or []],
+    }
+
+
+ACCEPTED: dict[str, Callable[[Record], Record | None]] = {
+    "triples": triple,
+    "sft": sft,
+    "preference": preference,
+    "pretrain": pretrain,
+}
+
+
+def publish(config: PublishConfig) -> dict[str, int]:
+    """Write the dataset folder; return the rows of each config.
+
+    Raises ``ConfigError`` if the run is not complete or ``out`` exists.
+    """
+    note = config.run / "manifest.json"
+    if not note.exists():
+        raise ConfigError(f"run: {config.run} has no manifest.json: not a run, or not complete; distil it to its end")
+    if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
+        raise ConfigError(f"out: {config.out} exists; remove it or choose another")
+    manifest = read_json(note)
+    if manifest.get("kind") != "run":
+        raise ConfigError(f"run: {config.run} holds {manifest.get('kind')}, not a run")
+    with atomic_folder(config.out.absolute()) as folder:
+        writers = {name: _Writer(folder / name, schema) for name, schema in SCHEMAS.items()}
+        samples: list[Record] = []
+        for rows in _accepted_and_rejected(config.run):
+            for name, made in rows.items():
+                writers[name].write(made)
+            samples += rows["triples"][: 3 - len(samples)]
+        counts = {name: writer.close() for name, writer in writers.items()}
+        _card(manifest, counts, samples).save(folder / "README.md")
+    return counts
+
+
+def _accepted_and_rejected(run: Path) -> Iterator[dict[str, list[Record]]]:
+    for batch in records(run).to_batches(batch_size=ROWS_AT_ONCE):
+        rows = batch.to_pylist()
+        accepted = [row for row in rows if row["status"] == OK]
+        made = {name: [row for row in map(make, accepted) if row] for name, make in ACCEPTED.items()}
+        yield made | {"rejected": [rejected(row) for row in rows if row["status"] != OK]}
+
+
+class _Writer:
+    """Parquet shards of one config; an empty config still gets a file, so that it loads."""
+
+    def __init__(self, folder: Path, schema: pa.Schema):
+        folder.mkdir(parents=True)
+        self._folder, self._schema = folder, schema
+        self._total = 0
+        self._file: pq.ParquetWriter | None = None
+
+    def write(self, rows: list[Record]) -> None:
+        if self._file is None:
+            shard = self._total // ROWS_PER_FILE
+            self._file = pq.ParquetWriter(self._folder / f"train-{shard:05}.parquet", self._schema, compression="zstd")
+        self._file.write_table(pa.Table.from_pylist(rows, self._schema))
+        before, self._total = self._total, self._total + len(rows)
+        if before // ROWS_PER_FILE != self._total // ROWS_PER_FILE:
+            self._file.close()
+            self._file = None
+
+    def close(self) -> int:
+        if self._file is None and self._total == 0:
+            self.write([])
+        if self._file is not None:
+            self._file.close()
+        return self._total
+
+
+def _card(manifest: dict[str, Any], counts: dict[str, int], samples: list[Record]) -> DatasetCard:
+    data = DatasetCardData(
+        language="en",
+        license="other",
+        license_name="nlm-data-terms",
+        license_link="https://www.nlm.nih.gov/databases/download/terms_and_conditions.html",
+        task_categories=["question-answering", "text-generation"],
+        tags=["biology", "medical", "pubmed", "mesh", "synthetic"],
+        pretty_name="PubMed question-context-answer triples",
+        configs=[
+            {
+                "config_name": name,
+                "data_files": [{"split": "train", "path": f"{name}/*.parquet"}],
+                **({"default": True} if name == "triples" else {}),
+            }
+            for name in counts
+        ],
+    )
+    model, statuses = manifest["config"]["model"]["path"], manifest["num_by_status"]
+    reasons = "\n".join(f"| {reason} | {number:,} |" for reason, number in manifest["num_by_reason"].items())
+    configs = "\n".join(f"| `{name}` | {number:,} | {_USES[name]} |" for name, number in counts.items())
+    shown = "\n\n".join(
+        f"**PMID {row['pmid']}**, {row['title']}\n\n> **Q** {row['question']}\n>\n> **A** {row['answer']}"
+        for row in samples
+    )
+    sources = list(manifest["documents"])
+    evaluation, retrieval = manifest["config"]["evaluation"], manifest["config"]["retrieval"]
+    text = f"""---
+{data.to_yaml()}
+---
+
+# PubMed question-context-answer triples
+
+Distilled from {manifest["num_documents"]:,} PubMed abstracts with kailin_ray {manifest["versions"]["kailin_ray"]}, an
+implementation of [m-KAILIN](https://arxiv.org/abs/2504.19565): two question agents propose a question for an abstract,
+a retrieval agent finds contexts, an evaluation agent prefers the question whose contexts fit the abstract's place in
+the MeSH hierarchy, an answer agent answers it. **The questions and answers were written by a language model
+(`{Path(model).name}`) and were not checked by people; they are no medical advice.**
+
+| config | rows | what for |
+|---|---|---|
+{configs}
+
+```python
+from datasets import load_dataset
+
+load_dataset("path/to/this/folder", "sft")
+```
+
+## How it was made
+
+- accepted {statuses["ok"]:,}, rejected {statuses["rejected"]:,}, failed {statuses["failed"]:,} abstracts; what was not
+  accepted is in `rejected`, with its reason:
+
+| reason | rows |
+|---|---|
+{reasons}
+
+- model: `{Path(model).name}` (`{manifest["sha256"]["model"][:16]}`)
+- MeSH similarity: {evaluation["measure"]}, {evaluation["aggregate"]}; contexts: {retrieval["top_k"]} a question
+- source files: {", ".join(f"`{name}`" for name in sources[:5])}{" and more" if len(sources) > 5 else ""}
+
+## Samples
+
+{shown or "No row was accepted."}
+
+## Source and licence
+
+Abstracts and MeSH headings: courtesy of the U.S. National Library of Medicine, under its
+[terms](https://www.nlm.nih.gov/databases/download/terms_and_conditions.html); NLM has not endorsed this dataset, and
+it may not reflect the most current data available from NLM. Abstracts may be the copyright of their publishers.
+"""
+    return DatasetCard(text)
+
+
+_USES = {
+    "triples": "question, contexts and answer, with their sources",
+    "sft": "supervised fine-tuning: `prompt`, `completion`",
+    "preference": "DPO of the question agent: `prompt`, `chosen`, `rejected` (messages), `margin`",
+    "pretrain": "continued pretraining: `text`",
+    "rejected": "what was not accepted, and why",
+}

@@ -1,0 +1,72 @@
+"""What a person looks at after a run: counts, tokens, speed, and a few triples set out for reading."""
+
+import textwrap
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from kailin_ray.config import ConfigError
+from kailin_ray.files import read_json
+from kailin_ray.pipeline import records
+from kailin_ray.publish import triple
+from kailin_ray.schema import OK, REASONS
+
+WIDTH = 100
+
+
+def report(run: Path, examples: int) -> str:
+    """The summary of a complete run. Raises ``ConfigError`` if it is not complete."""
+    if not (run / "manifest.json").exists():
+        raise ConfigError(f"run: {run} has no manifest.json: not a run, or not complete")
+    return "\n".join([*_summary(read_json(run / "manifest.json")), "", *_examples(run, examples)])
+
+
+def _summary(manifest: dict[str, Any]) -> list[str]:
+    total, tokens, seconds = manifest["num_documents"], manifest["tokens"], manifest["seconds"]
+    lines = [f"{total:,} abstracts"]
+    lines += [f"  {name:<9}{number:>8,}  {_share(number, total)}" for name, number in manifest["num_by_status"].items()]
+    if manifest["num_by_reason"]:
+        lines.append("not accepted because")
+        lines += [f"  {number:>5,}  {name}: {REASONS[name]}" for name, number in manifest["num_by_reason"].items()]
+    lines.append(f"tokens      {'calls':>8} {'prompt':>10} {'cached':>10} {'completion':>11}")
+    for name, used in [*tokens["by_agent"].items(), ("all", tokens)]:
+        counts = f"{used['prompt']:>10,} {used['cached']:>10,} {used['completion']:>11,}"
+        lines.append(f"  {name:<10}{used.get('calls', ''):>8} {counts}")
+    lines.append(f"  {_share(tokens['cached'], tokens['prompt'])} of the prompt tokens came from the prefix cache")
+    lines.append(
+        f"time        {seconds['total']:.0f} s, of which {seconds['engine_start']:.0f} s engine start; "
+        f"{manifest['abstracts_per_second']:.2f} abstracts/s once started"
+    )
+    return lines
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.0f} %" if whole else "-"
+
+
+def _examples(run: Path, number: int) -> list[str]:
+    accepted = (
+        row for batch in records(run).to_batches(batch_size=64) for row in batch.to_pylist() if row["status"] == OK
+    )
+    lines: list[str] = []
+    for row in islice(accepted, number):
+        made = triple(row)
+        lines += [
+            f"── PMID {made['pmid']} " + "─" * (WIDTH - 9 - len(str(made["pmid"]))),
+            *_set_out("abstract", f"{made['title']} {made['abstract']}", lines=3),
+            *_set_out("question", f"{made['question']}  ({made['agent']}, preferred by {made['preferred_by']})"),
+            *(line for text in made["contexts"] for line in _set_out("context", text, lines=1)),
+            *_set_out("answer", made["answer"] + (f"  [{made['decision']}]" if made["decision"] else "")),
+        ]
+    return lines
+
+
+def _set_out(label: str, text: str, lines: int | None = None) -> list[str]:
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=f"{label:>9}  ",
+        subsequent_indent=" " * 11,
+        max_lines=lines,
+        placeholder=" …",
+    )

@@ -1,0 +1,1 @@
+"""The retrieval agent: encoder, dense index, passage store, and the actor that answers questions with passages."""

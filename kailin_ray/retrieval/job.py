@@ -1,0 +1,108 @@
+"""The job that makes an index: a Ray Data actor pool encodes the documents, one task builds from what it wrote."""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import ray.data
+
+from kailin_ray.config import ConfigError, IndexConfig, settings
+from kailin_ray.files import atomic_folder, read_json, sha256, write_json
+from kailin_ray.plan import encoder_environment
+from kailin_ray.retrieval.encoder import EncodeDocuments
+from kailin_ray.retrieval.index import build
+from kailin_ray.watch import progress_bar
+
+ROWS_PER_BLOCK = 64
+
+
+def made_index(config: IndexConfig) -> dict[str, Any] | None:
+    """The manifest of the index that ``config`` asks for if it is there already, else None.
+
+    Raises ``ConfigError`` if ``out`` holds something else.
+    """
+    if (config.out / "manifest.json").exists():
+        manifest: dict[str, Any] = read_json(config.out / "manifest.json")
+        if manifest.get("made_from") != _made_from(config):
+            raise ConfigError(f"out: {config.out} holds an index made from other input; remove it or choose another")
+        return manifest
+    if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
+        raise ConfigError(f"out: {config.out} exists and is not an index; choose another")
+    return None
+
+
+def _made_from(config: IndexConfig) -> dict[str, Any]:
+    encoder = settings(config)["encoder"]
+    return {
+        "documents": sha256(config.documents / "manifest.json"),
+        "limit": config.limit,
+        "encoder": {key: encoder[key] for key in ("path", "revision", "max_length")},
+    }
+
+
+def make_index(config: IndexConfig, terminal: TextIO) -> dict[str, Any]:
+    """Encode the documents that have an abstract and build the index; return its manifest. Needs a Ray session."""
+    started = time.monotonic()
+    files = sorted(str(file) for file in config.documents.absolute().glob("part-*.parquet"))
+    num_documents = sum(pq.read_metadata(file).num_rows for file in files)
+    on_gpu = config.cluster.gpus_per_encoder > 0
+    documents = ray.data.read_parquet(files, columns=["pmid", "title", "abstract", "mesh"])
+    if config.limit:
+        documents = documents.limit(config.limit)
+    passages = (
+        documents.map_batches(_with_text, batch_format="pyarrow", batch_size=None)
+        .repartition(target_num_rows_per_block=ROWS_PER_BLOCK)
+        .map_batches(
+            EncodeDocuments,
+            fn_constructor_args=(config.encoder, on_gpu),
+            batch_format="pyarrow",
+            batch_size=None,
+            compute=ray.data.ActorPoolStrategy(size=config.cluster.num_encoders),
+            num_cpus=1,
+            num_gpus=config.cluster.gpus_per_encoder,
+            runtime_env={"env_vars": encoder_environment(config.cluster)},
+        )
+    )
+    with atomic_folder(config.out.absolute()) as folder:
+        parts = folder / "parts"
+        parts.mkdir()
+        total = min(num_documents, config.limit or num_documents)
+        with progress_bar(terminal, "index: encoded", total) as bar:
+            # Rows of counts come to the driver, not the passages.
+            for row in passages.map_batches(
+                _write_part, batch_format="pyarrow", batch_size=None, fn_kwargs={"folder": str(parts)}
+            ).iter_rows():
+                bar.update(row["rows"])
+        if not any(parts.iterdir()):
+            raise ConfigError(f"documents: {config.documents} has no document with an abstract to index")
+        counts = ray.get(_build.remote(str(folder)))
+        shutil.rmtree(parts)
+        manifest = {
+            "kind": "index",
+            "made_from": _made_from(config),
+            **counts,
+            "seconds": round(time.monotonic() - started, 1),
+            "config": settings(config),
+        }
+        write_json(folder / "manifest.json", manifest)
+    return manifest
+
+
+def _with_text(block: pa.Table) -> pa.Table:
+    return block.filter(pa.compute.greater(pa.compute.utf8_length(block["abstract"]), 0))
+
+
+def _write_part(block: pa.Table, folder: str) -> pa.Table:
+    if block.num_rows:
+        first = block["pmid"][0].as_py()
+        pq.write_table(block, Path(folder, f"{first:09}.parquet"))
+    return pa.table({"rows": [block.num_rows]})
+
+
+@ray.remote
+def _build(folder: str) -> dict[str, Any]:
+    return build(sorted(Path(folder, "parts").iterdir()), Path(folder))

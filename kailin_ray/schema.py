@@ -1,0 +1,83 @@
+"""The columns of everything on disk, and the fixed vocabulary of statuses and reasons."""
+
+import pyarrow as pa
+
+MESH_HEADING = pa.struct(
+    [("ui", pa.string()), ("name", pa.string()), ("major", pa.bool_()), ("qualifiers", pa.list_(pa.string()))]
+)
+
+DOCUMENTS = pa.schema(
+    [
+        ("pmid", pa.int64()),
+        ("title", pa.string()),
+        ("abstract", pa.string()),
+        ("sections", pa.list_(pa.struct([("label", pa.string()), ("text", pa.string())]))),
+        ("year", pa.int16()),
+        ("journal", pa.string()),
+        ("language", pa.string()),
+        ("mesh", pa.list_(MESH_HEADING)),
+        ("publication_types", pa.list_(pa.string())),
+        ("retracted", pa.bool_()),
+        ("source_file", pa.string()),
+    ]
+)
+"""One row is one abstract, in its latest version. ``year`` is null where PubMed gives none."""
+
+CANDIDATE = pa.struct(
+    [
+        ("agent", pa.string()),
+        ("question", pa.string()),
+        ("contexts", pa.list_(pa.struct([("pmid", pa.int64()), ("score", pa.float32())]))),
+        ("mesh_score", pa.float64()),
+        ("judge_probability", pa.float64()),
+    ]
+)
+
+USAGE = pa.struct(
+    [
+        ("agent", pa.string()),
+        ("prompt_tokens", pa.int32()),
+        ("cached_tokens", pa.int32()),
+        ("completion_tokens", pa.int32()),
+        ("finish_reason", pa.string()),
+    ]
+)
+
+DECISION = pa.struct([("word", pa.string()), ("yes", pa.float32()), ("no", pa.float32()), ("maybe", pa.float32())])
+
+RECORDS = pa.schema(
+    [
+        *DOCUMENTS,
+        ("candidates", pa.list_(CANDIDATE)),
+        ("preferred", pa.int8()),
+        ("preferred_by", pa.string()),
+        ("margin", pa.float64()),
+        ("contexts_text", pa.list_(pa.string())),
+        ("answer", pa.string()),
+        ("decision", DECISION),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("usage", pa.list_(USAGE)),
+    ]
+)
+"""One row per input abstract, nothing dropped. ``preferred`` indexes ``candidates``; it and ``margin`` are null where
+the evaluation abstained. ``contexts_text`` is what the answer agent was shown, word for word."""
+
+OK, REJECTED, FAILED = STATUSES = ("ok", "rejected", "failed")
+
+REASONS = {
+    "no_abstract": "the document has no abstract",
+    "no_mesh": "the document has no MeSH heading that the hierarchy places in its tree",
+    "abstract_too_long": "system text, abstract and task leave no room in the model's context",
+    "no_valid_question": "no question agent gave a usable question; detail says why for each",
+    "no_contexts": "retrieval found no passage for any question",
+    "no_preference": "the MeSH rule abstained: a score is missing, or the margin is too small",
+    "answer_empty": "the answer agent returned nothing",
+    "answer_too_short": "the answer has fewer than four words, such as a bare yes",
+    "answer_truncated": "the answer ran into its token limit",
+    "answer_copies_question": "the answer only repeats the question",
+    "answer_malformed": "the answer asks back, lists, or carries markup instead of answering",
+    "engine_error": "the engine raised an error for this row; detail holds it",
+}
+"""Why a row is not ok. The only place where reasons are defined."""

@@ -1,0 +1,48 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kailin_ray.agents import answer
+from kailin_ray.agents.preamble import EXAMPLES
+from kailin_ray.schema import REASONS
+
+DOCUMENT = {"title": "Azide.", "abstract": "Azide preserved tissues."}
+ASKED = "Does azide preserve tissues well?"
+
+
+@pytest.mark.parametrize(
+    ("given_answer", "finish", "problem"),
+    [
+        ("Yes. Azide preserved the tissues.", "stop", None),
+        ("", "stop", "answer_empty"),
+        ("Yes.", "stop", "answer_too_short"),
+        ("Yes. Azide preserved the", "length", "answer_truncated"),
+        ("does azide preserve tissues well", "stop", "answer_copies_question"),
+        ("Does azide preserve all tissues well?", "stop", "answer_malformed"),
+        ("Yes. Azide did. <|im_start|>user", "stop", "answer_malformed"),
+    ],
+)
+def test_answers_are_checked_strictly(given_answer: str, finish: str, problem: str | None) -> None:
+    assert answer.problem(given_answer, finish, ASKED) == problem
+
+
+@given(st.text(max_size=300), st.sampled_from(["stop", "length", "abort"]))
+def test_every_problem_is_a_known_reason(given_answer: str, finish: str) -> None:
+    problem = answer.problem(given_answer, finish, ASKED)
+    assert problem is None or problem in REASONS
+
+
+def test_the_decision_prompt_starts_with_the_answer_prompt() -> None:
+    asked = answer.messages(DOCUMENT, ASKED, ["one", "two"])
+    decided = answer.decision_messages(DOCUMENT, ASKED, ["one", "two"], "Yes. It does so.")
+    assert decided[: len(asked)] == asked
+    assert "[1] one\n[2] two\n" in asked[-1]["content"]
+    assert asked[-1]["content"].index("[2] two") < asked[-1]["content"].index(ASKED)
+
+
+def test_without_contexts_the_prompt_has_no_empty_heading() -> None:
+    assert "Evidence" not in answer.messages(DOCUMENT, ASKED, [])[-1]["content"]
+
+
+def test_the_worked_examples_pass_the_checks_they_teach() -> None:
+    assert all(answer.problem(example.answer, "stop", example.question) is None for example in EXAMPLES)

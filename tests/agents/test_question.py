@@ -1,0 +1,75 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kailin_ray.agents import question
+from kailin_ray.agents.preamble import EXAMPLES, PREAMBLE, TASKS
+
+DOCUMENT = {
+    "title": "Effect of sodium azide on the preservation of tissues.",
+    "abstract": "Dense tissues were fixed with glutaraldehyde and sodium azide. Mitochondria were preserved.",
+}
+GOOD = "Does sodium azide improve the preservation of dense tissues?"
+
+
+@pytest.mark.parametrize(
+    ("asked", "finish", "problem"),
+    [
+        (GOOD, "stop", None),
+        ("Why does sodium azide preserve mitochondria in dense tissues?", "stop", None),
+        ("", "stop", "empty"),
+        (GOOD, "length", "truncated"),
+        (f"**{GOOD}**", "stop", "markup"),
+        (f"1. {GOOD}", "stop", "markup"),
+        (f"{GOOD} <|im_end|>", "stop", "markup"),
+        ("Sodium azide improves the preservation of tissues.", "stop", "not_one_question"),
+        (f"{GOOD} {GOOD}", "stop", "not_one_question"),
+        (f"Here is a question:\n{GOOD}", "stop", "not_one_question"),
+        (f'"{GOOD}"', "stop", "not_one_question"),
+        ("Does azide help tissues?", "stop", "length"),
+        ("Does " + "sodium azide " * 20 + "help?", "stop", "length"),
+        ("What is the purpose of this study of sodium azide?", "stop", "points_at_source"),
+        ("What did the authors find about sodium azide?", "stop", "points_at_source"),
+        ("Which effect of sodium azide is described above in detail?", "stop", "points_at_source"),
+        ("Does low-dose aspirin affect mitochondria in dense tissues?", "stop", "copies_example"),
+        ("What could possibly happen somewhere next year?", "stop", "off_topic"),
+    ],
+)
+def test_questions_are_checked_strictly(asked: str, finish: str, problem: str | None) -> None:
+    assert question.problem(asked, finish, DOCUMENT) == problem
+
+
+def test_an_example_s_subject_may_be_asked_about_where_the_abstract_has_it() -> None:
+    document = {"title": "Aspirin in dogs.", "abstract": "Dogs took aspirin."}
+    assert question.problem("Does aspirin have an effect in dogs?", "stop", document) is None
+
+
+@given(st.text(max_size=300), st.sampled_from(["stop", "length", "abort", "none"]))
+def test_no_text_breaks_the_check_and_what_passes_is_one_question(asked: str, finish: str) -> None:
+    if question.problem(asked, finish, DOCUMENT) is None:
+        assert asked.endswith("?")
+        assert asked.count("?") == 1
+        assert "\n" not in asked
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [(GOOD, True), ("Can dogs swim well today?", True), ("Why do dogs swim?", False), ("Doesntmatter if so?", False)],
+)
+def test_yes_no_questions_are_known_by_their_first_word(asked: str, expected: bool) -> None:
+    assert question.is_yes_no(asked) is expected
+
+
+def test_agents_share_all_but_the_task_so_that_the_engine_reads_an_abstract_once() -> None:
+    one, two = (question.messages(DOCUMENT, persona) for persona in ("clinical", "mechanism"))
+    assert one[:-1] == two[:-1] == PREAMBLE
+    start = f"Title: {DOCUMENT['title']}\nAbstract: {DOCUMENT['abstract']}\n\n"
+    assert one[-1]["content"] == start + TASKS["clinical"]
+    assert two[-1]["content"] == start + TASKS["mechanism"]
+
+
+def test_the_worked_examples_pass_the_checks_they_teach() -> None:
+    for example in EXAMPLES:
+        document = {"title": example.title, "abstract": example.abstract}
+        for asked in (*example.questions.values(), example.question):
+            assert question.problem(asked, "stop", document) is None

@@ -1,0 +1,114 @@
+import hashlib
+import threading
+import zipfile
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from kailin_ray.assets import ASSETS, Asset, FetchError, Url, _extract, fetch
+
+CONTENT = bytes(range(256)) * 4_000
+
+
+class Server(SimpleHTTPRequestHandler):
+    """Serves a folder, with byte ranges; the first answer for ``broken`` stops half-way."""
+
+    broken = True
+
+    def do_GET(self) -> None:
+        path = Path(self.directory, self.path.strip("/"))
+        if not path.exists():
+            self.send_error(404)
+            return
+        data = path.read_bytes()
+        start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(data) - start))
+        self.end_headers()
+        if path.name == "broken" and Server.broken:
+            Server.broken = False
+            self.wfile.write(data[start : len(data) // 2])
+            return
+        self.wfile.write(data[start:])
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    folder = tmp_path / "served"
+    folder.mkdir()
+    for name in ("good", "broken"):
+        (folder / name).write_bytes(CONTENT)
+    Server.broken = True
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Server, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+
+
+def asset(*urls: str, digest: str = hashlib.sha256(CONTENT).hexdigest()) -> dict[str, Asset]:
+    return {
+        "thing": Asset(
+            target="thing.bin", size_mb=1, licence="none", sources=tuple(Url(url=u, sha256=digest) for u in urls)
+        )
+    }
+
+
+def test_sources_are_tried_in_order_and_what_is_in_place_is_left_alone(tmp_path: Path, address: str) -> None:
+    to = tmp_path / "assets"
+    path = fetch("thing", to, asset(f"{address}/missing", f"{address}/good"))
+    assert path.read_bytes() == CONTENT
+    assert fetch("thing", to, asset("http://127.0.0.1:1/never-asked")) == path
+
+
+def test_a_download_that_broke_off_goes_on_from_there(tmp_path: Path, address: str) -> None:
+    to = tmp_path / "assets"
+    with pytest.raises(FetchError, match="broke off|IncompleteRead"):
+        fetch("thing", to, asset(f"{address}/broken"))
+    (kept,) = to.glob(".broken.*.download")
+    assert 0 < kept.stat().st_size < len(CONTENT)
+    assert fetch("thing", to, asset(f"{address}/broken")).read_bytes() == CONTENT
+    assert [p.name for p in to.iterdir() if not p.name.endswith(".json")] == ["thing.bin"]
+
+
+def test_a_wrong_checksum_is_refused_and_leaves_nothing(tmp_path: Path, address: str) -> None:
+    to = tmp_path / "assets"
+    with pytest.raises(FetchError, match=r"thing: no source gave it. Tried: .*/good: checksum mismatch") as caught:
+        fetch("thing", to, asset(f"{address}/good", f"{address}/missing", digest="0" * 64))
+    assert "/missing: HTTP Error 404" in str(caught.value)
+    assert list(to.iterdir()) == []
+
+
+def test_a_changed_asset_is_noticed(tmp_path: Path, address: str) -> None:
+    to = tmp_path / "assets"
+    fetch("thing", to, asset(f"{address}/good")).write_bytes(b"tampered")
+    with pytest.raises(FetchError, match="has changed since it was fetched"):
+        fetch("thing", to, asset(f"{address}/good"))
+
+
+def test_an_unknown_name_is_refused_with_the_names_there_are() -> None:
+    with pytest.raises(FetchError, match=r"unknown 'mush'; allowed: mesh, pubmed20n0014"):
+        fetch("mush", Path("nowhere"))
+
+
+def test_a_member_that_climbs_out_of_its_folder_is_refused(tmp_path: Path) -> None:
+    archive = tmp_path / "evil.whl"
+    with zipfile.ZipFile(archive, "w") as made:
+        made.writestr("model/../../escaped", "x")
+    into = tmp_path / "into"
+    into.mkdir()
+    with zipfile.ZipFile(archive) as opened, pytest.raises(FetchError, match="outside its folder"):
+        _extract(opened, "model/../../escaped", into, "../../escaped")
+    assert not (tmp_path.parent / "escaped").exists()
+
+
+def test_every_asset_has_a_licence_and_a_checked_source() -> None:
+    for entry in ASSETS.values():
+        assert entry.licence
+        for source in entry.sources:
+            assert len(getattr(source, "sha256", "") or getattr(source, "revision", "")) in (40, 64)

@@ -1,0 +1,40 @@
+from pathlib import Path
+
+import pytest
+
+from kailin_ray.files import atomic_file, atomic_folder, sha256, write_json
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    with atomic_file(tmp_path / "sub" / "a") as partial:
+        partial.write_text("whole")
+        assert not (tmp_path / "sub" / "a").exists()
+    assert (tmp_path / "sub" / "a").read_text() == "whole"
+
+    with pytest.raises(RuntimeError), atomic_file(tmp_path / "b") as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["sub"]
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()  # an empty folder may stand there
+    with atomic_folder(tmp_path / "out") as partial:
+        (partial / "x").write_text("1")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["x"]
+
+    with pytest.raises(FileExistsError), atomic_folder(tmp_path / "out") as partial:
+        (partial / "y").write_text("2")
+    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "new") as partial:
+        raise RuntimeError
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["x"]
+
+
+def test_a_folder_s_checksum_sees_names_and_contents_but_no_hidden_files(tmp_path: Path) -> None:
+    write_json(tmp_path / "d" / "a.json", {"β": 1})
+    before = sha256(tmp_path / "d")
+    (tmp_path / "d" / ".hidden").write_text("x")
+    assert sha256(tmp_path / "d") == before
+    (tmp_path / "d" / "a.json").rename(tmp_path / "d" / "b.json")
+    assert sha256(tmp_path / "d") != before

@@ -1,0 +1,135 @@
+"""Bad input through the real command line: one line that names it, non-zero exit, nothing half-written."""
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ENCODER, MESH, MODEL, Command
+
+
+def refused(kailin: Command, folder: Path, *arguments: object, names: tuple[str, ...], code: int = 2) -> None:
+    before = sorted(folder.rglob("*"))
+    done = kailin(*arguments)
+    assert done.returncode == code, done.stdout + done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("kailin_ray: ")]
+    assert len(said) == 1, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    for name in names:
+        assert name in said[0]
+    left = [path for path in sorted(folder.rglob("*")) if path not in before and path.suffix != ".log"]
+    assert left == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["distil"], ["unknown command 'distil'", "allowed: fetch, ingest, index, distill"]),
+        (["fetch", "assets=[mush]"], ["unknown 'mush'", "allowed: mesh"]),
+        (["ingest", "source.path={at}/none.xml", "out={at}/o"], ["source.path", "none.xml", "does not exist"]),
+        (["ingest", "source.path={at}/empty", "out={at}/o"], ["source.path", "empty", "no .xml or .xml.gz"]),
+        (["ingest", "source.path={at}/*.zip", "out={at}/o"], ["source.path", "matches no file"]),
+        (["ingest", "source.path={at}", "out={at}/o", "require=[title]"], ["require.0", "'title'", "'abstract'"]),
+        (["ingest", "out={at}/o"], ["source.path", "missing"]),
+        (["ingest", "source.path={at}", "out={at}/o", "sauce=1"], ["sauce"]),
+        (["index", "documents={at}/none", "out={at}/o"], ["documents", "none", "not a directory"]),
+        (["index", "documents={at}/empty", "out={at}/o"], ["documents", "empty", "manifest.json"]),
+        (["publish", "run={at}/empty", "out={at}/o"], ["run", "empty", "manifest.json"]),
+        (["report", "run={at}/none"], ["run", "none", "manifest.json"]),
+    ],
+)
+def test_wrong_keys_values_and_paths(kailin: Command, tmp_path: Path, arguments: list[str], names: list[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    refused(kailin, tmp_path, *(argument.format(at=tmp_path) for argument in arguments), names=tuple(names))
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (gzip.compress(b"<PubmedArticleSet>" + b"<PubmedArticle/>" * 5_000 + b"</PubmedArticleSet>")[:-20], "ended"),
+        (b"<rss><channel/></rss>", "not PubMed XML: its root element is <rss>"),
+    ],
+)
+def test_files_that_cannot_be_read(kailin: Command, tmp_path: Path, content: bytes, fault: str) -> None:
+    path = tmp_path / "pubmed1.xml.gz"
+    path.write_bytes(content)
+    refused(kailin, tmp_path, "ingest", f"source.path={path}", f"out={tmp_path}/o", names=(str(path), fault))
+
+
+def test_a_damaged_file_among_whole_ones(kailin: Command, tmp_path: Path, small_shard: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "whole.xml.gz").write_bytes(small_shard.read_bytes())
+    (tmp_path / "in" / "cut.xml.gz").write_bytes(small_shard.read_bytes()[:-1_000])
+    done = kailin("ingest", f"source.path={tmp_path}/in", f"out={tmp_path}/documents")
+    assert done.returncode == 1
+    assert "cut.xml.gz" in done.stderr
+    assert "500 citations" in done.stdout
+    again = kailin("ingest", f"source.path={tmp_path}/in", f"out={tmp_path}/documents", "tolerate=true")
+    assert (again.returncode, "made already" in again.stdout, "cut.xml.gz" in again.stderr) == (0, True, True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        (["retrieval.top_k=0"], ["retrieval.top_k", "greater than or equal to 1", "0"]),
+        (["retrieval.top_k=many"], ["retrieval.top_k", "many"]),
+        (["evaluation.measure=cosine"], ["evaluation.measure", "'lin'", "cosine"]),
+        (["model=nonesuch"], ["model/nonesuch", "smollm2"]),
+        (["model.path=no/such/model/anywhere"], ["model.path", "no/such/model/anywhere", "no such directory"]),
+        (["model.path=nobody/nothing"], ["model.path", "nobody/nothing", "hub"]),
+        (["model.path={documents}"], ["model.path", "config.json"]),
+        (["temperature=1"], ["temperature"]),
+        (["+model.answer.sampling.seed=1"], ["model.answer.sampling.seed", "Unexpected"]),
+        (["mesh={documents}/none.tsv"], ["mesh", "none.tsv"]),
+        (["mesh={documents}/manifest.json"], ["mesh", "manifest.json", "line 1"]),
+        (["documents={index}"], ["documents", "holds index, not documents"]),
+        (["index={documents}"], ["index", "holds documents, not index"]),
+    ],
+)
+def test_wrong_distillations(
+    kailin: Command, tmp_path: Path, documents: Path, index: Path, changes: list[str], names: list[str]
+) -> None:
+    right = [f"documents={documents}", f"index={index}", f"mesh={MESH}", f"out={tmp_path}/run", f"model.path={MODEL}"]
+    changed = [change.format(documents=documents, index=index) for change in changes]
+    keys = {change.partition("=")[0] for change in changed}
+    kept = [argument for argument in right if argument.partition("=")[0] not in keys]
+    if "model" in keys:
+        kept = [argument for argument in kept if not argument.startswith("model.")]
+    refused(kailin, tmp_path, "distill", *kept, *changed, names=tuple(names))
+
+
+def test_documents_without_mesh_headings(kailin: Command, tmp_path: Path, index: Path) -> None:
+    bare = (
+        "<PubmedArticle><MedlineCitation><PMID>1</PMID><Article><ArticleTitle>T</ArticleTitle><Abstract><AbstractText>"
+    )
+    bare += "A.</AbstractText></Abstract></Article></MedlineCitation></PubmedArticle>"
+    (tmp_path / "bare.xml").write_text(f"<PubmedArticleSet>{bare}</PubmedArticleSet>")
+    done = kailin("ingest", f"source.path={tmp_path}/bare.xml", f"out={tmp_path}/documents")
+    assert done.returncode == 0, done.stderr
+    arguments = (f"documents={tmp_path}/documents", f"index={index}", f"mesh={MESH}", f"out={tmp_path}/run")
+    refused(kailin, tmp_path, "distill", *arguments, names=("documents", "no document with MeSH headings"))
+
+
+def test_an_out_folder_that_holds_something_else_is_left_alone(
+    kailin: Command, tmp_path: Path, documents: Path, small_shard: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    for arguments in (
+        ("ingest", f"source.path={small_shard}", f"out={tmp_path}/mine"),
+        ("index", f"documents={documents}", f"out={tmp_path}/mine", f"encoder.path={ENCODER}"),
+    ):
+        refused(kailin, tmp_path, *arguments, names=("out", "mine"))
+    refused(kailin, tmp_path, "ingest", f"source.path={small_shard}", f"out={documents}", names=("out", "other input"))
+
+
+def test_help_teaches_and_the_configuration_can_be_seen(kailin: Command) -> None:
+    overview = kailin("--help")
+    assert overview.returncode == 0
+    for command in ("fetch", "ingest", "index", "distill", "publish", "report"):
+        assert command in overview.stdout
+        shown = kailin(command, "--help")
+        assert shown.returncode == 0
+        assert f"python -m kailin_ray {command}" in shown.stdout
+    composed = kailin("distill", "--cfg", "job", "retrieval=brief")
+    assert "max_context_words: 32" in composed.stdout
