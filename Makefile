@@ -20,7 +20,7 @@ assets: setup
 
 demo: assets
 	$(RUN) ingest source.path=$(SHARD) out=$(DEMO)/documents 'require=[abstract,mesh]'
-	$(RUN) index documents=$(DEMO)/documents out=$(DEMO)/index limit=512
+	$(RUN) index documents=$(DEMO)/documents out=$(DEMO)/index limit=500
 	$(RUN) distill documents=$(DEMO)/documents index=$(DEMO)/index mesh=assets/mesh.tsv out=$(DEMO)/run limit=48 retrieval=brief $(DEMO_GPU)
 	@test -d $(DEMO)/dataset || $(RUN) publish run=$(DEMO)/run out=$(DEMO)/dataset
 	@$(RUN) report run=$(DEMO)/run examples=3

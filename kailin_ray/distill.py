@@ -186,9 +186,8 @@ def _shown(hit: Hit, max_words: int | None) -> str:
     return " ".join(words[:max_words]) + (" …" if max_words and len(words) > max_words else "")
 
 
-@ray.remote(num_cpus=0)
 class Progress:
-    """What the engine actors did so far; the driver reads it to show it."""
+    """Actor: what the engine actors did so far; the driver reads it to show it."""
 
     def __init__(self) -> None:
         self._rows: dict[str, int] = {}

@@ -31,7 +31,7 @@ class Engine:
     def __init__(self, model: str, revision: str | None, engine_args: dict[str, Any]):
         """Start the engine; returns when it can serve. ``engine_args`` go to vLLM untouched."""
         # Weights are data from outside: safetensors only, unless the user's own arguments say otherwise.
-        defaults = {"load_format": "safetensors", "enable_prefix_caching": True}
+        defaults: dict[str, Any] = {"load_format": "safetensors", "enable_prefix_caching": True}
         args = AsyncEngineArgs(model=model, revision=revision, **(defaults | engine_args))
         self._llm = AsyncLLM.from_engine_args(args)
         self._tokenizer = AutoTokenizer.from_pretrained(

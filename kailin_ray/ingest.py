@@ -140,7 +140,7 @@ def deal_file(item: dict[str, Any], dealt: str, num_buckets: int) -> dict[str, A
                 if writers[bucket] is None:
                     targets[bucket].parent.mkdir(parents=True, exist_ok=True)
                     writers[bucket] = pq.ParquetWriter(f"{targets[bucket]}.partial", _DEALT, compression="zstd")
-                writers[bucket].write_table(table.filter(pa.array(buckets == bucket)))  # type: ignore[union-attr]
+                writers[bucket].write_table(table.filter(pa.array(buckets == bucket)))
     except (DamagedFileError, OSError) as error:
         report["damaged"] = str(error)
     for writer, target in zip(writers, targets, strict=True):

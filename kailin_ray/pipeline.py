@@ -125,7 +125,7 @@ def distill(config: DistillConfig, work: Work, mesh: MeshHierarchy, terminal: Te
     """
     started = time.monotonic()
     out, cluster = config.out.absolute(), config.cluster
-    progress = Progress.remote()
+    progress: Any = ray.remote(num_cpus=0)(Progress).remote()
     actor = {
         "config": config,
         "mesh": ray.put(mesh),
@@ -188,4 +188,4 @@ def start_retriever(config: DistillConfig) -> Any:
     gpus = config.cluster.gpus_per_encoder
     options = {"num_cpus": 0, "num_gpus": gpus, "max_concurrency": 1_000, "max_restarts": -1, "max_task_retries": -1}
     # Not waited for here: it starts while the engines do, and they wait for it (DistillActor).
-    return Retriever.options(**options).remote(str(config.index.absolute()), encoder, gpus > 0)
+    return ray.remote(**options)(Retriever).remote(str(config.index.absolute()), encoder, gpus > 0)

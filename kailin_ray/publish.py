@@ -129,7 +129,7 @@ ACCEPTED: dict[str, Callable[[Record], Record | None]] = {
 
 
 def publish(config: PublishConfig) -> dict[str, int]:
-    """Write the dataset folder; return the rows of each config.
+    """Write the dataset folder; return the rows of each config. A config without rows is left out: it could not load.
 
     Raises ``ConfigError`` if the run is not complete or ``out`` exists.
     """
@@ -162,30 +162,37 @@ def _accepted_and_rejected(run: Path) -> Iterator[dict[str, list[Record]]]:
 
 
 class _Writer:
-    """Parquet shards of one config; an empty config still gets a file, so that it loads."""
+    """Parquet shards of one config, in row groups of a useful size; no folder where there is no row."""
 
     def __init__(self, folder: Path, schema: pa.Schema):
-        folder.mkdir(parents=True)
         self._folder, self._schema = folder, schema
+        self._waiting: list[Record] = []
         self._total = 0
         self._file: pq.ParquetWriter | None = None
 
     def write(self, rows: list[Record]) -> None:
-        if self._file is None:
-            shard = self._total // ROWS_PER_FILE
-            self._file = pq.ParquetWriter(self._folder / f"train-{shard:05}.parquet", self._schema, compression="zstd")
-        self._file.write_table(pa.Table.from_pylist(rows, self._schema))
-        before, self._total = self._total, self._total + len(rows)
-        if before // ROWS_PER_FILE != self._total // ROWS_PER_FILE:
-            self._file.close()
-            self._file = None
+        self._waiting += rows
+        if len(self._waiting) >= ROWS_AT_ONCE:
+            self._flush()
 
     def close(self) -> int:
-        if self._file is None and self._total == 0:
-            self.write([])
+        if self._waiting:
+            self._flush()
         if self._file is not None:
             self._file.close()
         return self._total
+
+    def _flush(self) -> None:
+        if self._file is None:
+            self._folder.mkdir(exist_ok=True)
+            path = self._folder / f"train-{self._total // ROWS_PER_FILE:05}.parquet"
+            self._file = pq.ParquetWriter(path, self._schema, compression="zstd")
+        self._file.write_table(pa.Table.from_pylist(self._waiting, self._schema))
+        before, self._total = self._total, self._total + len(self._waiting)
+        self._waiting = []
+        if before // ROWS_PER_FILE != self._total // ROWS_PER_FILE:
+            self._file.close()
+            self._file = None
 
 
 def _card(manifest: dict[str, Any], counts: dict[str, int], samples: list[Record]) -> DatasetCard:
@@ -203,7 +210,8 @@ def _card(manifest: dict[str, Any], counts: dict[str, int], samples: list[Record
                 "data_files": [{"split": "train", "path": f"{name}/*.parquet"}],
                 **({"default": True} if name == "triples" else {}),
             }
-            for name in counts
+            for name, number in counts.items()
+            if number  # `datasets` cannot load a config without rows
         ],
     )
     model, statuses = manifest["config"]["model"]["path"], manifest["num_by_status"]

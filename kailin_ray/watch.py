@@ -64,7 +64,7 @@ class Watch:
     def _run(self) -> None:
         form = "{desc}{n_fmt}/{total_fmt} {percentage:3.0f}% [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
         with progress_bar(
-            self._terminal, "distill: engine starts", self._total, initial=self._done, bar_format=form
+            self._terminal, "distill, engine starts: ", self._total, initial=self._done, bar_format=form
         ) as bar:
             while not self._stop.wait(POLL_S):
                 self._look(bar)

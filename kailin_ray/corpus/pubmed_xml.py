@@ -151,16 +151,15 @@ def _sections(abstract: Any) -> list[dict[str, str | None]]:
 
 
 def _heading(node: Any) -> dict[str, Any]:
-    descriptor = node.find("DescriptorName")
-    qualifiers = node.findall("QualifierName")
-    # A heading is a major topic if the descriptor or any of its qualifiers is starred.
-    major = any(n is not None and n.get("MajorTopicYN") == "Y" for n in (descriptor, *qualifiers))
-    return {
-        "ui": "" if descriptor is None else descriptor.get("UI") or "",
-        "name": text(descriptor),
-        "major": major,
-        "qualifiers": [text(q) for q in qualifiers],
-    }
+    heading: dict[str, Any] = {"ui": "", "name": "", "major": False, "qualifiers": []}
+    for part in node:
+        # A heading is a major topic if the descriptor or any of its qualifiers is starred.
+        heading["major"] |= part.get("MajorTopicYN") == "Y"
+        if part.tag == "DescriptorName":
+            heading |= {"ui": part.get("UI") or "", "name": text(part)}
+        elif part.tag == "QualifierName":
+            heading["qualifiers"].append(text(part))
+    return heading
 
 
 def _pmid(node: Any) -> int | None:

@@ -3,8 +3,6 @@
 import asyncio
 from pathlib import Path
 
-import ray
-
 from kailin_ray.config import Encoder
 from kailin_ray.retrieval.encoder import TextEncoder
 from kailin_ray.retrieval.index import Hit, PassageIndex
@@ -14,7 +12,6 @@ MAX_BATCH = 256
 _Request = tuple[str, int, int | None, asyncio.Future[list[Hit]]]
 
 
-@ray.remote
 class Retriever:
     """Async actor. While one batch is worked on in a thread, the next gathers: no timer, no waiting for company."""
 
