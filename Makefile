@@ -36,7 +36,7 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: assets
+bench: demo
 	$(BIN)/python benchmarks/throughput.py
 
 clean:

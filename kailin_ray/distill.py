@@ -70,7 +70,7 @@ class Distiller:
         except EngineDeadError:
             raise
         except Exception as error:  # one row's fault must not end the run; it is recorded and counted
-            status, reason, detail = FAILED, "engine_error", f"{type(error).__name__}: {error}"[:DETAIL_CHARS]
+            status, reason, detail = FAILED, "agent_error", f"{type(error).__name__}: {error}"[:DETAIL_CHARS]
         return {**document, **row.columns, "usage": row.usage, "status": status, "reason": reason, "detail": detail}
 
     async def _walk(self, row: "_Row") -> None:
@@ -81,10 +81,15 @@ class Distiller:
         if len(self.mesh.placed(source)) == 0:
             raise RejectedRowError("no_mesh", f"{len(source)} MeSH headings")
         agents = {"general": self.config.model.general, "biomedical": self.config.model.biomedical}
-        made = await asyncio.gather(*(self._candidate(row, name, agent, source) for name, agent in agents.items()))
+        asked = (self._candidate(row, name, agent, source) for name, agent in agents.items())
+        made = await asyncio.gather(*asked, return_exceptions=True)
+        for fault in made:
+            if isinstance(fault, BaseException):
+                raise fault
         candidates = [one for one in made if isinstance(one, Candidate)]
         if not candidates:
-            raise RejectedRowError("no_valid_question", "; ".join(str(one) for one in made))
+            detail = "; ".join(str(one) for one in made)
+            raise RejectedRowError("no_contexts" if "no_contexts: " in detail else "no_valid_question", detail)
         row.columns["candidates"] = [_candidate_row(one) for one in candidates]
         # Two agents that ask the same question leave nothing to prefer.
         distinct = {one.question: one for one in reversed(candidates)}
@@ -114,7 +119,7 @@ class Distiller:
             asked.text, retrieval.top_k, row.document["pmid"] if retrieval.exclude_source else None
         )
         if not hits:
-            raise RejectedRowError("no_contexts", asked.text)
+            return f"{name}: no_contexts: {asked.text[:150]!r}"
         rule = self.config.evaluation
         scores = self.mesh.score([source] * len(hits), [hit.mesh for hit in hits], rule.measure, rule.aggregate)
         return Candidate(name, asked.text, hits, evaluation.candidate_score(scores.tolist()))
@@ -191,21 +196,24 @@ class Progress:
 
     def __init__(self) -> None:
         self._rows: dict[str, int] = {}
-        self._tokens = 0
+        self._starts = 0
         self._engines: list[dict[str, float]] = []
+
+    def engine_starts(self) -> None:
+        """An engine is about to start, for the first time or after a death."""
+        self._starts += 1
 
     def engine_ready(self, start_seconds: float) -> None:
         """An engine can serve."""
         self._engines.append({"ready": time.time(), "seconds": start_seconds})
 
-    def row_done(self, status: str, completion_tokens: int) -> None:
+    def row_done(self, status: str) -> None:
         """A row has its record."""
         self._rows[status] = self._rows.get(status, 0) + 1
-        self._tokens += completion_tokens
 
     def snapshot(self) -> dict[str, Any]:
-        """Rows by status, completion tokens, engine starts."""
-        return {"rows": dict(self._rows), "tokens": self._tokens, "engines": list(self._engines)}
+        """Rows by status, engine starts begun, and of those that came up when and after how many seconds."""
+        return {"rows": dict(self._rows), "starts": self._starts, "engines": list(self._engines)}
 
 
 class DistillActor:
@@ -218,6 +226,7 @@ class DistillActor:
         from kailin_ray.engine import Engine
 
         started = time.monotonic()
+        progress.engine_starts.remote()
         engine = Engine(config.model.path, config.model.revision, config.model.engine)
 
         async def search(text: str, k: int, exclude: int | None) -> list[Hit]:
@@ -239,7 +248,7 @@ class DistillActor:
 
     async def _record(self, document: Document) -> dict[str, Any]:
         record = await self._distiller.record(document)
-        self._progress.row_done.remote(record["status"], sum(call["completion_tokens"] for call in record["usage"]))
+        self._progress.row_done.remote(record["status"])
         return record
 
 

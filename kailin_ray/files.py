@@ -1,5 +1,6 @@
 """Small file habits used everywhere: write under a temporary name, then rename; JSON that a person can read."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -8,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from kailin_ray.config import ConfigError
 
 
 @contextmanager
@@ -20,6 +23,25 @@ def atomic_file(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock for ``path`` on this machine or shared file system, while one process makes it.
+
+    Raises ``BlockingIOError`` if another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name}.lock")
+    with lock.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BlockingIOError(f"{path}: another process is at work on it") from error
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -64,3 +86,22 @@ def sha256(path: Path) -> str:
         return hashlib.sha256("".join(lines).encode()).hexdigest()
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_manifest(folder: Path, kind: str, key: str, command: str) -> dict[str, Any]:
+    """The manifest of a folder that ``command`` made; ``key`` is the configuration's name for it.
+
+    Raises ``ConfigError`` if the folder holds none, or one of another kind.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{key}: {folder} is not a directory")
+    note = folder / "manifest.json"
+    if not note.exists():
+        raise ConfigError(f"{key}: {folder} has no manifest.json: not made by `{command}`, or not to its end")
+    try:
+        found: dict[str, Any] = read_json(note)
+    except ValueError as error:
+        raise ConfigError(f"{key}: {note} is damaged: {error}") from error
+    if found.get("kind") != kind:
+        raise ConfigError(f"{key}: {folder} holds {found.get('kind')}, not {kind}")
+    return found

@@ -6,6 +6,7 @@ that is ever in memory; the driver sees counts only.
 """
 
 import glob
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -40,7 +41,7 @@ def find_files(paths: tuple[str, ...] | str) -> list[Path]:
 
     Raises ``ConfigError`` for a path that names none.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}
     for path in (paths,) if isinstance(paths, str) else paths:
         if Path(path).is_dir():
             matches = [p for p in Path(path).iterdir() if p.name.endswith((".xml", ".xml.gz"))]
@@ -50,8 +51,11 @@ def find_files(paths: tuple[str, ...] | str) -> list[Path]:
             fault = "matches no file" if glob.has_magic(path) else "does not exist"
         if not matches:
             raise ConfigError(f"source.path: {path}: {fault}")
-        found |= dict.fromkeys(p.resolve() for p in matches)
-    return sorted(found, key=lambda p: (p.name, str(p)))
+        # One file by two ways counts once; it keeps the name it was given by, which says its place in the order.
+        found |= {p.resolve(): p.absolute() for p in matches}
+    if not found:
+        raise ConfigError("source.path: an empty list; name at least one file")
+    return sorted(found.values(), key=lambda p: (p.name, str(p)))
 
 
 def made_documents(config: IngestConfig, files: list[Path]) -> dict[str, Any] | None:
@@ -87,6 +91,8 @@ def make_documents(config: IngestConfig, files: list[Path], terminal: TextIO) ->
         damaged = [str(report["damaged"]) for report in reports if report["damaged"]]
         if len(damaged) == len(files):
             raise ConfigError(f"source.path: no file could be read: {damaged[0]}")
+        if not any((folder / "dealt").rglob("*.parquet")):
+            raise ConfigError(f"source.path: no citation in {len(files)} files, the first of them {files[0]}")
         counts, descriptors = _merge(folder, config.require, terminal)
         if not counts["documents"]:
             raise ConfigError(f"source.path: no document is left of {counts['citations']:,} citations: {dict(counts)}")
@@ -129,10 +135,11 @@ def deal_file(item: dict[str, Any], dealt: str, num_buckets: int) -> dict[str, A
     """Parse one file into ``dealt/<bucket>/<number>.parquet``; all of the file or, if it is damaged, nothing."""
     path, number = Path(item["path"]), int(item["number"])
     skipped: Counter[str] = Counter()
-    report = {"name": path.name, "sha256": sha256(path), "bytes": path.stat().st_size, "damaged": ""}
+    report = {"name": path.name, "sha256": "", "bytes": 0, "damaged": ""}
     targets = [Path(dealt, f"{bucket:05}", f"{number:06}.parquet") for bucket in range(num_buckets)]
     writers: list[pq.ParquetWriter | None] = [None] * num_buckets
     try:
+        report |= {"sha256": sha256(path), "bytes": path.stat().st_size}
         for rows in _chunks(read_citations(path, skipped), path.name, number):
             table = pa.Table.from_pylist(rows, _DEALT)
             buckets = table["pmid"].to_numpy() % num_buckets
@@ -164,7 +171,7 @@ def _chunks(citations: Iterator[Citation], source: str, number: int) -> Iterator
 
 
 def _merge(folder: Path, require: tuple[str, ...], terminal: TextIO) -> tuple[Counter[str], Counter[str]]:
-    buckets = [{"bucket": str(path)} for path in sorted((folder / "dealt").iterdir())]
+    buckets = [{"bucket": str(path)} for path in sorted((folder / "dealt").iterdir()) if any(path.iterdir())]
     merged = ray.data.from_items(buckets, override_num_blocks=len(buckets)).map(
         merge_bucket, fn_kwargs={"folder": str(folder), "require": list(require)}
     )
@@ -175,9 +182,7 @@ def _merge(folder: Path, require: tuple[str, ...], terminal: TextIO) -> tuple[Co
             bar.update()
             counts.update({key: value or 0 for key, value in row["counts"].items()})
             descriptors.update(dict(zip(row["uis"], row["documents"], strict=True)))
-    for path in sorted((folder / "dealt").rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-    (folder / "dealt").rmdir()
+    shutil.rmtree(folder / "dealt")
     return counts, descriptors
 
 

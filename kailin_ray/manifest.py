@@ -6,6 +6,7 @@ marks it complete.
 
 import importlib.metadata
 import platform
+import shutil
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -39,10 +40,13 @@ def open_run(config: DistillConfig) -> dict[str, str]:
     """
     checksums = inputs(config)
     matters = {key: value for key, value in settings(config).items() if key not in FREE} | {"inputs": checksums}
+    # Which model it is, its checksum or revision says; where it lies may change.
+    del matters["model"]["path"], matters["model"]["revision"]
     note = config.out / "run.json"
-    if not note.exists():
-        if config.out.exists() and any(config.out.iterdir()):
-            raise ConfigError(f"out: {config.out} exists and is not a run's folder; choose another")
+    if not note.exists() and config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
+        raise ConfigError(f"out: {config.out} exists and is not a run's folder; choose another")
+    # A start that failed before its first record binds nobody.
+    if not any((config.out / "records").glob("*.parquet")):
         write_json(note, matters)
         return checksums
     before, now = _flat(read_json(note)), _flat(matters)
@@ -109,6 +113,13 @@ def versions() -> dict[str, str]:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    here = Path(__file__).parent
-    commit = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True)  # noqa: S607
-    return found | ({"commit": commit.stdout.strip()} if commit.returncode == 0 else {})
+    commit = _commit(Path(__file__).parent.parent)
+    return found | ({"commit": commit} if commit else {})
+
+
+def _commit(checkout: Path) -> str | None:
+    git = shutil.which("git")
+    if git is None or not (checkout / ".git").exists():
+        return None
+    done = subprocess.run([git, "-C", str(checkout), "rev-parse", "HEAD"], capture_output=True, text=True)
+    return done.stdout.strip() or None

@@ -12,24 +12,22 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import ray
 import ray.data
-from pydantic import TypeAdapter
 
-from kailin_ray.config import ConfigError, DistillConfig, Encoder
+from kailin_ray.config import ConfigError, DistillConfig
 from kailin_ray.distill import DistillActor, Progress
+from kailin_ray.documents import PMIDS, among, first_documents, select_rows
 from kailin_ray.files import atomic_file, read_json
 from kailin_ray.mesh import MeshHierarchy
 from kailin_ray.plan import engine_environment
+from kailin_ray.retrieval.job import recorded_encoder
 from kailin_ray.retrieval.retriever import Retriever
 from kailin_ray.schema import DOCUMENTS, RECORDS
 from kailin_ray.watch import Watch
-
-PMIDS = npt.NDArray[np.int64]
 
 
 class RecordSink(ray.data.Datasink[None]):
@@ -43,7 +41,10 @@ class RecordSink(ray.data.Datasink[None]):
 
     def write(self, blocks: Iterable[pa.Table], ctx: Any) -> None:
         """Write the blocks of one task as one file."""
-        table = pa.concat_tables([pa.table(block) for block in blocks if block.num_rows]).cast(RECORDS)
+        tables = [block for block in blocks if block.num_rows]
+        if not tables:
+            return
+        table = pa.concat_tables(tables).cast(RECORDS)
         pmids = table["pmid"].to_numpy()
         digest = hashlib.sha256(np.sort(pmids).tobytes()).hexdigest()[:16]
         with atomic_file(self._folder / f"{pmids.min():09}-{digest}.parquet") as partial:
@@ -77,45 +78,19 @@ class Work:
 
 def find_work(config: DistillConfig) -> Work:
     """Find the first ``limit`` documents, and those of them that have no record yet."""
-    files = sorted(config.documents.absolute().glob("part-*.parquet"))
+    files, total, wanted = first_documents(config.documents, config.limit)
     done = record_pmids(config.out)
-    if config.limit is None:
-        total = sum(pq.read_metadata(file).num_rows for file in files)
-        return Work([str(file) for file in files], total, None, done, total - len(done))
-    chosen: list[str] = []
-    pmids: list[PMIDS] = []
-    for file in files:
-        left = config.limit - sum(map(len, pmids))
-        if left <= 0:
-            break
-        chosen.append(str(file))
-        pmids.append(pq.read_table(file, columns=["pmid"])["pmid"].to_numpy()[:left])
-    wanted = np.sort(np.concatenate(pmids))
-    return Work(chosen, len(wanted), wanted, done, int((~_among(wanted, done)).sum()))
+    left = total - len(done) if wanted is None else int((~among(wanted, done)).sum())
+    return Work(files, total, wanted, done, left)
 
 
 def check_complete(config: DistillConfig, work: Work) -> None:
-    """Assert that every document has exactly one record; a run that lost or doubled one must not look complete."""
+    """Raise ``RuntimeError`` unless every document has exactly one record: such a run must not look complete."""
     pmids = record_pmids(config.out)
-    assert len(np.unique(pmids)) == len(pmids), f"{config.out}: some PMIDs have two records"
-    missing = work.num_documents - len(pmids) if work.wanted is None else int((~_among(work.wanted, pmids)).sum())
-    assert missing == 0, f"{config.out}: {missing} documents have no record"
-
-
-def select_rows(block: pa.Table, wanted: Any, done: Any) -> pa.Table:
-    """Those rows of a block that are wanted (all, if ``wanted`` holds None) and not done."""
-    pmids = block["pmid"].to_numpy()
-    chosen, finished = ray.get([wanted, done])
-    keep = ~_among(pmids, finished)
-    if chosen is not None:
-        keep &= _among(pmids, chosen)
-    return block.filter(pa.array(keep))
-
-
-def _among(values: PMIDS, ordered: PMIDS) -> npt.NDArray[np.bool_]:
-    if len(ordered) == 0:
-        return np.zeros(len(values), dtype=bool)
-    return ordered[np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)] == values
+    doubled = len(pmids) - len(np.unique(pmids))
+    missing = work.num_documents - len(pmids) if work.wanted is None else int((~among(work.wanted, pmids)).sum())
+    if doubled or missing:
+        raise RuntimeError(f"{config.out}: {missing} documents have no record, {doubled} records are doubles")
 
 
 def distill(config: DistillConfig, work: Work, mesh: MeshHierarchy, terminal: TextIO) -> dict[str, float]:
@@ -126,6 +101,9 @@ def distill(config: DistillConfig, work: Work, mesh: MeshHierarchy, terminal: Te
     started = time.monotonic()
     out, cluster = config.out.absolute(), config.cluster
     progress: Any = ray.remote(num_cpus=0)(Progress).remote()
+    for stale in (out / "records").glob(".*.partial"):
+        stale.unlink()
+    _ = mesh.information_content  # worked out once, here, so that the actors share it too
     actor = {
         "config": config,
         "mesh": ray.put(mesh),
@@ -134,7 +112,12 @@ def distill(config: DistillConfig, work: Work, mesh: MeshHierarchy, terminal: Te
         "log": str(out / "logs" / "engines.log"),
     }
     with Watch(
-        progress, work.num_documents, work.num_documents - work.num_left, config.max_failed_fraction, terminal
+        progress,
+        work.num_documents,
+        work.num_documents - work.num_left,
+        cluster.num_engines,
+        config.max_failed_fraction,
+        terminal,
     ) as watch:
         (
             ray.data.read_parquet(work.files, columns=DOCUMENTS.names)
@@ -184,7 +167,7 @@ def load_mesh(config: DistillConfig) -> MeshHierarchy:
 
 def start_retriever(config: DistillConfig) -> Any:
     """A retriever actor on the index, with the encoder that the index was made with."""
-    encoder = TypeAdapter(Encoder).validate_python(read_json(config.index / "manifest.json")["config"]["encoder"])
+    encoder = recorded_encoder(read_json(config.index / "manifest.json"))
     gpus = config.cluster.gpus_per_encoder
     options = {"num_cpus": 0, "num_gpus": gpus, "max_concurrency": 1_000, "max_restarts": -1, "max_task_retries": -1}
     # Not waited for here: it starts while the engines do, and they wait for it (DistillActor).

@@ -2,8 +2,9 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -13,8 +14,18 @@ import ray.data
 from kailin_ray.config import Cluster, ConfigError
 
 
+@dataclass(frozen=True)
+class Actors:
+    """So many actors of a kind that a job starts, and what each of them holds."""
+
+    name: str
+    count: int
+    cpus: float
+    gpus: float
+
+
 @contextmanager
-def ray_session(cluster: Cluster, log: Path) -> Iterator[TextIO]:
+def ray_session(cluster: Cluster, log: Path, actors: Sequence[Actors] = ()) -> Iterator[TextIO]:
     """Connect to the cluster, or start one on this machine; yield the person's terminal.
 
     Inside the block this process's standard error goes to ``log``: Ray writes there from Python and from C++, and none
@@ -26,7 +37,7 @@ def ray_session(cluster: Cluster, log: Path) -> Iterator[TextIO]:
     with _stderr_to(log) as terminal:
         _start_ray(cluster)
         try:
-            check_resources(cluster, ray.cluster_resources())
+            check_resources(actors, [node["Resources"] for node in ray.nodes() if node["Alive"]])
             yield terminal
         finally:
             ray.shutdown()
@@ -50,26 +61,31 @@ def _start_ray(cluster: Cluster) -> None:
     local: dict[str, Any] = {} if address else {"include_dashboard": False}
     try:
         ray.init(address=address, log_to_driver=False, **local)
-    except ConnectionError as error:
+    except (ConnectionError, ValueError, RuntimeError) as error:
         raise ConfigError(f"cluster.address: {address}: {' '.join(str(error).split())}") from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
 
 
-def check_resources(cluster: Cluster, have: dict[str, float]) -> None:
-    """Raise ``ConfigError``, with the arithmetic, for what Ray would otherwise wait for, silently and for ever."""
-    gpus = cluster.num_engines * cluster.gpus_per_engine + cluster.num_encoders * cluster.gpus_per_encoder
-    if gpus > have.get("GPU", 0):
-        raise ConfigError(
-            f"cluster: {cluster.num_engines} engines x {cluster.gpus_per_engine} GPUs + {cluster.num_encoders} "
-            f"encoders x {cluster.gpus_per_encoder:g} GPUs = {gpus:g} GPUs; the cluster has {have.get('GPU', 0):g}"
-        )
-    if cluster.num_engines >= have.get("CPU", 0) and not cluster.gpus_per_engine:
-        raise ConfigError(
-            f"cluster.num_engines: {cluster.num_engines} engines on CPUs leave none of the cluster's "
-            f"{have.get('CPU', 0):g} CPUs to read and write with"
-        )
+def check_resources(actors: Sequence[Actors], nodes: Sequence[dict[str, float]]) -> None:
+    """Raise ``ConfigError``, with the arithmetic, for what Ray would otherwise wait for, silently and for ever.
+
+    ``nodes`` are the resources of each node of the cluster.
+    """
+    for resource, unit in (("gpus", "GPU"), ("cpus", "CPU")):
+        have = sum(node.get(unit, 0) for node in nodes)
+        need = sum(group.count * getattr(group, resource) for group in actors)
+        sums = " + ".join(f"{g.count} {g.name} x {getattr(g, resource):g}" for g in actors if getattr(g, resource))
+        # Reading and writing need a CPU that no actor holds.
+        if need > have or (unit == "CPU" and need == have):
+            spare = ", and one more to read and write with" if unit == "CPU" else ""
+            raise ConfigError(f"cluster: {sums} = {need:g} {unit}s{spare}; the cluster has {have:g}")
+        for group in actors:
+            largest = max((node.get(unit, 0) for node in nodes), default=0)
+            if getattr(group, resource) > largest:
+                each = f"{getattr(group, resource):g} {unit}s on one node"
+                raise ConfigError(f"cluster: one of the {group.name} needs {each}; the largest has {largest:g}")
 
 
 def engine_environment(cluster: Cluster) -> dict[str, str]:

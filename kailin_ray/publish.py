@@ -15,7 +15,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from kailin_ray.agents import preamble
 from kailin_ray.agents.preamble import TASKS, ask
 from kailin_ray.config import ConfigError, PublishConfig
-from kailin_ray.files import atomic_folder, read_json
+from kailin_ray.files import atomic_folder, read_manifest
 from kailin_ray.pipeline import records
 from kailin_ray.schema import OK
 
@@ -133,14 +133,9 @@ def publish(config: PublishConfig) -> dict[str, int]:
 
     Raises ``ConfigError`` if the run is not complete or ``out`` exists.
     """
-    note = config.run / "manifest.json"
-    if not note.exists():
-        raise ConfigError(f"run: {config.run} has no manifest.json: not a run, or not complete; distil it to its end")
     if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
         raise ConfigError(f"out: {config.out} exists; remove it or choose another")
-    manifest = read_json(note)
-    if manifest.get("kind") != "run":
-        raise ConfigError(f"run: {config.run} holds {manifest.get('kind')}, not a run")
+    manifest = read_manifest(config.run, "run", "run", "distill")
     with atomic_folder(config.out.absolute()) as folder:
         writers = {name: _Writer(folder / name, schema) for name, schema in SCHEMAS.items()}
         samples: list[Record] = []

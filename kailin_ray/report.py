@@ -5,8 +5,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from kailin_ray.config import ConfigError
-from kailin_ray.files import read_json
+from kailin_ray.files import read_manifest
 from kailin_ray.pipeline import records
 from kailin_ray.publish import triple
 from kailin_ray.schema import OK, REASONS
@@ -16,9 +15,7 @@ WIDTH = 100
 
 def report(run: Path, examples: int) -> str:
     """The summary of a complete run. Raises ``ConfigError`` if it is not complete."""
-    if not (run / "manifest.json").exists():
-        raise ConfigError(f"run: {run} has no manifest.json: not a run, or not complete")
-    return "\n".join([*_summary(read_json(run / "manifest.json")), "", *_examples(run, examples)])
+    return "\n".join([*_summary(read_manifest(run, "run", "run", "distill")), "", *_examples(run, examples)])
 
 
 def _summary(manifest: dict[str, Any]) -> list[str]:

@@ -71,13 +71,13 @@ REASONS = {
     "no_mesh": "the document has no MeSH heading that the hierarchy places in its tree",
     "abstract_too_long": "system text, abstract and task leave no room in the model's context",
     "no_valid_question": "no question agent gave a usable question; detail says why for each",
-    "no_contexts": "retrieval found no passage for any question",
+    "no_contexts": "retrieval found no passage for a question, and no other candidate is left",
     "no_preference": "the MeSH rule abstained: a score is missing, or the margin is too small",
     "answer_empty": "the answer agent returned nothing",
     "answer_too_short": "the answer has fewer than four words, such as a bare yes",
     "answer_truncated": "the answer ran into its token limit",
     "answer_copies_question": "the answer only repeats the question",
-    "answer_malformed": "the answer asks back, lists, or carries markup instead of answering",
-    "engine_error": "the engine raised an error for this row; detail holds it",
+    "answer_malformed": "the answer asks back, or carries markup",
+    "agent_error": "a call of an agent raised an error for this row; detail holds it",
 }
 """Why a row is not ok. The only place where reasons are defined."""

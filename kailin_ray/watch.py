@@ -11,12 +11,14 @@ from tqdm import tqdm
 from kailin_ray.schema import FAILED, STATUSES
 
 POLL_S = 1.0
+MAX_STARTS_IN_VAIN = 5
+"""Engine starts in a row after which no row was finished: they die at once, or of one row that comes again."""
 MIN_ROWS_TO_JUDGE = 20
 """Rows done before a fraction of failures is believed."""
 
 
 class TooManyFailuresError(RuntimeError):
-    """More of a run's rows failed than the configuration allows; what is done is kept."""
+    """More of a run's rows failed than the configuration allows, or its engines only die; what is done is kept."""
 
 
 def progress_bar(terminal: TextIO, stage: str, total: int, unit: str = " abstracts", **options: Any) -> Any:
@@ -40,14 +42,17 @@ class Watch:
     Raises ``TooManyFailuresError`` out of the block when more than ``max_failed_fraction`` of its rows failed.
     """
 
-    def __init__(self, progress: Any, total: int, done: int, max_failed_fraction: float, terminal: TextIO):
-        self._progress, self._total, self._done = progress, total, done
+    def __init__(
+        self, progress: Any, total: int, done: int, num_engines: int, max_failed_fraction: float, terminal: TextIO
+    ):
+        self._progress, self._total, self._done, self._num_engines = progress, total, done, num_engines
         self._max_failed_fraction, self._terminal = max_failed_fraction, terminal
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._failure: str | None = None
         self._started = False
-        self.last: dict[str, Any] = {"rows": {}, "tokens": 0, "engines": []}
+        self._worked_at_start = (0, 0)
+        self.last: dict[str, Any] = {"rows": {}, "starts": 0, "engines": []}
 
     def __enter__(self) -> "Watch":
         self._thread.start()
@@ -85,9 +90,16 @@ class Watch:
         worked = sum(rows.values())
         bar.set_postfix({name: rows[name] for name in STATUSES if name in rows}, refresh=False)
         bar.update(self._done + worked - bar.n)
+        if worked > self._worked_at_start[0]:
+            self._worked_at_start = (worked, self.last["starts"])
+        in_vain = self.last["starts"] - self._worked_at_start[1]
         failed = rows.get(FAILED, 0)
-        if worked >= MIN_ROWS_TO_JUDGE and failed > self._max_failed_fraction * worked and not self._failure:
-            self._failure = (
-                f"{failed} of {worked} rows failed, more than max_failed_fraction={self._max_failed_fraction}"
-            )
+        if worked >= MIN_ROWS_TO_JUDGE and failed > self._max_failed_fraction * worked:
+            self._fail(f"{failed} of {worked} rows failed, more than max_failed_fraction={self._max_failed_fraction}")
+        elif in_vain > self._num_engines + MAX_STARTS_IN_VAIN:
+            self._fail(f"engines were started {in_vain} times without finishing a row: they die")
+
+    def _fail(self, why: str) -> None:
+        if not self._failure and not self._stop.is_set():
+            self._failure = why
             _thread.interrupt_main()

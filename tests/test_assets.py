@@ -91,6 +91,13 @@ def test_a_changed_asset_is_noticed(tmp_path: Path, address: str) -> None:
         fetch("thing", to, asset(f"{address}/good"))
 
 
+def test_what_somebody_else_put_there_is_left_alone(tmp_path: Path, address: str) -> None:
+    (tmp_path / "thing.bin").write_bytes(b"precious")
+    with pytest.raises(FetchError, match="exists and was not fetched"):
+        fetch("thing", tmp_path, asset(f"{address}/good"))
+    assert (tmp_path / "thing.bin").read_bytes() == b"precious"
+
+
 def test_an_unknown_name_is_refused_with_the_names_there_are() -> None:
     with pytest.raises(FetchError, match=r"unknown 'mush'; allowed: mesh, pubmed20n0014"):
         fetch("mush", Path("nowhere"))

@@ -125,13 +125,13 @@ def test_agents_that_agree_leave_nothing_to_prefer(run: Run) -> None:
         ({"mesh": []}, {}, HITS, "rejected", "no_mesh", "0 MeSH headings"),
         ({"mesh": [{"ui": "D99"}]}, {}, HITS, "rejected", "no_mesh", "1 MeSH"),
         ({}, dict.fromkeys(TASKS.values(), "Hm."), HITS, "rejected", "no_valid_question", "not_one_question"),
-        ({}, {}, {CLINICAL: [], MECHANISM: []}, "rejected", "no_contexts", "insulin"),
+        ({}, {}, {CLINICAL: [], MECHANISM: []}, "rejected", "no_contexts", "general: no_contexts"),
         ({}, {}, {CLINICAL: HITS[CLINICAL], MECHANISM: HITS[CLINICAL]}, "rejected", "no_preference", "0.5"),
         ({}, {"Answer in": ""}, HITS, "rejected", "answer_empty", ""),
         ({}, {"Answer in": CLINICAL}, HITS, "rejected", "answer_copies_question", "insulin"),
         ({}, {TASKS["clinical"]: PromptTooLongError("9 fit")}, HITS, "rejected", "abstract_too_long", "9 fit"),
         ({}, {"Answer in": PromptTooLongError("9 fit")}, HITS, "rejected", "abstract_too_long", "9 fit"),
-        ({}, {TASKS["clinical"]: RuntimeError("odd")}, HITS, "failed", "engine_error", "RuntimeError: odd"),
+        ({}, {TASKS["clinical"]: RuntimeError("odd")}, HITS, "failed", "agent_error", "RuntimeError: odd"),
     ],
 )
 def test_what_goes_wrong_is_recorded_with_its_reason(

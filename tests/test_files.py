@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from kailin_ray.files import atomic_file, atomic_folder, sha256, write_json
+from kailin_ray.files import atomic_file, atomic_folder, locked, sha256, write_json
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -38,3 +38,15 @@ def test_a_folder_s_checksum_sees_names_and_contents_but_no_hidden_files(tmp_pat
     assert sha256(tmp_path / "d") == before
     (tmp_path / "d" / "a.json").rename(tmp_path / "d" / "b.json")
     assert sha256(tmp_path / "d") != before
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with (
+        locked(tmp_path / "run"),
+        pytest.raises(BlockingIOError, match="run: another process is at work on it"),
+        locked(tmp_path / "run"),
+    ):
+        pass
+    with locked(tmp_path / "run"):
+        pass
+    assert list(tmp_path.iterdir()) == []

@@ -106,6 +106,13 @@ def test_a_damaged_file_gives_nothing_at_all(tmp_path: Path) -> None:
     assert not list((tmp_path / "dealt").rglob("*.parquet*"))
 
 
+def test_what_is_no_citation_is_counted_and_leaves_no_bucket(tmp_path: Path) -> None:
+    path = made(tmp_path, "books.xml", "<PubmedBookArticle/><PubmedArticle/>")
+    report = deal_file({"path": str(path), "number": 0}, str(tmp_path / "dealt"), 2)
+    assert (report["damaged"], report["skipped"]) == ("", {"book": 1, "malformed": 1})
+    assert not (tmp_path / "dealt").exists()
+
+
 def test_files_are_found_and_ordered_by_name(tmp_path: Path) -> None:
     for name in ("b/pubmed2.xml.gz", "a/pubmed3.xml", "c/pubmed1.xml", "c/notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

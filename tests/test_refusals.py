@@ -35,7 +35,7 @@ def refused(kailin: Command, folder: Path, *arguments: object, names: tuple[str,
         (["index", "documents={at}/none", "out={at}/o"], ["documents", "none", "not a directory"]),
         (["index", "documents={at}/empty", "out={at}/o"], ["documents", "empty", "manifest.json"]),
         (["publish", "run={at}/empty", "out={at}/o"], ["run", "empty", "manifest.json"]),
-        (["report", "run={at}/none"], ["run", "none", "manifest.json"]),
+        (["report", "run={at}/none"], ["run", "none", "not a directory"]),
     ],
 )
 def test_wrong_keys_values_and_paths(kailin: Command, tmp_path: Path, arguments: list[str], names: list[str]) -> None:

@@ -14,6 +14,7 @@ descriptors can create cycles.
 import csv
 import gzip
 import io
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -123,10 +124,10 @@ class MeshHierarchy:
         return np.where(self.uis[at] == wanted, at, -1).astype(np.int32)
 
     def placed(self, uis: Sequence[str]) -> npt.NDArray[np.int32]:
-        """The numbers of those descriptors that are known and have tree numbers (*Male* and *Female* have none)."""
+        """The numbers, each once, of the descriptors that are known and have tree numbers (*Male* has none)."""
         found = self.find(uis)
         found = found[found >= 0]
-        return found[np.diff(self.ancestor_offsets)[found] > 0]
+        return np.unique(found[np.diff(self.ancestor_offsets)[found] > 0])
 
     def similarity(self, a: str, b: str, measure: str = "lin") -> float:
         """Similarity of two descriptors with tree numbers.
@@ -206,7 +207,7 @@ def _read_tsv(path: Path) -> Iterator[Descriptor]:
     raw = path.read_bytes()
     try:
         content = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a MeSH table: {error}") from error
     columns = ["descriptor_ui", "name", "entry_terms", "tree_numbers"]
     for number, fields in enumerate(csv.reader(io.StringIO(content), delimiter="\t", quoting=csv.QUOTE_NONE), start=1):

@@ -5,12 +5,16 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 import ray.data
+from pydantic import TypeAdapter
 
-from kailin_ray.config import ConfigError, IndexConfig, settings
+from kailin_ray.config import ConfigError, Encoder, IndexConfig, settings
+from kailin_ray.documents import first_documents, select_rows
 from kailin_ray.files import atomic_folder, read_json, sha256, write_json
 from kailin_ray.plan import encoder_environment
 from kailin_ray.retrieval.encoder import EncodeDocuments
@@ -35,26 +39,40 @@ def made_index(config: IndexConfig) -> dict[str, Any] | None:
     return None
 
 
+def encoder_identity(encoder: Encoder) -> dict[str, str | None]:
+    """Which encoder it is: the checksum of a local directory, or a hub id with its revision."""
+    if Path(encoder.path).is_dir():
+        return {"sha256": sha256(Path(encoder.path))}
+    return {"path": encoder.path, "revision": encoder.revision}
+
+
+def recorded_encoder(index: dict[str, Any]) -> Encoder:
+    """The encoder that an index was made with, from the index's manifest."""
+    return TypeAdapter(Encoder).validate_python(index["config"]["encoder"])
+
+
 def _made_from(config: IndexConfig) -> dict[str, Any]:
-    encoder = settings(config)["encoder"]
     return {
         "documents": sha256(config.documents / "manifest.json"),
         "limit": config.limit,
-        "encoder": {key: encoder[key] for key in ("path", "revision", "max_length")},
+        "encoder": encoder_identity(config.encoder) | {"max_length": config.encoder.max_length},
     }
 
 
 def make_index(config: IndexConfig, terminal: TextIO) -> dict[str, Any]:
     """Encode the documents that have an abstract and build the index; return its manifest. Needs a Ray session."""
     started = time.monotonic()
-    files = sorted(str(file) for file in config.documents.absolute().glob("part-*.parquet"))
-    num_documents = sum(pq.read_metadata(file).num_rows for file in files)
+    files, total, wanted = first_documents(config.documents, config.limit)
     on_gpu = config.cluster.gpus_per_encoder > 0
-    documents = ray.data.read_parquet(files, columns=["pmid", "title", "abstract", "mesh"])
-    if config.limit:
-        documents = documents.limit(config.limit)
     passages = (
-        documents.map_batches(_with_text, batch_format="pyarrow", batch_size=None)
+        ray.data.read_parquet(files, columns=["pmid", "title", "abstract", "mesh"])
+        .map_batches(
+            select_rows,
+            batch_format="pyarrow",
+            batch_size=None,
+            fn_kwargs={"wanted": ray.put(wanted), "done": ray.put(np.zeros(0, dtype=np.int64))},
+        )
+        .map_batches(_with_text, batch_format="pyarrow", batch_size=None)
         .repartition(target_num_rows_per_block=ROWS_PER_BLOCK)
         .map_batches(
             EncodeDocuments,
@@ -70,7 +88,6 @@ def make_index(config: IndexConfig, terminal: TextIO) -> dict[str, Any]:
     with atomic_folder(config.out.absolute()) as folder:
         parts = folder / "parts"
         parts.mkdir()
-        total = min(num_documents, config.limit or num_documents)
         with progress_bar(terminal, "index: encoded", total) as bar:
             # Rows of counts come to the driver, not the passages.
             for row in passages.map_batches(
@@ -93,7 +110,7 @@ def make_index(config: IndexConfig, terminal: TextIO) -> dict[str, Any]:
 
 
 def _with_text(block: pa.Table) -> pa.Table:
-    return block.filter(pa.compute.greater(pa.compute.utf8_length(block["abstract"]), 0))
+    return block.filter(pc.greater(pc.utf8_length(block["abstract"]), 0))
 
 
 def _write_part(block: pa.Table, folder: str) -> pa.Table:
