@@ -10,6 +10,8 @@ from typing import Any
 from kailin_ray.agents.preamble import TASKS, Message, prompt
 
 MIN_WORDS, MAX_WORDS = 5, 40
+MIN_SHARED = 0.4
+"""Of a question's content words, the share that the source must have, by their first five letters."""
 
 # A question that points at its source cannot be understood without it.
 _POINTS_AT_SOURCE = re.compile(
@@ -51,7 +53,8 @@ def problem(question: str, finish_reason: str, document: dict[str, Any]) -> str 
     asked, source = _words(question), _words(f"{document['title']} {document['abstract']}")
     if asked & _EXAMPLE_WORDS - source:
         return "copies_example"
-    if not asked & source:
+    content, stems = asked - _COMMON, {word[:5] for word in source}
+    if sum(word[:5] in stems for word in content) < max(1, MIN_SHARED * len(content)):
         return "off_topic"
     return None
 
@@ -65,5 +68,9 @@ def _words(content: str) -> frozenset[str]:
     return frozenset(_WORD.findall(content.lower()))
 
 
+_COMMON = frozenset(
+    "does have that this with from they their which what when where there into than been will would could should "
+    "more most some such only also between during about after before under over through".split()
+)
 # The subjects of the worked examples (preamble.EXAMPLES); a small model likes to copy them.
 _EXAMPLE_WORDS = frozenset({"aspirin", "adenomas", "cheese", "listeria", "monocytogenes"})

@@ -33,6 +33,8 @@ GOOD = "Does sodium azide improve the preservation of dense tissues?"
         ("Which effect of sodium azide is described above in detail?", "stop", "points_at_source"),
         ("Does low-dose aspirin affect mitochondria in dense tissues?", "stop", "copies_example"),
         ("What could possibly happen somewhere next year?", "stop", "off_topic"),
+        ("Does sodium bicarbonate relieve heartburn in pregnant women?", "stop", "off_topic"),
+        ("Which tissues does sodium azide preserve?", "stop", None),
     ],
 )
 def test_questions_are_checked_strictly(asked: str, finish: str, problem: str | None) -> None:
