@@ -1,5 +1,6 @@
 """What each command does, from a checked configuration to an exit code. What can be refused is refused up front."""
 
+import difflib
 import importlib.util
 import json
 import re
@@ -102,6 +103,7 @@ def distill(config: DistillConfig) -> int:
     if importlib.util.find_spec("vllm") is None:
         raise ConfigError("vllm is not installed: pip install '.[cpu]' or, for GPUs, pip install '.[gpu]'")
     config = replace(config, model=_found(config.model, "model.path"))
+    _check_engine_arguments(config.model.engine)
     from kailin_ray import manifest, pipeline
     from kailin_ray.report import report as summary
 
@@ -159,6 +161,27 @@ def report(config: ReportConfig) -> int:
 
 def _log(out: Path) -> Path:
     return out.absolute().with_name(f"{out.name}.log")
+
+
+# Of vLLM's engine arguments those that everybody uses. Any other is looked up in vLLM, whose import takes ten seconds.
+_USUAL = frozenset(
+    (
+        "block_size", "distributed_executor_backend", "dtype", "enforce_eager", "gpu_memory_utilization",
+        "kv_cache_memory_bytes", "load_format", "max_model_len", "max_num_batched_tokens", "max_num_seqs",
+        "quantization", "seed", "tensor_parallel_size", "trust_remote_code",
+    )
+)  # fmt: skip
+
+
+def _check_engine_arguments(given: dict[str, Any]) -> None:
+    unusual = set(given) - _USUAL
+    if not unusual:
+        return
+    from kailin_ray.engine import argument_names
+
+    for name in sorted(unusual - argument_names()):
+        close = difflib.get_close_matches(name, argument_names() | _USUAL, n=3)
+        raise ConfigError(f"model.engine.{name}: not an engine argument of vLLM; like it: {', '.join(close) or 'none'}")
 
 
 def _check_encoder(config: DistillConfig, index: dict[str, Any]) -> None:

