@@ -69,10 +69,15 @@ def run(name: str, overrides: list[str]) -> int:
     """Compose the command's configuration with Hydra, check it, and run it; return the exit code."""
     kind, command, _ = COMMANDS[name]
     code = 0
+    fault: BaseException | None = None
 
     def job(composed: DictConfig) -> None:
-        nonlocal code
-        code = command(check(kind, composed))
+        # Hydra puts a line of its own before what a job raises, so nothing is raised through it.
+        nonlocal code, fault
+        try:
+            code = command(check(kind, composed))
+        except (Exception, KeyboardInterrupt) as error:
+            fault = error
 
     # Hydra then raises what is wrong instead of printing pages and exiting.
     wanted_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -80,6 +85,8 @@ def run(name: str, overrides: list[str]) -> int:
     sys.argv = [f"kailin_ray {name}", *overrides]
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
+        if fault:
+            raise fault
     except KeyboardInterrupt:
         return _say("interrupted; what is done is kept, and the same command goes on from there", 130)
     except (ConfigError, HydraException, OmegaConfBaseException) as error:

@@ -230,5 +230,12 @@ def _faults(log: Path) -> Iterator[None]:
     except RayError as error:
         with log.open("a") as sink:
             sink.write(f"{error}\n")
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise CommandFailedError(f"{lines[-1] if lines else type(error).__name__} (more in {log})") from error
+        raise CommandFailedError(f"{_cause(str(error))} (more in {log})") from error
+
+
+def _cause(traceback: str) -> str:
+    """The line of a traceback that says what was wrong: pydantic's, or the last exception's."""
+    for pattern in (r"^\s*Value error, (.+)", r"^(?:\w+\.)*\w*(?:Error|Exception): (.+)", r"^\s*(\S.*)"):
+        if found := re.findall(pattern, traceback, re.MULTILINE):
+            return str(found[-1])
+    return "it failed"

@@ -28,13 +28,13 @@ class Actors:
 def ray_session(cluster: Cluster, log: Path, actors: Sequence[Actors] = ()) -> Iterator[TextIO]:
     """Connect to the cluster, or start one on this machine; yield the person's terminal.
 
-    Inside the block this process's standard error goes to ``log``: Ray writes there from Python and from C++, and none
+    Inside the block this process's output goes to ``log``: Ray writes there from Python and from C++, and none
     of it is for the person who watches.
 
     Raises ``ConfigError`` if the cluster cannot be reached or lacks what the configuration asks for.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with _stderr_to(log) as terminal:
+    with _output_to(log) as terminal:
         _start_ray(cluster)
         try:
             check_resources(actors, [node["Resources"] for node in ray.nodes() if node["Alive"]])
@@ -44,15 +44,20 @@ def ray_session(cluster: Cluster, log: Path, actors: Sequence[Actors] = ()) -> I
 
 
 @contextmanager
-def _stderr_to(log: Path) -> Iterator[TextIO]:
-    terminal = os.fdopen(os.dup(2), "w", buffering=1)
+def _output_to(log: Path) -> Iterator[TextIO]:
+    sys.stdout.flush()
+    stdout, terminal = os.dup(1), os.fdopen(os.dup(2), "w", buffering=1)
     with log.open("ab") as sink:
+        os.dup2(sink.fileno(), 1)
         os.dup2(sink.fileno(), 2)
     try:
         yield terminal
     finally:
+        sys.stdout.flush()
         sys.stderr.flush()
+        os.dup2(stdout, 1)
         os.dup2(terminal.fileno(), 2)
+        os.close(stdout)
         terminal.close()
 
 

@@ -40,7 +40,10 @@ def refused(kailin: Command, folder: Path, *arguments: object, names: tuple[str,
 )
 def test_wrong_keys_values_and_paths(kailin: Command, tmp_path: Path, arguments: list[str], names: list[str]) -> None:
     (tmp_path / "empty").mkdir()
-    refused(kailin, tmp_path, *(argument.format(at=tmp_path) for argument in arguments), names=tuple(names))
+    given = [argument.format(at=tmp_path) for argument in arguments]
+    refused(kailin, tmp_path, *given, names=tuple(names))
+    done = kailin(*given)
+    assert (done.stdout, len(done.stderr.splitlines())) == ("", 1)
 
 
 @pytest.mark.parametrize(
@@ -134,3 +137,16 @@ def test_help_teaches_and_the_configuration_can_be_seen(kailin: Command) -> None
         assert f"python -m kailin_ray {command}" in shown.stdout
     composed = kailin("distill", "--cfg", "job", "retrieval=brief")
     assert "max_context_words: 32" in composed.stdout
+
+
+def test_an_engine_that_cannot_start_is_said_in_one_line_that_names_the_log(
+    kailin: Command, tmp_path: Path, documents: Path, index: Path
+) -> None:
+    done = kailin(
+        "distill", f"documents={documents}", f"index={index}", f"mesh={MESH}", f"out={tmp_path}/run", "limit=2",
+        "model.engine.max_model_len=100000",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "max_model_len (100000) is greater than" in done.stderr.splitlines()[-1]
+    assert f"{tmp_path}/run/logs/driver.log" in done.stderr.splitlines()[-1]
