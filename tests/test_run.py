@@ -33,7 +33,12 @@ def stop_midway(arguments: list[str], run: Path, number: int) -> int:
     """Start the command, send the signal once some but not all records are there; return the exit code."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "kailin_ray", *arguments], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "kailin_ray", *arguments],
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.DEVNULL,
+        # Where the tests run in the background, a shell lets children ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     already = len(list((run / "records").glob("*.parquet")))
     deadline = time.monotonic() + 400
