@@ -11,15 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from kailin_ray.errors import ConfigError
+
 _STRICT = ConfigDict(extra="forbid")
 
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class ConfigError(ValueError):
-    """A wrong configuration, path or model. Its message is one line for the user."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kailin_ray.config import ConfigError
+from kailin_ray.errors import ConfigError
 
 
 @contextmanager

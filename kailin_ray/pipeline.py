@@ -161,7 +161,7 @@ def load_mesh(config: DistillConfig) -> MeshHierarchy:
     try:
         hierarchy = MeshHierarchy.load(config.mesh)
     except ValueError as error:
-        raise ConfigError(f"mesh: {config.mesh}: {error}") from error
+        raise ConfigError(f"mesh: {error}") from error
     return hierarchy.with_counts(read_json(config.documents / "descriptors.json"))
 
 

@@ -22,7 +22,7 @@ MESH = ASSETS / "mesh.tsv"
 
 @pytest.fixture(scope="session")
 def toy_mesh() -> MeshHierarchy:
-    """Ten descriptors; worked out by hand in tests/mesh/test_similarity.py."""
+    """Eleven descriptors; worked out by hand in tests/mesh/test_similarity.py."""
     return MeshHierarchy.from_descriptors(TOY)
 
 
@@ -33,6 +33,7 @@ def toy_mesh() -> MeshHierarchy:
 # └─ C2 Metabolic Dis.     D20
 #    ├─ C2.1 Diabetes      D21   (also D1.3: a made-up second place)
 #    └─ C2.2 Obesity       D22
+#       └─ C2.2.1 Morbid   D23
 # Male                     D99   no tree number
 TOY = [
     ("D10", "Neoplasms", ["C1"]),
@@ -41,6 +42,7 @@ TOY = [
     ("D20", "Metabolic Diseases", ["C2"]),
     ("D21", "Diabetes", ["C2.1", "D1.3"]),
     ("D22", "Obesity", ["C2.2"]),
+    ("D23", "Obesity, Morbid", ["C2.2.1"]),
     ("D50", "Hormones", ["D1"]),
     ("D51", "Insulin", ["D1.1"]),
     ("D52", "Estrogen", ["D1.2"]),

@@ -1,6 +1,7 @@
 """The coroutine per abstract, with a controlled engine: what each fault does to a row."""
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -91,11 +92,12 @@ def test_an_abstract_walks_through_all_agents(run: Run) -> None:
     row = run(DOCUMENT)
     assert row["status"] == "ok"
     assert [c["question"] for c in row["candidates"]] == [CLINICAL, MECHANISM]
-    # D11 with D12: 0.5 (tests/mesh/test_similarity.py); the context without a placed descriptor has no score.
-    # D11 with D51: 0, with D12: 0.5.
-    assert [c["mesh_score"] for c in row["candidates"]] == pytest.approx([0.5, 0.25])
+    # D11 with D12: lin = ln(10/3) / ln(10), without counts; the context without a placed descriptor has no score.
+    # D11 with D51: 0.
+    near = math.log(10 / 3) / math.log(10)
+    assert [c["mesh_score"] for c in row["candidates"]] == pytest.approx([near, near / 2])
     assert (row["preferred"], row["preferred_by"]) == (0, "rule")
-    assert row["margin"] == pytest.approx(0.25)
+    assert row["margin"] == pytest.approx(near / 2)
     assert row["contexts_text"] == ["Skin neoplasms", "No mesh"]
     assert row["decision"] == {"word": "yes", "yes": 0.7, "no": 0.2, "maybe": 0.1}
     assert [u["agent"] for u in row["usage"]] == ["general", "biomedical", "answer", "decision"]
@@ -126,7 +128,7 @@ def test_agents_that_agree_leave_nothing_to_prefer(run: Run) -> None:
         ({"mesh": [{"ui": "D99"}]}, {}, HITS, "rejected", "no_mesh", "1 MeSH"),
         ({}, dict.fromkeys(TASKS.values(), "Hm."), HITS, "rejected", "no_valid_question", "not_one_question"),
         ({}, {}, {CLINICAL: [], MECHANISM: []}, "rejected", "no_contexts", "general: no_contexts"),
-        ({}, {}, {CLINICAL: HITS[CLINICAL], MECHANISM: HITS[CLINICAL]}, "rejected", "no_preference", "0.5"),
+        ({}, {}, {CLINICAL: HITS[CLINICAL], MECHANISM: HITS[CLINICAL]}, "rejected", "no_preference", "0.52"),
         ({}, {"Answer in": ""}, HITS, "rejected", "answer_empty", ""),
         ({}, {"Answer in": CLINICAL}, HITS, "rejected", "answer_copies_question", "insulin"),
         ({}, {TASKS["clinical"]: PromptTooLongError("9 fit")}, HITS, "rejected", "abstract_too_long", "9 fit"),

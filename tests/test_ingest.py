@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kailin_ray.config import ConfigError
+from kailin_ray.errors import ConfigError
 from kailin_ray.ingest import deal_file, find_files, latest_rows, merge_bucket
 
 ARTICLE = (

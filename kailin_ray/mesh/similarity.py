@@ -1,18 +1,34 @@
-"""Similarity of descriptors, compiled: no Python loop over pairs.
+"""Similarity of descriptors and of sets of descriptors, compiled: no Python loop over pairs.
 
-Lin, D. (1998). An information-theoretic definition of similarity. ICML, 296-304.
-Best-match average: Pesquita et al. (2008), doi:10.1186/1471-2105-9-S5-S4.
+Two descriptors a, b with tree numbers; m is their common ancestor of highest information content (MICA); without a
+common ancestor every measure is 0. ``IC`` and ``freq`` as in ``mesh/hierarchy.py``, ``ic = IC / IC_max``.
+
+- ``resnik`` = ic(m)                                        Resnik 1995, arXiv cmp-lg/9511007; scaled to [0, 1]
+- ``lin``    = 2·IC(m) / (IC(a) + IC(b)); 1 if a = b          Lin 1998, ICML, 296-304
+- ``jc``     = 1 - min(1, ic(a) + ic(b) - 2·ic(m))            Jiang and Conrath 1997, arXiv cmp-lg/9709008
+- ``rel``    = lin · (1 - freq(m) / N)                        Schlicker et al. 2006, doi:10.1186/1471-2105-7-302
+- ``kailin`` = the forerunner's mixture (arXiv 2501.15108), see ``_kailin``; it needs corpus counts
+
+Sets: ``bma``, the best-match average (Pesquita et al. 2008, doi:10.1186/1471-2105-9-S5-S4); ``mean`` over all pairs.
 """
+
+from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
-MEASURES = ("lin",)
+if TYPE_CHECKING:
+    from kailin_ray.mesh.hierarchy import MeshHierarchy
+
+MEASURES = ("resnik", "lin", "jc", "rel", "kailin")
 AGGREGATES = ("bma", "mean")
+
+_RESNIK, _LIN, _JC, _REL, _KAILIN = range(len(MEASURES))
 
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
+Ragged = tuple[npt.NDArray[Any], Ints]
 
 
 def check(measure: str, aggregate: str) -> None:
@@ -23,54 +39,152 @@ def check(measure: str, aggregate: str) -> None:
         raise ValueError(f"aggregate: unknown {aggregate!r}; allowed: {', '.join(AGGREGATES)}")
 
 
-@numba.njit(cache=True)
-def _mica_ic(a: int, b: int, offsets: Ints, nodes: Ints, ic: Floats) -> float:
-    """IC of the common ancestor of highest IC of descriptors a and b; 0 if there is none. Merges two sorted lists."""
-    i, i_end, j, j_end = offsets[a], offsets[a + 1], offsets[b], offsets[b + 1]
-    best = 0.0
-    while i < i_end and j < j_end:
-        if nodes[i] == nodes[j]:
-            best = max(best, ic[nodes[i]])
-            i += 1
-            j += 1
-        elif nodes[i] < nodes[j]:
-            i += 1
-        else:
-            j += 1
-    return best
+def of_sets(mesh: "MeshHierarchy", one: Ragged, two: Ragged, measure: str, aggregate: str) -> Floats:
+    """(n,) similarity of n pairs of ragged sets of descriptor numbers; NaN where either set has no placed one."""
+    return _of_sets(
+        *one,
+        *two,
+        mesh.ancestor_offsets,
+        mesh.ancestor_nodes,
+        mesh.information_content,
+        mesh.max_information_content,
+        (mesh.lineage_offsets, mesh.lineage, mesh.tree_holder, mesh.tree_length),
+        (mesh.branch_offsets, mesh.branches, mesh.branch_ic, mesh.branch_max_ic),
+        MEASURES.index(measure),
+        aggregate == "bma",
+    )
 
 
-@numba.njit(cache=True)
-def _lin(a: int, b: int, offsets: Ints, nodes: Ints, ic: Floats) -> float:
-    if a == b:
-        return 1.0
-    both = ic[a] + ic[b]
-    return 2.0 * _mica_ic(a, b, offsets, nodes, ic) / both if both > 0.0 else 0.0
+@numba.njit(cache=True, nogil=True)
+def _placed(values: Ints, start: int, end: int, offsets: Ints, seen: Ints, mark: int, into: Ints) -> int:
+    """Write the placed descriptors of a set, each once, into ``into``; return how many."""
+    size = 0
+    for place in range(start, end):
+        d = values[place]
+        if d >= 0 and offsets[d + 1] > offsets[d] and seen[d] != mark:
+            seen[d] = mark
+            into[size] = d
+            size += 1
+    return size
 
 
-@numba.njit(cache=True)
-def lin_of_sets(
-    a_offsets: Ints, a: Ints, b_offsets: Ints, b: Ints, offsets: Ints, nodes: Ints, ic: Floats, best_match: bool
-) -> Floats:
-    """(n,) Lin similarity of n pairs of ragged descriptor sets: best-match average, or the mean over all pairs.
-
-    NaN where either set is empty.
-    """
-    scores = np.empty(len(a_offsets) - 1)
-    for row in range(len(scores)):
-        one, two = a[a_offsets[row] : a_offsets[row + 1]], b[b_offsets[row] : b_offsets[row + 1]]
-        if len(one) == 0 or len(two) == 0:
+@numba.njit(cache=True, nogil=True)
+def _of_sets(
+    one_offsets: Any, one: Ints, two_offsets: Any, two: Ints, offsets: Ints, nodes: Ints, ic: Floats, ic_max: float,
+    trees: Any, branches: Any, measure: int, best_match: bool,
+) -> Floats:  # fmt: skip
+    n = len(one_offsets) - 1
+    scores = np.empty(n)
+    widest_one, widest_two = 0, 0
+    for row in range(n):
+        widest_one = max(widest_one, one_offsets[row + 1] - one_offsets[row])
+        widest_two = max(widest_two, two_offsets[row + 1] - two_offsets[row])
+    a, b, best_b = np.empty(widest_one, np.int32), np.empty(widest_two, np.int32), np.empty(widest_two)
+    stamp = np.zeros(len(ic), np.int64)  # which nodes are ancestors of the descriptor in hand
+    seen, mark, turn = np.zeros(len(offsets), np.int32), 0, 0
+    for row in range(n):
+        mark += 2
+        size_a = _placed(one, one_offsets[row], one_offsets[row + 1], offsets, seen, mark - 1, a)
+        size_b = _placed(two, two_offsets[row], two_offsets[row + 1], offsets, seen, mark, b)
+        if size_a == 0 or size_b == 0:
             scores[row] = np.nan
             continue
-        best_one, best_two, total = np.zeros(len(one)), np.zeros(len(two)), 0.0
-        for i in range(len(one)):
-            for j in range(len(two)):
-                value = _lin(one[i], two[j], offsets, nodes, ic)
+        best_b[:size_b] = 0.0
+        sum_best_a, total = 0.0, 0.0
+        for i in range(size_a):
+            turn += 1
+            for place in range(offsets[a[i]], offsets[a[i] + 1]):
+                stamp[nodes[place]] = turn
+            best_a = 0.0
+            for j in range(size_b):
+                if measure == _KAILIN:
+                    value = _kailin(a[i], b[j], trees, branches)
+                else:
+                    value = _of_two(a[i], b[j], stamp, turn, offsets, nodes, ic, ic_max, measure)
                 total += value
-                best_one[i] = max(best_one[i], value)
-                best_two[j] = max(best_two[j], value)
+                best_a, best_b[j] = max(best_a, value), max(best_b[j], value)
+            sum_best_a += best_a
         if best_match:
-            scores[row] = (best_one.sum() + best_two.sum()) / (len(one) + len(two))
+            scores[row] = (sum_best_a + best_b[:size_b].sum()) / (size_a + size_b)
         else:
-            scores[row] = total / (len(one) * len(two))
+            scores[row] = total / (size_a * size_b)
     return scores
+
+
+@numba.njit(cache=True, nogil=True)
+def _of_two(
+    a: int, b: int, stamp: Any, turn: int, offsets: Ints, nodes: Ints, ic: Floats, ic_max: float, measure: int
+) -> float:
+    """``resnik``, ``lin``, ``jc`` or ``rel`` of a, whose ancestors bear the stamp ``turn``, and b."""
+    if a == b and measure == _LIN:
+        return 1.0
+    # The more informative ancestors stand first, so the first that is shared is the MICA.
+    for place in range(offsets[b], offsets[b + 1]):
+        if stamp[nodes[place]] == turn:
+            mica = ic[nodes[place]]
+            if measure == _RESNIK:
+                return mica / ic_max if ic_max > 0.0 else 0.0
+            if measure == _JC:
+                distance = (ic[a] + ic[b] - 2.0 * mica) / ic_max if ic_max > 0.0 else 0.0
+                return 1.0 - min(1.0, max(0.0, distance))
+            both = ic[a] + ic[b]
+            lin = 1.0 if a == b else (2.0 * mica / both if both > 0.0 else 0.0)
+            return lin * (1.0 - np.exp(-mica)) if measure == _REL else lin
+    return 0.0
+
+
+@numba.njit(cache=True, nogil=True)
+def _kailin(a: int, b: int, trees: Any, branches: Any) -> float:
+    """The forerunner's similarity: lin, jiang and rel on category-wise IC, averaged over the shared categories.
+
+    LCA: of all common prefixes of two tree numbers the one that is longest as a string (the first in their order among
+    equals); the descriptor there. For each category c that a, b and the LCA share with MaxIC_c > 0:
+    x = IC_c(LCA)/MaxIC_c, S = IC_c(a) + IC_c(b); if S > 0: lin = 2x/S, jiang = 1 - min(1, S - 2x),
+    rel = lin·(1 - 10^(-x·MaxIC_c)). The mean of all of these, each clipped to [0, 1]; 1 if a = b; 0 if there is none.
+    It mixes a normalised x with an unnormalised S: so it was published.
+    """
+    if a == b:
+        return 1.0
+    lineage_offsets, lineage, holder, length = trees
+    i, i_end, j, j_end = lineage_offsets[a], lineage_offsets[a + 1], lineage_offsets[b], lineage_offsets[b + 1]
+    lca, longest = -1, 0
+    while i < i_end and j < j_end:
+        if lineage[i] == lineage[j]:
+            if length[lineage[i]] > longest:
+                lca, longest = holder[lineage[i]], length[lineage[i]]
+            i += 1
+            j += 1
+        elif lineage[i] < lineage[j]:
+            i += 1
+        else:
+            j += 1
+    if lca < 0:
+        return 0.0
+    offsets, category, ic, highest = branches
+    total, number = 0.0, 0
+    for at_lca in range(offsets[lca], offsets[lca + 1]):
+        c = category[at_lca]
+        at_a = _place(c, offsets[a], offsets[a + 1], category)
+        at_b = _place(c, offsets[b], offsets[b + 1], category)
+        if at_a < 0 or at_b < 0 or highest[c] <= 0.0:
+            continue
+        x, both = ic[at_lca] / highest[c], ic[at_a] + ic[at_b]
+        if both > 0.0:
+            lin = 2.0 * x / both
+            total += _clip(lin) + _clip(1.0 - min(1.0, both - 2.0 * x))
+            total += _clip(lin * (1.0 - 10.0 ** (-x * highest[c])))
+            number += 3
+    return total / number if number else 0.0
+
+
+@numba.njit(cache=True, nogil=True)
+def _place(value: int, start: int, end: int, values: Ints) -> int:
+    for place in range(start, end):
+        if values[place] == value:
+            return place
+    return -1
+
+
+@numba.njit(cache=True, nogil=True)
+def _clip(value: float) -> float:
+    return min(1.0, max(0.0, value))

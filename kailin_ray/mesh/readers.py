@@ -1,0 +1,163 @@
+"""Files that hold MeSH, to descriptors.
+
+A descriptor, as every reader gives it::
+
+    Descriptor("D003924", "Diabetes Mellitus, Type 2", ("C18.452.394.750.149", "C19.246.300"), ("NIDDM", ...))
+
+Four kinds of file, with or without gzip, told apart by what they hold and never by their names: NLM's descriptor XML
+(``desc2025.xml``), NLM's tree list (``mtrees2025.bin``, names only: there the name is the UI), OBO with tree numbers,
+and a tab-separated table.
+"""
+
+import csv
+import gzip
+import io
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import obonet
+from lxml import etree
+
+
+@dataclass(frozen=True, order=True)
+class Descriptor:
+    """One descriptor of MeSH; tree numbers and entry terms are sorted, each once."""
+
+    ui: str
+    name: str
+    tree_numbers: tuple[str, ...] = ()
+    entry_terms: tuple[str, ...] = ()
+    """Other names that mean it, without ``name``."""
+
+
+def descriptor(ui: str, name: str, tree_numbers: Iterable[str] = (), entry_terms: Iterable[str] = ()) -> Descriptor:
+    """A descriptor with its lists in order, white space around each of its strings taken off."""
+    trees = tuple(sorted({tree.strip() for tree in tree_numbers} - {""}))
+    terms = tuple(sorted({term.strip() for term in entry_terms} - {"", name.strip()}))
+    return Descriptor(ui.strip(), name.strip(), trees, terms)
+
+
+def read_descriptors(path: Path) -> Iterator[Descriptor]:
+    """Stream the descriptors of a file, whichever of the four kinds it is.
+
+    Raises ``ValueError`` that says what is wrong and, where there is one, in which line.
+    """
+    try:
+        with _open(path) as stream:
+            head = stream.read(1 << 16)
+        kind = _kind(head)
+        if kind is None:
+            raise ValueError(
+                "not MeSH: neither descriptor XML, nor a tree list (name;tree number), nor OBO, nor a tab-separated table"
+            )
+        with _open(path) as stream:
+            yield from _READERS[kind](stream)
+    except (etree.XMLSyntaxError, OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise ValueError(f"damaged: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def _open(path: Path) -> BinaryIO:
+    with path.open("rb") as stream:
+        magic = stream.read(2)
+    return cast(BinaryIO, gzip.open(path)) if magic == b"\x1f\x8b" else path.open("rb")
+
+
+_TREE_LINE = re.compile(rb"[^\t\n]+;[A-Z]\d+(\.\d+)*\s*(\n|$)")
+
+
+def _kind(head: bytes) -> str | None:
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if start.startswith(b"<"):
+        return "xml"
+    if start.startswith(b"format-version:") or b"\n[Term]" in b"\n" + start:
+        return "obo"
+    if _TREE_LINE.match(start):
+        return "mtrees"
+    return "table" if b"\t" in start.partition(b"\n")[0] else None
+
+
+# Nothing outside the file is read, no entity is expanded, and a bomb meets libxml2's limits.
+_SAFE: dict[str, Any] = {"resolve_entities": False, "no_network": True, "load_dtd": False, "huge_tree": False}
+
+
+def _read_xml(stream: BinaryIO) -> Iterator[Descriptor]:
+    root = None
+    for event, element in etree.iterparse(stream, events=("start", "end"), **_SAFE):
+        if root is None:
+            root = element
+            if root.tag != "DescriptorRecordSet":
+                raise ValueError(f"not MeSH: its root element is <{root.tag}>, not <DescriptorRecordSet>")
+        if event == "end" and element.tag == "DescriptorRecord":
+            ui, name = element.findtext("DescriptorUI"), element.findtext("DescriptorName/String")
+            if not ui or not name:
+                raise ValueError(f"line {element.sourceline}: a descriptor without UI or name")
+            trees = (node.text or "" for node in element.iterfind("TreeNumberList/TreeNumber"))
+            terms = (node.text or "" for node in element.iterfind("ConceptList/Concept/TermList/Term/String"))
+            yield descriptor(ui, name, trees, terms)
+            element.clear()
+            while element.getprevious() is not None:  # what was read leaves the memory
+                del root[0]
+
+
+def _read_mtrees(stream: BinaryIO) -> Iterator[Descriptor]:
+    trees: dict[str, list[str]] = {}
+    for number, line in enumerate(io.TextIOWrapper(stream, "utf-8-sig"), start=1):
+        if line.strip():
+            name, semicolon, tree = line.strip().rpartition(";")
+            if not semicolon or not name:
+                raise ValueError(f"line {number}: expected name;tree number, got {line.strip()[:60]!r}")
+            trees.setdefault(name, []).append(tree)
+    for name, held in trees.items():
+        yield descriptor(name, name, held)
+
+
+_SYNONYM = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_TREE_PROPERTY = re.compile(r'(\S*?)tree_?number\S*[\s:]\s*"?([A-Z]\d+(?:\.\d+)*)', re.IGNORECASE)
+_SUPPLEMENTARY = re.compile(r"C\d{6,}")
+
+
+def _read_obo(stream: BinaryIO) -> Iterator[Descriptor]:
+    # Tree numbers stand in a property_value or an xref called tree_number or treeNumber. They cannot be made from
+    # is_a: these lead from descriptor to descriptor and say nothing of which place leads to which.
+    try:
+        graph = obonet.read_obo(io.TextIOWrapper(stream, "utf-8-sig"))
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"damaged: {error}") from error
+    any_tree = False
+    for identifier, term in graph.nodes(data=True):
+        ui = str(identifier).rpartition(":")[2]
+        if not term or _SUPPLEMENTARY.fullmatch(ui):  # only named by others, or a supplementary concept
+            continue
+        found = [_TREE_PROPERTY.match(value) for value in (*term.get("property_value", ()), *term.get("xref", ()))]
+        trees = [match[2] for match in found if match]
+        any_tree |= bool(trees)
+        terms = [_SYNONYM.match(value) for value in term.get("synonym", ())]
+        yield descriptor(ui, term.get("name", ui), trees, (_unescaped(match[1]) for match in terms if match))
+    if not any_tree:
+        raise ValueError("no tree numbers: OBO must carry them as property_value: tree_number or as xref")
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\(.)", r"\1", text)
+
+
+def _read_table(stream: BinaryIO) -> Iterator[Descriptor]:
+    # With a header that names the columns, or without one: UI, name, entry terms, tree numbers.
+    columns = ["descriptor_ui", "name", "entry_terms", "tree_numbers"]
+    lines = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
+    for number, fields in enumerate(lines, start=1):
+        if number == 1 and "descriptor_ui" in fields:
+            columns = fields
+            continue
+        row = dict(zip(columns, fields, strict=False))
+        if not {"descriptor_ui", "name", "tree_numbers"} <= row.keys() or not row["descriptor_ui"]:
+            raise ValueError(f"line {number}: expected the columns {', '.join(columns)}, got {fields[:4]!r}")
+        trees, terms = row["tree_numbers"].split("|"), row.get("entry_terms", "").split("|")
+        yield descriptor(row["descriptor_ui"], row["name"], trees, terms)
+
+
+_READERS = {"xml": _read_xml, "mtrees": _read_mtrees, "obo": _read_obo, "table": _read_table}

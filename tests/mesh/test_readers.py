@@ -1,0 +1,168 @@
+"""Four kinds of file, one hierarchy."""
+
+import gzip
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import numpy as np
+import pytest
+
+from kailin_ray.mesh import MeshHierarchy, cache
+from kailin_ray.mesh.readers import Descriptor, descriptor, read_descriptors
+from tests.conftest import MESH, TOY
+
+ROWS = [descriptor(ui, name, trees, [f"{name}, Other", f"The <{name}> & Co"]) for ui, name, trees in TOY]
+HEADER = "descriptor_ui\tname\ttree_numbers\tentry_terms\n"
+
+
+def xml(rows: Sequence[Descriptor]) -> str:
+    """As NLM writes it: concepts with terms, white space, tree numbers in no order."""
+    records = ""
+    for row in rows:
+        trees = "".join(f"<TreeNumber>{tree}</TreeNumber>\n" for tree in reversed(row.tree_numbers))
+        terms = "".join(f"<Term><String>{escape(term)}</String></Term>" for term in (row.name, *row.entry_terms))
+        records += (
+            f"<DescriptorRecord DescriptorClass = '1'><DescriptorUI>{row.ui}</DescriptorUI>\n<DescriptorName>\n"
+            f"<String>{escape(row.name)}</String></DescriptorName>"
+            f"<AllowableQualifiersList><AllowableQualifier><QualifierReferredTo><QualifierUI>Q1</QualifierUI>"
+            f"<QualifierName><String>surgery</String></QualifierName></QualifierReferredTo></AllowableQualifier>"
+            f"</AllowableQualifiersList>"
+            + (f"<TreeNumberList>{trees}</TreeNumberList>" if trees else "")
+            + f"<ConceptList><Concept><TermList>{terms}</TermList></Concept></ConceptList></DescriptorRecord>\n"
+        )
+    return f'<?xml version="1.0"?>\n<DescriptorRecordSet LanguageCode = "eng">\n{records}</DescriptorRecordSet>\n'
+
+
+def obo(rows: Sequence[Descriptor]) -> str:
+    terms = ""
+    for row in rows:
+        terms += f"\n[Term]\nid: mesh:{row.ui}\nname: {row.name}\n"
+        terms += "".join(f'synonym: "{term}" EXACT []\n' for term in row.entry_terms)
+        # Two ways that are in use.
+        for number, tree in enumerate(row.tree_numbers):
+            way = f'property_value: tree_number "{tree}" xsd:string' if number % 2 else f"xref: MESH_TREE_NUMBER:{tree}"
+            terms += f"{way}\n"
+    return f"format-version: 1.2\nontology: mesh\n{terms}\n[Term]\nid: mesh:C000001\nname: a supplementary concept\n"
+
+
+def mtrees(rows: Sequence[Descriptor]) -> str:
+    lines = [(tree, row.name) for row in rows for tree in row.tree_numbers]
+    return "".join(f"{name};{tree}\n" for tree, name in sorted(lines))
+
+
+def table(rows: Sequence[Descriptor]) -> str:
+    lines = (f"{d.ui}\t{d.name}\t{'|'.join(d.tree_numbers)}\t{'|'.join(d.entry_terms)}\n" for d in rows)
+    return HEADER + "".join(lines)
+
+
+def bare_table(rows: Sequence[Descriptor]) -> str:
+    lines = (f"{d.ui}\t{d.name}\t{'|'.join(d.entry_terms)}\t{'|'.join(d.tree_numbers)}\n" for d in rows)
+    return "".join(lines)
+
+
+@pytest.mark.parametrize("write", [xml, obo, table, bare_table])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_every_kind_of_file_gives_the_same_hierarchy(
+    tmp_path: Path, write: Callable[[Sequence[Descriptor]], str], zipped: bool
+) -> None:
+    path = tmp_path / "some file"  # the name says nothing
+    content = write(ROWS).encode()
+    path.write_bytes(gzip.compress(content) if zipped else content)
+    mesh = MeshHierarchy.load(path)
+    assert mesh.equals(MeshHierarchy.from_descriptors(ROWS))
+    assert mesh.names.to_pylist() == [row.name for row in ROWS]
+    assert mesh.entry_terms.to_pylist()[0] == ["Neoplasms, Other", "The <Neoplasms> & Co"]
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_tree_list_gives_the_same_with_names_for_uis(tmp_path: Path, zipped: bool) -> None:
+    path = tmp_path / "mtrees.bin"
+    path.write_bytes(gzip.compress(mtrees(ROWS).encode()) if zipped else mtrees(ROWS).encode())
+    named = [Descriptor(row.name, row.name, row.tree_numbers) for row in ROWS if row.tree_numbers]
+    mesh = MeshHierarchy.load(path)
+    assert mesh.equals(MeshHierarchy.from_descriptors(named))
+    assert mesh.similarity("Lung Neoplasms", "Skin Neoplasms") == pytest.approx(np.log(10 / 3) / np.log(10))
+
+
+def test_the_same_for_all_of_mesh(tmp_path: Path) -> None:
+    rows = [row for row in read_descriptors(MESH) if row.tree_numbers]
+    expected = MeshHierarchy.from_descriptors(rows)
+    for name, write in (("xml", xml), ("obo", obo)):
+        (tmp_path / name).write_text(write(rows))
+        assert MeshHierarchy.load(tmp_path / name).equals(expected), name
+    (tmp_path / "mtrees").write_text(mtrees(rows))
+    listed = MeshHierarchy.load(tmp_path / "mtrees")
+    # The same tree over other UIs.
+    assert (listed.tree_numbers == expected.tree_numbers).all()
+    names = np.array(expected.names.to_pylist())
+    assert (listed.uis[listed.tree_holder] == np.char.encode(names[expected.tree_holder], "utf-8")).all()
+    one, two = (mesh.similarity(*uis) for mesh, uis in (
+        (expected, ("D003924", "D003922")), (listed, ("Diabetes Mellitus, Type 2", "Diabetes Mellitus, Type 1")),
+    ))  # fmt: skip
+    assert one == pytest.approx(two)
+
+
+BOMB = '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa">' + "".join(
+    f'<!ENTITY {chr(98 + i)} "{f"&{chr(97 + i)};" * 10}">' for i in range(9)
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"", "not MeSH"),
+        (b"hello\n", "not MeSH: neither"),
+        (b"<PubmedArticleSet></PubmedArticleSet>", "its root element is <PubmedArticleSet>"),
+        (xml(ROWS).encode()[:-200], "damaged"),
+        (xml(ROWS).encode().replace(b"<DescriptorUI>D11</DescriptorUI>", b""), "a descriptor without UI or name"),
+        (gzip.compress(xml(ROWS).encode())[:-40], "damaged"),
+        (b"\x1f\x8bnot gzip at all", "damaged"),
+        (b"<DescriptorRecordSet></DescriptorRecordSet>", "no descriptors"),
+        (b"format-version: 1.2\n\n[Term]\nid: mesh:D1\nname: One\nis_a: mesh:D2\n", "no tree numbers"),
+        (b"Neoplasms;C04\nno semicolon\n", "line 2: expected name;tree number"),
+        (b"just\tone column\n", "line 1: expected the columns"),
+        (b"D1\tOne\t\tC\xff1\n", "damaged"),
+        (b"D1\tOne\t\tC1.1\n", "orphan tree number, its parent missing: C1.1"),
+        (f"{BOMB}]>\n<DescriptorRecordSet><DescriptorRecord><DescriptorUI>D1</DescriptorUI><DescriptorName><String>"
+         "&j;</String></DescriptorName></DescriptorRecord></DescriptorRecordSet>".encode(), "a descriptor without UI or name"),
+        (b'<!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/passwd">]><DescriptorRecordSet><DescriptorRecord><DescriptorUI>'
+         b"D1</DescriptorUI><DescriptorName><String>&e;</String></DescriptorName></DescriptorRecord>"
+         b"</DescriptorRecordSet>", "a descriptor without UI or name"),
+    ],
+)  # fmt: skip
+def test_what_is_no_mesh_is_refused_by_name(tmp_path: Path, content: bytes, fault: str) -> None:
+    path = tmp_path / "mesh.file"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=fault) as refused:
+        MeshHierarchy.load(path)
+    assert "mesh.file" in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert list(tmp_path.iterdir()) == [path]  # nothing is kept of it
+
+
+def test_a_parsed_hierarchy_is_kept_beside_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "mesh.tsv"
+    path.write_text(table(ROWS))
+    first = MeshHierarchy.load(path)
+    kept = [file for file in tmp_path.iterdir() if file != path]
+    assert len(kept) == 1
+    parsed: list[Path] = []
+    monkeypatch.setattr("kailin_ray.mesh.hierarchy.read_descriptors", lambda p: parsed.append(p) or read_descriptors(p))
+    second = MeshHierarchy.load(path)
+    assert (parsed, second.equals(first)) == ([], True)
+    with pytest.raises(ValueError, match="read-only"):
+        second.counts[0] = 1
+    # Another content is another hierarchy, whatever the name and date.
+    path.write_text(table(ROWS[:-1]))
+    assert len(MeshHierarchy.load(path).uis) == len(ROWS) - 1
+    # A damaged copy is no loss.
+    damaged = cache.place(path, False)
+    damaged.write_bytes(damaged.read_bytes()[:-1000])
+    assert len(MeshHierarchy.load(path).uis) == len(ROWS) - 1
+    assert parsed == [path, path]
+    # What tolerates orphans is kept apart.
+    path.write_text(f"{table(ROWS)}D98\tOrphan\tC7.7\t\n")
+    assert len(MeshHierarchy.load(path, tolerate_orphans=True).uis) == len(ROWS) + 1
+    with pytest.raises(ValueError, match=r"orphan.*C7\.7"):
+        MeshHierarchy.load(path)
