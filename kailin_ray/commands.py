@@ -94,7 +94,7 @@ def index(config: IndexConfig) -> int:
 def distill(config: DistillConfig) -> int:
     """Documents to records, then the run's manifest and its summary."""
     documents = read_manifest(config.documents, "documents", "documents", "ingest")
-    if not documents["num_with_mesh"]:
+    if config.evaluation.by == "rule" and not documents["num_with_mesh"]:
         raise ConfigError(f"documents: {config.documents} has no document with MeSH headings; the MeSH rule needs them")
     index = read_manifest(config.index, "index", "index", "index")
     _check_encoder(config, index)
@@ -107,7 +107,11 @@ def distill(config: DistillConfig) -> int:
     from kailin_ray import manifest, pipeline
     from kailin_ray.report import report as summary
 
-    mesh = pipeline.load_mesh(config)
+    mesh, mesh_note = pipeline.load_mesh(config)
+    headings = mesh_note["corpus_headings"]
+    if headings["unknown"]:
+        names = ", ".join(f"{one['name']} ({one['documents']:,})" for one in headings["most_frequent_unknown"])
+        print(f"mesh: {headings['unknown']:,} of the corpus' headings are unknown to {config.mesh.name}: {names}, ...")
     with locked(config.out):
         checksums = manifest.open_run(config)
         work = pipeline.find_work(config)
@@ -116,7 +120,7 @@ def distill(config: DistillConfig) -> int:
             (config.out / "manifest.json").unlink(missing_ok=True)
             seconds = _work(config, work, mesh)
             pipeline.check_complete(config, work)
-            manifest.write_manifest(config, checksums, seconds, len(work.done))
+            manifest.write_manifest(config, checksums, seconds, len(work.done), mesh, mesh_note)
         else:
             print(f"{config.out}: complete, nothing to do")
     print(summary(config.out, examples=0))

@@ -86,13 +86,28 @@ class Retrieval:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Judge:
+    """The evaluation agent's language model as a judge."""
+
+    form: Literal["pairwise", "pointwise"]
+    """Which of two candidates is better, asked in both orders; or whether each of them suits, asked alone."""
+    min_margin: Fraction
+    """The judge abstains under this difference of the candidates' probabilities."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Evaluation:
     """The evaluation agent."""
 
-    measure: Literal["lin"]
+    by: Literal["rule", "judge", "rule_then_judge"]
+    """Who prefers; rule_then_judge asks the judge only where the rule abstains."""
+    measure: Literal["resnik", "lin", "jc", "rel", "kailin"]
+    """Of the rule: similarity of two descriptors; see ``mesh/similarity.py``."""
     aggregate: Literal["bma", "mean"]
+    """Of the rule: similarity of two sets of descriptors."""
     min_margin: Annotated[float, Field(ge=0.0)]
     """The rule abstains under this margin."""
+    judge: Judge
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -162,6 +177,8 @@ class DistillConfig:
     documents: Path
     index: Path
     mesh: Path
+    tolerate_orphans: bool
+    """Accept tree numbers of the MeSH file whose parent is missing, as in subsets."""
     out: Path
     limit: Positive | None
     """Distil the first so many documents only."""
@@ -179,6 +196,8 @@ class PublishConfig:
 
     run: Path
     out: Path
+    judge_min_margin: Annotated[float, Field(ge=0.0)]
+    """The rule's margin from which on its preference trains the judge."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

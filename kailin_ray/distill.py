@@ -16,7 +16,7 @@ import pyarrow as pa
 import ray
 
 from kailin_ray.agents import answer, evaluation, question
-from kailin_ray.agents.preamble import DECISIONS
+from kailin_ray.agents.preamble import DECISIONS, SIDES, VERDICTS
 from kailin_ray.config import DistillConfig, QuestionAgent
 from kailin_ray.generation import EngineDeadError, Generation, PromptTooLongError
 from kailin_ray.mesh import MeshHierarchy
@@ -30,6 +30,8 @@ Document = dict[str, Any]
 Search = Callable[[str, int, int | None], Awaitable[list[Hit]]]
 
 DETAIL_CHARS = 500
+VERDICTS_TO_LOG = 5
+"""Of each engine's first verdicts the probabilities are written to its log."""
 
 
 class RejectedRowError(Exception):
@@ -47,6 +49,8 @@ class Candidate:
     agent: str
     question: str
     hits: list[Hit]
+    contexts: list[str]
+    """What the other agents are shown of the hits."""
     mesh_score: float | None
 
 
@@ -58,6 +62,11 @@ class Distiller:
     engine: "Engine"
     search: Search
     mesh: MeshHierarchy
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether this run has a pointwise judge; answers then go on from its prompts."""
+        return self.config.evaluation.by != "rule" and self.config.evaluation.judge.form == "pointwise"
 
     async def record(self, document: Document) -> dict[str, Any]:
         """Walk one document through all agents; return its record. Only a dead engine raises."""
@@ -78,7 +87,7 @@ class Distiller:
         if not document["abstract"]:
             raise RejectedRowError("no_abstract")
         source = [heading["ui"] for heading in document["mesh"]]
-        if len(self.mesh.placed(source)) == 0:
+        if self.config.evaluation.by == "rule" and len(self.mesh.placed(source)) == 0:
             raise RejectedRowError("no_mesh", f"{len(source)} MeSH headings")
         agents = {"general": self.config.model.general, "biomedical": self.config.model.biomedical}
         asked = (self._candidate(row, name, agent, source) for name, agent in agents.items())
@@ -91,14 +100,55 @@ class Distiller:
             detail = "; ".join(str(one) for one in made)
             raise RejectedRowError("no_contexts" if "no_contexts: " in detail else "no_valid_question", detail)
         row.columns["candidates"] = [_candidate_row(one) for one in candidates]
-        # Two agents that ask the same question leave nothing to prefer.
-        distinct = {one.question: one for one in reversed(candidates)}
-        scores = [one.mesh_score for one in candidates] if len(distinct) > 1 else [candidates[0].mesh_score]
-        verdict = evaluation.mesh_rule(scores, self.config.evaluation.min_margin)
+        verdict = await self._evaluate(row, candidates)
         row.columns |= {"preferred": verdict.preferred, "preferred_by": verdict.by, "margin": verdict.margin}
         if verdict.preferred is None:
-            raise RejectedRowError("no_preference", f"MeSH scores {scores}")
+            fields = ("mesh_score", "judge_probability")
+            scores = "; ".join(f"{name} {[c[name] for c in row.columns['candidates']]}" for name in fields)
+            raise RejectedRowError("no_preference", scores)
         await self._answer(row, candidates[verdict.preferred])
+
+    async def _evaluate(self, row: "_Row", candidates: list[Candidate]) -> evaluation.Verdict:
+        """Which candidate is preferred; fills in the judge's columns."""
+        # Two agents that ask the same question leave nothing to prefer.
+        if len({one.question for one in candidates}) < 2:
+            return evaluation.ONLY
+        settings = self.config.evaluation
+        if settings.by != "judge":
+            verdict = evaluation.prefer([one.mesh_score for one in candidates], settings.min_margin, "rule")
+            if verdict.preferred is not None or settings.by == "rule":
+                return verdict
+        probabilities, orders = await self._judge(row, candidates)
+        row.columns["judge_orders"] = orders
+        for column, probability in zip(row.columns["candidates"], probabilities, strict=True):
+            column["judge_probability"] = probability
+        return evaluation.prefer(probabilities, settings.judge.min_margin, "judge")
+
+    async def _judge(self, row: "_Row", candidates: list[Candidate]) -> tuple[list[float], list[float] | None]:
+        """Each candidate's probability, and of a pairwise judge that of the first candidate in either order."""
+        shown = [(one.question, list(one.contexts)) for one in candidates]
+        while True:
+            if self.pointwise:
+                words: Sequence[str] = VERDICTS
+                prompts = [evaluation.pointwise_messages(row.document, one) for one in shown]
+            else:
+                words = SIDES
+                prompts = [evaluation.pairwise_messages(row.document, *pair) for pair in (shown, shown[::-1])]
+            try:
+                asked = await asyncio.gather(*(self.engine.choose(messages, words) for messages in prompts))
+                break
+            except PromptTooLongError as error:
+                if not any(contexts for _, contexts in shown):
+                    raise RejectedRowError("abstract_too_long", str(error)) from error
+                for _, contexts in shown:
+                    del contexts[-1:]
+        for call in asked:
+            row.count("judge", call)
+        if self.pointwise:
+            return [call.probabilities[VERDICTS[0]] for call in asked], None
+        orders = [call.probabilities[side] for call, side in zip(asked, SIDES, strict=True)]
+        first = sum(orders) / 2
+        return [first, 1 - first], orders
 
     async def _candidate(
         self, row: "_Row", name: str, agent: QuestionAgent, source: Sequence[str]
@@ -122,15 +172,16 @@ class Distiller:
             return f"{name}: no_contexts: {asked.text[:150]!r}"
         rule = self.config.evaluation
         scores = self.mesh.score([source] * len(hits), [hit.mesh for hit in hits], rule.measure, rule.aggregate)
-        return Candidate(name, asked.text, hits, evaluation.candidate_score(scores.tolist()))
+        contexts = [_shown(hit, retrieval.max_context_words) for hit in hits]
+        return Candidate(name, asked.text, hits, contexts, evaluation.candidate_score(scores.to_pylist()))
 
     async def _answer(self, row: "_Row", preferred: Candidate) -> None:
         asked, agent = preferred.question, self.config.model.answer
-        contexts = [_shown(hit, self.config.retrieval.max_context_words) for hit in preferred.hits]
+        contexts = list(preferred.contexts)
         while True:
             try:
                 given = await self.engine.generate(
-                    answer.messages(row.document, asked, contexts), _sampling(agent.sampling)
+                    answer.messages(row.document, asked, contexts, self.pointwise), _sampling(agent.sampling)
                 )
                 break
             except PromptTooLongError as error:
@@ -146,7 +197,7 @@ class Distiller:
         if question.is_yes_no(asked):
             try:
                 decided = await self.engine.choose(
-                    answer.decision_messages(row.document, asked, contexts, given.text), DECISIONS
+                    answer.decision_messages(row.document, asked, contexts, given.text, self.pointwise), DECISIONS
                 )
             except PromptTooLongError as error:
                 raise RejectedRowError("abstract_too_long", str(error)) from error
@@ -180,7 +231,10 @@ def _candidate_row(one: Candidate) -> dict[str, Any]:
     return {
         "agent": one.agent,
         "question": one.question,
-        "contexts": [{"pmid": hit.pmid, "score": hit.score} for hit in one.hits],
+        "contexts": [
+            {"pmid": hit.pmid, "score": hit.score, "text": text}
+            for hit, text in zip(one.hits, one.contexts, strict=True)
+        ],
         "mesh_score": one.mesh_score,
         "judge_probability": None,
     }
@@ -227,7 +281,8 @@ class DistillActor:
 
         started = time.monotonic()
         progress.engine_starts.remote()
-        engine = Engine(config.model.path, config.model.revision, config.model.engine)
+        judges = config.evaluation.by != "rule"
+        engine = Engine(config.model.path, config.model.revision, config.model.engine, float32_head=judges)
 
         async def search(text: str, k: int, exclude: int | None) -> list[Hit]:
             found: list[Hit] = await retriever.search.remote(text, k, exclude)
@@ -235,6 +290,7 @@ class DistillActor:
 
         ray.get(retriever.ready.remote())
         self._distiller = Distiller(config, engine, search, ray.get(mesh))
+        self._verdicts_to_log = VERDICTS_TO_LOG
         self._progress = progress
         progress.engine_ready.remote(time.monotonic() - started)
 
@@ -248,8 +304,24 @@ class DistillActor:
 
     async def _record(self, document: Document) -> dict[str, Any]:
         record = await self._distiller.record(document)
+        if self._verdicts_to_log and (line := judged(record)):
+            self._verdicts_to_log -= 1
+            print(line, flush=True)
         self._progress.row_done.remote(record["status"])
         return record
+
+
+def judged(record: dict[str, Any]) -> str | None:
+    """What the judge thought of a row, for the log."""
+    candidates = record.get("candidates") or []
+    if not candidates or candidates[0]["judge_probability"] is None:
+        return None
+    means = ", ".join(f"{one['agent']} {one['judge_probability']:.3f}" for one in candidates)
+    orders = record.get("judge_orders")
+    shown = f"P({candidates[0]['agent']}) shown first {orders[0]:.3f}, shown second {orders[1]:.3f}; " if orders else ""
+    preferred = record.get("preferred")
+    verdict = "abstains" if preferred is None else f"prefers {candidates[preferred]['agent']} by {record['margin']:.3f}"
+    return f"judge: PMID {record['pmid']}: {shown}{means}; {verdict}"
 
 
 def _send_output_to(log: Path) -> None:

@@ -29,10 +29,18 @@ _MARK = "\ue0ff"
 class Engine:
     """One vLLM engine in this process's charge. Many calls may be in flight at once."""
 
-    def __init__(self, model: str, revision: str | None, engine_args: dict[str, Any]):
-        """Start the engine; returns when it can serve. ``engine_args`` go to vLLM untouched."""
+    def __init__(self, model: str, revision: str | None, engine_args: dict[str, Any], float32_head: bool = False):
+        """Start the engine; returns when it can serve. ``engine_args`` go to vLLM untouched.
+
+        ``float32_head`` computes the logits in float32: in bfloat16 they come in steps of 1/8 or more, which makes ties
+        of probabilities that differ. It needs a model whose head is not quantized.
+        """
         # Weights are data from outside: safetensors only, unless the user's own arguments say otherwise.
         defaults: dict[str, Any] = {"load_format": "safetensors", "enable_prefix_caching": True}
+        if float32_head:
+            engine_args = engine_args | {
+                "hf_overrides": {"head_dtype": "float32"} | engine_args.get("hf_overrides", {})
+            }
         args = AsyncEngineArgs(model=model, revision=revision, **(defaults | engine_args))
         self._llm = AsyncLLM.from_engine_args(args)
         self._tokenizer = AutoTokenizer.from_pretrained(

@@ -170,18 +170,20 @@ def _chunks(citations: Iterator[Citation], source: str, number: int) -> Iterator
         yield chunk
 
 
-def _merge(folder: Path, require: tuple[str, ...], terminal: TextIO) -> tuple[Counter[str], Counter[str]]:
+def _merge(folder: Path, require: tuple[str, ...], terminal: TextIO) -> tuple[Counter[str], dict[str, dict[str, Any]]]:
+    """Counts, and of each descriptor, by its UI, the name and the number of documents that have it."""
     buckets = [{"bucket": str(path)} for path in sorted((folder / "dealt").iterdir()) if any(path.iterdir())]
     merged = ray.data.from_items(buckets, override_num_blocks=len(buckets)).map(
         merge_bucket, fn_kwargs={"folder": str(folder), "require": list(require)}
     )
     counts: Counter[str] = Counter()
-    descriptors: Counter[str] = Counter()
+    descriptors: dict[str, dict[str, Any]] = {}
     with progress_bar(terminal, "ingest: written", len(buckets), unit=" parts") as bar:
         for row in merged.iter_rows():
             bar.update()
             counts.update({key: value or 0 for key, value in row["counts"].items()})
-            descriptors.update(dict(zip(row["uis"], row["documents"], strict=True)))
+            for ui, name, number in zip(row["uis"], row["names"], row["documents"], strict=True):
+                descriptors.setdefault(ui, {"name": name, "documents": 0})["documents"] += number
     shutil.rmtree(folder / "dealt")
     return counts, descriptors
 
@@ -207,8 +209,10 @@ def merge_bucket(item: dict[str, Any], folder: str, require: list[str]) -> dict[
     if documents.num_rows:
         with atomic_file(Path(folder, f"part-{bucket.name}.parquet")) as partial:
             pq.write_table(documents.select(DOCUMENTS.names), partial, compression="zstd", row_group_size=ROW_GROUP)
-    uis = pc.struct_field(pc.list_flatten(documents["mesh"].combine_chunks()), "ui").value_counts()
-    return {"counts": counts, "uis": uis.field("values").to_pylist(), "documents": uis.field("counts").to_pylist()}
+    headings = pa.Table.from_struct_array(pc.list_flatten(documents["mesh"].combine_chunks()))
+    descriptors = headings.group_by("ui").aggregate([("ui", "count"), ("name", "max")])
+    columns = {"uis": "ui", "names": "name_max", "documents": "ui_count"}
+    return {"counts": counts, **{key: descriptors[column].to_pylist() for key, column in columns.items()}}
 
 
 def latest_rows(table: pa.Table) -> tuple[np.ndarray, int]:

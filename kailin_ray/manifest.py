@@ -8,14 +8,16 @@ import importlib.metadata
 import platform
 import shutil
 import subprocess
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from kailin_ray import __version__
 from kailin_ray.config import ConfigError, DistillConfig, settings
+from kailin_ray.counts import count_records
 from kailin_ray.files import read_json, sha256, write_json
-from kailin_ray.pipeline import records
+from kailin_ray.mesh import MeshHierarchy
+from kailin_ray.mesh.coverage import coverage
+from kailin_ray.picture import draw_coverage
 from kailin_ray.schema import STATUSES
 
 # What a run may change between two calls into one folder: where and how much, not what.
@@ -68,34 +70,36 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def write_manifest(
-    config: DistillConfig, checksums: dict[str, str], seconds: dict[str, float], num_resumed: int
+    config: DistillConfig,
+    checksums: dict[str, str],
+    seconds: dict[str, float],
+    num_resumed: int,
+    mesh: MeshHierarchy,
+    mesh_note: dict[str, Any],
 ) -> dict[str, Any]:
-    """Count a run's records and write its manifest; return it."""
-    status: Counter[str] = Counter()
-    reason: Counter[str] = Counter()
-    tokens: dict[str, Counter[str]] = {}
-    for batch in records(config.out).to_batches(columns=["status", "reason", "usage"]):
-        status.update(batch["status"].to_pylist())
-        reason.update(value for value in batch["reason"].to_pylist() if value)
-        for call in batch["usage"].flatten().to_pylist():
-            agent = tokens.setdefault(call["agent"], Counter())
-            agent.update(calls=1, **{key: call[f"{key}_tokens"] for key in ("prompt", "cached", "completion")})
-    total = sum(tokens.values(), Counter())
-    num_documents = sum(status.values())
+    """Count a run's records, draw their coverage, and write the run's manifest; return it."""
+    counts = count_records(config.out, config.evaluation)
+    spread = coverage(mesh, **counts["headings"])
+    draw_coverage(spread, config.out / "coverage.png")
+    num_documents = sum(counts["status"].values())
+    by_agent = counts["tokens"]
     manifest = {
         "kind": "run",
         "num_documents": num_documents,
         "num_resumed": num_resumed,
-        "num_by_status": {name: status[name] for name in STATUSES},
-        "num_by_reason": dict(reason.most_common()),
+        "num_by_status": {name: counts["status"].get(name, 0) for name in STATUSES},
+        "num_by_reason": counts["reason"],
+        "evaluation": {name: counts[name] for name in ("preferred_by", "agreement", "position_bias")},
         "tokens": {
-            **{key: total[key] for key in ("prompt", "cached", "completion")},
-            "by_agent": {name: dict(counts) for name, counts in sorted(tokens.items())},
+            **{key: sum(used[key] for used in by_agent.values()) for key in ("prompt", "cached", "completion")},
+            "by_agent": by_agent,
         },
         "seconds": seconds,
         "abstracts_per_second": round((num_documents - num_resumed) / seconds["distill"], 3)
         if seconds["distill"]
         else 0,
+        "mesh": mesh_note,
+        "coverage": spread,
         "config": settings(config),
         "sha256": checksums,
         "documents": read_json(config.documents / "manifest.json")["sha256"],

@@ -103,7 +103,6 @@ def distill(config: DistillConfig, work: Work, mesh: MeshHierarchy, terminal: Te
     progress: Any = ray.remote(num_cpus=0)(Progress).remote()
     for stale in (out / "records").glob(".*.partial"):
         stale.unlink()
-    _ = mesh.information_content  # worked out once, here, so that the actors share it too
     actor = {
         "config": config,
         "mesh": ray.put(mesh),
@@ -153,16 +152,37 @@ def distill(config: DistillConfig, work: Work, mesh: MeshHierarchy, terminal: Te
     }
 
 
-def load_mesh(config: DistillConfig) -> MeshHierarchy:
-    """The hierarchy with the information content of the corpus that the documents are.
+def load_mesh(config: DistillConfig) -> tuple[MeshHierarchy, dict[str, Any]]:
+    """The hierarchy with the information content of the corpus that the documents are; and a note for the manifest.
+
+    A heading whose UI the hierarchy does not know is looked up by its name; what stays unknown is counted.
 
     Raises ``ConfigError`` if the file holds no hierarchy.
     """
     try:
-        hierarchy = MeshHierarchy.load(config.mesh)
+        hierarchy = MeshHierarchy.load(config.mesh, config.tolerate_orphans)
     except ValueError as error:
         raise ConfigError(f"mesh: {error}") from error
-    return hierarchy.with_counts(read_json(config.documents / "descriptors.json"))
+    corpus: dict[str, dict[str, Any]] = read_json(config.documents / "descriptors.json")
+    if not all(isinstance(heading, dict) for heading in corpus.values()):
+        raise ConfigError(f"documents: {config.documents} was made by an older version; ingest anew")
+    missing = [ui for ui, number in zip(corpus, hierarchy.find(list(corpus)), strict=True) if number < 0]
+    numbers = hierarchy.find_names([corpus[ui]["name"] for ui in missing]).tolist() if missing else []
+    aliases = {ui: number for ui, number in zip(missing, numbers, strict=True) if number >= 0}
+    unknown = sorted((corpus[ui] for ui in missing if ui not in aliases), key=lambda one: -one["documents"])
+    note = {
+        "num_descriptors": len(hierarchy.uis),
+        "num_tree_numbers": len(hierarchy.tree_numbers),
+        "corpus_headings": {
+            "known": len(corpus) - len(missing),
+            "known_by_name": len(aliases),
+            "unknown": len(unknown),
+            "documents_with_unknown": sum(heading["documents"] for heading in unknown),
+            "most_frequent_unknown": unknown[:5],
+        },
+    }
+    counts = {ui: heading["documents"] for ui, heading in corpus.items()}
+    return hierarchy.with_aliases(aliases).with_counts(counts), note
 
 
 def start_retriever(config: DistillConfig) -> Any:

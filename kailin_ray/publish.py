@@ -1,9 +1,11 @@
 """A run's records to a Hugging Face dataset folder: one config a use, and a card.
 
-``triples`` (default), ``sft`` (prompt, completion), ``preference`` (prompt, chosen, rejected, margin; the prompt and
-both sides as messages, exactly TRL's conversational format), ``pretrain`` (text), ``rejected``.
+``triples`` (default), ``sft`` (prompt, completion), ``preference`` (prompt, chosen, rejected, and who preferred by
+what margin), ``judge`` (prompt, completion A or B: what trains the judge), ``pretrain`` (text), ``rejected``. Prompts
+and sides of ``preference`` and ``judge`` are messages, exactly TRL's conversational format.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from kailin_ray.agents import preamble
+from kailin_ray.agents import evaluation, preamble
 from kailin_ray.agents.preamble import TASKS, ask
 from kailin_ray.config import ConfigError, PublishConfig
 from kailin_ray.files import atomic_folder, read_manifest
@@ -24,6 +26,7 @@ ROWS_PER_FILE = 200_000
 
 Record = dict[str, Any]
 
+_SCORES = ("mesh_score", "judge_probability")
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
 SCHEMAS = {
@@ -47,7 +50,18 @@ SCHEMAS = {
     ),
     "sft": pa.schema([("prompt", pa.string()), ("completion", pa.string())]),
     "preference": pa.schema(
-        [("prompt", _MESSAGES), ("chosen", _MESSAGES), ("rejected", _MESSAGES), ("margin", pa.float64())]
+        [
+            ("prompt", _MESSAGES),
+            ("chosen", _MESSAGES),
+            ("rejected", _MESSAGES),
+            ("margin", pa.float64()),
+            ("preferred_by", pa.string()),
+            *((f"{score}_{side}", pa.float64()) for score in _SCORES for side in ("chosen", "rejected")),
+            ("pmid", pa.int64()),
+        ]
+    ),
+    "judge": pa.schema(
+        [("prompt", _MESSAGES), ("completion", _MESSAGES), ("margin", pa.float64()), ("pmid", pa.int64())]
     ),
     "pretrain": pa.schema([("text", pa.string())]),
     "rejected": pa.schema(
@@ -92,13 +106,44 @@ def preference(record: Record) -> Record | None:
     """The preferred question and the other one, for the same abstract; None where nothing was compared."""
     if record["preferred_by"] == "only" or record["margin"] is None:
         return None
-    chosen, rejected = (record["candidates"][i]["question"] for i in (record["preferred"], 1 - record["preferred"]))
+    sides = {
+        "chosen": record["candidates"][record["preferred"]],
+        "rejected": record["candidates"][1 - record["preferred"]],
+    }
     return {
         "prompt": preamble.bare_prompt(record, TASKS["any"]),
-        "chosen": [ask("assistant", chosen)],
-        "rejected": [ask("assistant", rejected)],
-        "margin": record["margin"],
+        **{side: [ask("assistant", candidate["question"])] for side, candidate in sides.items()},
+        **{name: record[name] for name in ("margin", "preferred_by", "pmid")},
+        **{f"{score}_{side}": candidate[score] for score in _SCORES for side, candidate in sides.items()},
     }
+
+
+def judge(record: Record, min_margin: float) -> list[Record]:
+    """The rule's preference as two examples for the judge, the candidates in either order; none under ``min_margin``.
+
+    The rule's own scores count, whoever preferred, and whatever became of the answer.
+    """
+    candidates = record["candidates"] or []
+    if len({candidate["question"] for candidate in candidates}) < 2:
+        return []
+    verdict = evaluation.prefer([candidate["mesh_score"] for candidate in candidates], min_margin, "rule")
+    if verdict.preferred is None:
+        return []
+    shown = [(one["question"], [context["text"] for context in one["contexts"]]) for one in candidates]
+    return [
+        {
+            "prompt": preamble.bare_prompt(record, preamble.compare_task(shown[first], shown[1 - first])),
+            "completion": [ask("assistant", preamble.SIDES[first != verdict.preferred])],
+            "margin": verdict.margin,
+            "pmid": record["pmid"],
+        }
+        for first in (0, 1)
+    ]
+
+
+def held_out(pmid: int) -> bool:
+    """Whether an abstract belongs to the test split: one in ten, by a hash, so the same in every run."""
+    return int.from_bytes(hashlib.sha256(str(pmid).encode()).digest()[:4]) % 10 == 0
 
 
 def pretrain(record: Record) -> Record:
@@ -137,30 +182,39 @@ def publish(config: PublishConfig) -> dict[str, int]:
         raise ConfigError(f"out: {config.out} exists; remove it or choose another")
     manifest = read_manifest(config.run, "run", "run", "distill")
     with atomic_folder(config.out.absolute()) as folder:
-        writers = {name: _Writer(folder / name, schema) for name, schema in SCHEMAS.items()}
+        writers = {(name, "train"): _Writer(folder / name, "train", schema) for name, schema in SCHEMAS.items()}
+        writers["judge", "test"] = _Writer(folder / "judge", "test", SCHEMAS["judge"])
         samples: list[Record] = []
-        for rows in _accepted_and_rejected(config.run):
-            for name, made in rows.items():
-                writers[name].write(made)
-            samples += rows["triples"][: 3 - len(samples)]
-        counts = {name: writer.close() for name, writer in writers.items()}
+        for rows in _made(config):
+            for key, made in rows.items():
+                writers[key].write(made)
+            samples += rows["triples", "train"][: 3 - len(samples)]
+        counts: dict[str, dict[str, int]] = {name: {} for name in SCHEMAS}
+        for (name, split), writer in writers.items():
+            counts[name][split] = writer.close()
         _card(manifest, counts, samples).save(folder / "README.md")
-    return counts
+    return {name: sum(splits.values()) for name, splits in counts.items()}
 
 
-def _accepted_and_rejected(run: Path) -> Iterator[dict[str, list[Record]]]:
-    for batch in records(run).to_batches(batch_size=ROWS_AT_ONCE):
+def _made(config: PublishConfig) -> Iterator[dict[tuple[str, str], list[Record]]]:
+    """Batch by batch, the rows of each config and split."""
+    for batch in records(config.run).to_batches(batch_size=ROWS_AT_ONCE):
         rows = batch.to_pylist()
         accepted = [row for row in rows if row["status"] == OK]
-        made = {name: [row for row in map(make, accepted) if row] for name, make in ACCEPTED.items()}
-        yield made | {"rejected": [rejected(row) for row in rows if row["status"] != OK]}
+        made = {(name, "train"): [row for row in map(make, accepted) if row] for name, make in ACCEPTED.items()}
+        compared = [example for row in rows for example in judge(row, config.judge_min_margin)]
+        yield made | {
+            ("rejected", "train"): [rejected(row) for row in rows if row["status"] != OK],
+            ("judge", "train"): [example for example in compared if not held_out(example["pmid"])],
+            ("judge", "test"): [example for example in compared if held_out(example["pmid"])],
+        }
 
 
 class _Writer:
-    """Parquet shards of one config, in row groups of a useful size; no folder where there is no row."""
+    """Parquet shards of one split of a config, in row groups of a useful size; no file where there is no row."""
 
-    def __init__(self, folder: Path, schema: pa.Schema):
-        self._folder, self._schema = folder, schema
+    def __init__(self, folder: Path, split: str, schema: pa.Schema):
+        self._folder, self._split, self._schema = folder, split, schema
         self._waiting: list[Record] = []
         self._total = 0
         self._file: pq.ParquetWriter | None = None
@@ -180,7 +234,7 @@ class _Writer:
     def _flush(self) -> None:
         if self._file is None:
             self._folder.mkdir(exist_ok=True)
-            path = self._folder / f"train-{self._total // ROWS_PER_FILE:05}.parquet"
+            path = self._folder / f"{self._split}-{self._total // ROWS_PER_FILE:05}.parquet"
             self._file = pq.ParquetWriter(path, self._schema, compression="zstd")
         self._file.write_table(pa.Table.from_pylist(self._waiting, self._schema))
         before, self._total = self._total, self._total + len(self._waiting)
@@ -190,7 +244,7 @@ class _Writer:
             self._file = None
 
 
-def _card(manifest: dict[str, Any], counts: dict[str, int], samples: list[Record]) -> DatasetCard:
+def _card(manifest: dict[str, Any], counts: dict[str, dict[str, int]], samples: list[Record]) -> DatasetCard:
     data = DatasetCardData(
         language="en",
         license="other",
@@ -202,22 +256,27 @@ def _card(manifest: dict[str, Any], counts: dict[str, int], samples: list[Record
         configs=[
             {
                 "config_name": name,
-                "data_files": [{"split": "train", "path": f"{name}/*.parquet"}],
+                # `datasets` cannot load a config or split without rows.
+                "data_files": [
+                    {"split": split, "path": f"{name}/{split}-*.parquet"} for split, number in splits.items() if number
+                ],
                 **({"default": True} if name == "triples" else {}),
             }
-            for name, number in counts.items()
-            if number  # `datasets` cannot load a config without rows
+            for name, splits in counts.items()
+            if any(splits.values())
         ],
     )
     model, statuses = manifest["config"]["model"]["path"], manifest["num_by_status"]
     reasons = "\n".join(f"| {reason} | {number:,} |" for reason, number in manifest["num_by_reason"].items())
-    configs = "\n".join(f"| `{name}` | {number:,} | {_USES[name]} |" for name, number in counts.items())
+    configs = "\n".join(f"| `{name}` | {sum(splits.values()):,} | {_USES[name]} |" for name, splits in counts.items())
     shown = "\n\n".join(
         f"**PMID {row['pmid']}**, {row['title']}\n\n> **Q** {row['question']}\n>\n> **A** {row['answer']}"
         for row in samples
     )
     sources = list(manifest["documents"])
-    evaluation, retrieval = manifest["config"]["evaluation"], manifest["config"]["retrieval"]
+    preferred = ", ".join(f"{by} {number:,}" for by, number in manifest["evaluation"]["preferred_by"].items()) or "none"
+    rule, retrieval = manifest["config"]["evaluation"], manifest["config"]["retrieval"]
+    coverage = manifest["coverage"]["categories"]
     text = f"""---
 {data.to_yaml()}
 ---
@@ -250,7 +309,10 @@ load_dataset("path/to/this/folder", "sft")
 {reasons}
 
 - model: `{Path(model).name}` (`{manifest["sha256"]["model"][:16]}`)
-- MeSH similarity: {evaluation["measure"]}, {evaluation["aggregate"]}; contexts: {retrieval["top_k"]} a question
+- preferred by: {preferred}; MeSH similarity: {rule["measure"]}, {rule["aggregate"]}
+- contexts: {retrieval["top_k"]} a question
+- of the {coverage["num_in_corpus"]} second-level MeSH branches of the corpus the accepted abstracts reach \
+{coverage["num_reached"]}
 - source files: {", ".join(f"`{name}`" for name in sources[:5])}{" and more" if len(sources) > 5 else ""}
 
 ## Samples
@@ -269,7 +331,8 @@ it may not reflect the most current data available from NLM. Abstracts may be th
 _USES = {
     "triples": "question, contexts and answer, with their sources",
     "sft": "supervised fine-tuning: `prompt`, `completion`",
-    "preference": "DPO of the question agent: `prompt`, `chosen`, `rejected` (messages), `margin`",
+    "preference": "DPO of the question agent: `prompt`, `chosen`, `rejected` (messages), margin, who preferred",
+    "judge": "fine-tuning the judge: `prompt`, `completion` (messages); the MeSH rule's preference, as A or B",
     "pretrain": "continued pretraining: `text`",
     "rejected": "what was not accepted, and why",
 }

@@ -25,6 +25,11 @@ def _summary(manifest: dict[str, Any]) -> list[str]:
     if manifest["num_by_reason"]:
         lines.append("not accepted because")
         lines += [f"  {number:>5,}  {name}: {REASONS[name]}" for name, number in manifest["num_by_reason"].items()]
+    lines += _evaluation(manifest["evaluation"])
+    for name, label in (("letters", "categories"), ("categories", "second-level branches")):
+        level = manifest["coverage"][name]
+        apart = "" if level["divergence"] is None else f", divergence {level['divergence']:.3f} bits"
+        lines.append(f"coverage    {level['num_reached']} of the corpus' {level['num_in_corpus']} MeSH {label}{apart}")
     lines.append(f"tokens      {'calls':>8} {'prompt':>10} {'cached':>10} {'completion':>11}")
     for name, used in [*tokens["by_agent"].items(), ("all", tokens)]:
         counts = f"{used['prompt']:>10,} {used['cached']:>10,} {used['completion']:>11,}"
@@ -34,6 +39,21 @@ def _summary(manifest: dict[str, Any]) -> list[str]:
         f"time        {seconds['total']:.0f} s, of which {seconds['engine_start']:.0f} s engine start; "
         f"{manifest['abstracts_per_second']:.2f} abstracts/s once started"
     )
+    return lines
+
+
+def _evaluation(found: dict[str, Any]) -> list[str]:
+    by = ", ".join(f"{name} {number:,}" for name, number in found["preferred_by"].items())
+    lines = [f"preferred by  {by}"] if by else []
+    same, bias = found["agreement"], found["position_bias"]
+    if same["rows"]:
+        kappa = "-" if same["cohens_kappa"] is None else f"{same['cohens_kappa']:.2f}"
+        lines.append(f"  rule and judge agree on {100 * same['share']:.0f} % of {same['rows']:,} rows, kappa {kappa}")
+    if bias["rows"]:
+        lines.append(
+            f"  the judge gives what is shown first {bias['first']:.2f}, and flips with the order in "
+            f"{100 * bias['flipped']:.0f} % of {bias['rows']:,} rows"
+        )
     return lines
 
 

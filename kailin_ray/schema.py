@@ -27,11 +27,13 @@ CANDIDATE = pa.struct(
     [
         ("agent", pa.string()),
         ("question", pa.string()),
-        ("contexts", pa.list_(pa.struct([("pmid", pa.int64()), ("score", pa.float32())]))),
+        ("contexts", pa.list_(pa.struct([("pmid", pa.int64()), ("score", pa.float32()), ("text", pa.string())]))),
         ("mesh_score", pa.float64()),
         ("judge_probability", pa.float64()),
     ]
 )
+"""One agent's question. ``text`` of a context is what the other agents are shown of it; ``judge_probability`` is that
+of being preferred (pairwise, over both orders) or of suiting the abstract (pointwise)."""
 
 USAGE = pa.struct(
     [
@@ -52,6 +54,7 @@ RECORDS = pa.schema(
         ("preferred", pa.int8()),
         ("preferred_by", pa.string()),
         ("margin", pa.float64()),
+        ("judge_orders", pa.list_(pa.float64())),
         ("contexts_text", pa.list_(pa.string())),
         ("answer", pa.string()),
         ("decision", DECISION),
@@ -62,7 +65,9 @@ RECORDS = pa.schema(
     ]
 )
 """One row per input abstract, nothing dropped. ``preferred`` indexes ``candidates``; it and ``margin`` are null where
-the evaluation abstained. ``contexts_text`` is what the answer agent was shown, word for word."""
+the evaluation abstained; ``preferred_by`` is rule, judge, or only (nothing to compare). ``judge_orders``, of a pairwise
+judge: the probability of the first candidate where it was shown first, and where second. ``contexts_text`` is what the
+answer agent was shown, word for word."""
 
 OK, REJECTED, FAILED = STATUSES = ("ok", "rejected", "failed")
 
@@ -72,7 +77,7 @@ REASONS = {
     "abstract_too_long": "system text, abstract and task leave no room in the model's context",
     "no_valid_question": "no question agent gave a usable question; detail says why for each",
     "no_contexts": "retrieval found no passage for a question, and no other candidate is left",
-    "no_preference": "the MeSH rule abstained: a score is missing, or the margin is too small",
+    "no_preference": "the evaluation agent abstained: a score is missing, or the margin is too small",
     "answer_empty": "the answer agent returned nothing",
     "answer_too_short": "the answer has fewer than four words, such as a bare yes",
     "answer_truncated": "the answer ran into its token limit",

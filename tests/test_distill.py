@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from kailin_ray.__main__ import conf_dir
 from kailin_ray.agents.preamble import DECIDE, TASKS
 from kailin_ray.config import DistillConfig, check
-from kailin_ray.distill import Distiller
+from kailin_ray.distill import Distiller, judged
 from kailin_ray.generation import EngineDeadError, Generation, PromptTooLongError
 from kailin_ray.mesh import MeshHierarchy
 from kailin_ray.retrieval.index import Hit
@@ -37,8 +37,8 @@ HITS = {
 class FakeEngine:
     """Answers by what the task says; faults are injected by replacing a reply with an exception."""
 
-    def __init__(self, replies: dict[str, Any], finish: str = "stop"):
-        self.replies, self.finish = replies, finish
+    def __init__(self, replies: dict[str, Any], finish: str = "stop", judge: Callable[[str], Any] | None = None):
+        self.replies, self.finish, self.judge = replies, finish, judge or (lambda task: RuntimeError("no judge"))
 
     async def generate(self, messages: Sequence[dict[str, str]], sampling: dict[str, Any]) -> Generation:
         await asyncio.sleep(0)
@@ -49,7 +49,12 @@ class FakeEngine:
         return made(reply, self.finish)
 
     async def choose(self, messages: Sequence[dict[str, str]], words: Sequence[str]) -> Generation:
-        assert messages[-1]["content"] == DECIDE
+        task = messages[-1]["content"]
+        if task != DECIDE:
+            first = self.judge(task)
+            if isinstance(first, BaseException):
+                raise first
+            return replace(made(words[0], "stop"), probabilities=dict(zip(words, (first, 1 - first), strict=True)))
         return replace(made("yes", "stop"), probabilities={"yes": 0.7, "no": 0.2, "maybe": 0.1})
 
 
@@ -70,14 +75,17 @@ Run = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def run(config: DistillConfig, toy_mesh: MeshHierarchy) -> Run:
-    def record(document: dict[str, Any], engine: Any = None, hits: dict[str, list[Hit]] = HITS) -> dict[str, Any]:
+    def record(
+        document: dict[str, Any], engine: Any = None, hits: dict[str, list[Hit]] = HITS, **evaluation: Any
+    ) -> dict[str, Any]:
         asked: list[tuple[int, int | None]] = []
 
         async def search(question: str, k: int, exclude: int | None) -> list[Hit]:
             asked.append((k, exclude))
             return hits[question]
 
-        distiller = Distiller(config, engine or FakeEngine(REPLIES), search, toy_mesh)
+        settings = replace(config.evaluation, **evaluation)
+        distiller = Distiller(replace(config, evaluation=settings), engine or FakeEngine(REPLIES), search, toy_mesh)
         row = asyncio.run(distiller.record(document))
         pa.Table.from_pylist([row], RECORDS)  # every record fits the schema
         assert (row["status"] == "ok") == (row["reason"] is None)
@@ -158,6 +166,91 @@ def test_a_prompt_that_is_too_long_loses_its_last_contexts_first(run: Run) -> No
 
     row = run(DOCUMENT, FakeEngine(REPLIES | {"Answer in": answer}))
     assert (row["status"], row["contexts_text"]) == ("ok", ["Skin neoplasms"])
+
+
+def pairwise(of_clinical: tuple[float, float]) -> Callable[[str], float]:
+    """A judge that gives the clinical question these probabilities where it is shown first, and where second."""
+
+    def judge(task: str) -> float:
+        shown_first = f"A: {CLINICAL}" in task
+        assert ("Skin neoplasms" in task) and ("Insulin hormones" in task)  # it sees the contexts of both
+        return of_clinical[0] if shown_first else 1 - of_clinical[1]
+
+    return judge
+
+
+def test_the_pairwise_judge_is_asked_in_both_orders_and_the_mean_decides(run: Run) -> None:
+    # It likes what is shown first, but the mechanism question more.
+    row = run(DOCUMENT, FakeEngine(REPLIES, judge=pairwise((0.6, 0.1))), by="judge")
+    assert (row["status"], row["preferred"], row["preferred_by"]) == ("ok", 1, "judge")
+    assert row["judge_orders"] == pytest.approx([0.6, 0.1])
+    assert [c["judge_probability"] for c in row["candidates"]] == pytest.approx([0.35, 0.65])
+    assert row["margin"] == pytest.approx(0.3)
+    # The rule's scores are there too, for the agreement.
+    assert all(c["mesh_score"] > 0 for c in row["candidates"])
+    assert [u["agent"] for u in row["usage"]] == ["general", "biomedical", "judge", "judge", "answer"]
+
+
+def test_the_pointwise_judge_sees_each_candidate_alone(run: Run, config: DistillConfig) -> None:
+    def judge(task: str) -> float:
+        assert (CLINICAL in task) != (MECHANISM in task)
+        return 0.9 if CLINICAL in task else 0.4
+
+    pointwise = replace(config.evaluation.judge, form="pointwise")
+    row = run(DOCUMENT, FakeEngine(REPLIES, judge=judge), by="judge", judge=pointwise)
+    assert (row["preferred"], row["preferred_by"], row.get("judge_orders")) == (0, "judge", None)
+    assert [c["judge_probability"] for c in row["candidates"]] == [0.9, 0.4]
+    assert row["margin"] == pytest.approx(0.5)
+
+
+def test_the_judge_abstains_under_its_margin(run: Run, config: DistillConfig) -> None:
+    strict = replace(config.evaluation.judge, min_margin=0.4)
+    row = run(DOCUMENT, FakeEngine(REPLIES, judge=pairwise((0.6, 0.1))), by="judge", judge=strict)
+    assert (row["status"], row["reason"], row["preferred"]) == ("rejected", "no_preference", None)
+    assert "judge_probability [0.35, 0.65]" in row["detail"]
+
+
+def test_rule_then_judge_asks_only_where_the_rule_abstains(run: Run) -> None:
+    row = run(DOCUMENT, FakeEngine(REPLIES), by="rule_then_judge")  # a judge would raise
+    assert (row["status"], row["preferred_by"]) == ("ok", "rule")
+    assert all(c["judge_probability"] is None for c in row["candidates"])
+    engine = FakeEngine(REPLIES, judge=pairwise((0.6, 0.1)))
+    row = run(DOCUMENT, engine, by="rule_then_judge", min_margin=0.9)
+    assert (row["preferred"], row["preferred_by"], row["margin"]) == (1, "judge", pytest.approx(0.3))
+
+
+def test_a_judge_needs_no_mesh_headings(run: Run) -> None:
+    for by in ("judge", "rule_then_judge"):
+        row = run(DOCUMENT | {"mesh": []}, FakeEngine(REPLIES, judge=pairwise((0.9, 0.9))), by=by)
+        assert (row["status"], row["preferred_by"]) == ("ok", "judge")
+        assert [c["mesh_score"] for c in row["candidates"]] == [None, None]
+
+
+def test_a_lone_candidate_is_not_judged(run: Run) -> None:
+    row = run(DOCUMENT, FakeEngine(REPLIES | {TASKS["mechanism"]: "I cannot say."}), by="judge")
+    assert (row["status"], row["preferred_by"]) == ("ok", "only")
+
+
+def test_a_judge_s_prompt_that_is_too_long_loses_its_last_contexts_first(run: Run) -> None:
+    judge = pairwise((0.9, 0.8))
+
+    def short(task: str) -> Any:
+        return PromptTooLongError("too long") if "[2]" in task else judge(task)
+
+    row = run(DOCUMENT, FakeEngine(REPLIES, judge=short), by="judge")
+    assert (row["status"], row["preferred"]) == ("ok", 0)
+    assert len(row["contexts_text"]) == 2  # the answer has room for both
+    row = run(DOCUMENT, FakeEngine(REPLIES, judge=lambda task: PromptTooLongError("9 fit")), by="judge")
+    assert (row["status"], row["reason"]) == ("rejected", "abstract_too_long")
+
+
+def test_a_verdict_s_line_for_the_log_shows_both_orders(run: Run) -> None:
+    row = run(DOCUMENT, FakeEngine(REPLIES, judge=pairwise((0.6, 0.1))), by="judge")
+    assert judged(row) == (
+        "judge: PMID 1: P(general) shown first 0.600, shown second 0.100; general 0.350, biomedical 0.650; "
+        "prefers biomedical by 0.300"
+    )
+    assert judged(run(DOCUMENT)) is None
 
 
 def test_a_dead_engine_is_no_row_s_fault(run: Run) -> None:

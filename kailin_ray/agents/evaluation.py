@@ -1,11 +1,24 @@
 """The evaluation agent: which of the candidates fits the biomedical hierarchy better.
 
-Sample: scores [0.41, 0.35] give ``Verdict(preferred=0, by="rule", margin=0.06)``.
+First a rule: the similarity of the contexts' MeSH descriptors to the source's. Sample: scores [0.41, 0.35] give
+``Verdict(preferred=0, by="rule", margin=0.06)``. Then a judge, a language model that is read by its probabilities and
+never by its text. *Pairwise* it sees both candidates and says A or B, asked in both orders so that a liking for a
+position cancels: P(A) 0.78 shown first and P(B) 0.30 shown second are a probability of 0.54 for that candidate.
+*Pointwise* it sees one candidate and says yes or no; the two probabilities of yes are compared.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kailin_ray.agents.preamble import Message, compare_task, prompt, suits_task
+
+Shown = tuple[str, list[str]]
+"""A candidate as the judge sees it: the question, and the contexts' text."""
 
 
 @dataclass(frozen=True)
@@ -17,24 +30,64 @@ class Verdict:
     margin: float | None = None
 
 
-def mesh_rule(scores: Sequence[float | None], min_margin: float) -> Verdict:
-    """Prefer the candidate of the higher MeSH score (m-KAILIN's cold-start rule).
+ONLY = Verdict(preferred=0, by="only")
+"""A lone candidate: there is nothing to compare it with, so it has no margin and makes no preference pair."""
 
-    ``scores`` holds each candidate's mean similarity of its contexts to the source, None where it is missing. The rule
-    abstains where a score is missing, at a tie, and where the margin is under ``min_margin``. A lone candidate is
-    preferred ``by="only"``, without a margin: there is nothing to compare it with, so it makes no preference pair.
+
+def prefer(scores: Sequence[float | None], min_margin: float, by: str) -> Verdict:
+    """Prefer the candidate of the higher score.
+
+    ``scores``: for the rule, each candidate's mean MeSH similarity; for the judge, its probability. The margin is the
+    difference. It abstains where a score is missing (None), at a tie, and where the margin is under ``min_margin``.
     """
-    if len(scores) == 1:
-        return Verdict(preferred=0, by="only")
     known = [score for score in scores if score is not None]
-    if len(known) < len(scores) or not scores:
+    if len(known) < len(scores) or len(scores) < 2:
         return Verdict()
     ranked = sorted(range(len(known)), key=lambda i: known[i], reverse=True)
     margin = known[ranked[0]] - known[ranked[1]]
-    return Verdict(ranked[0], "rule", margin) if margin > 0 and margin >= min_margin else Verdict()
+    return Verdict(ranked[0], by, margin) if margin > 0 and margin >= min_margin else Verdict()
 
 
-def candidate_score(similarities: Sequence[float]) -> float | None:
-    """The mean of those contexts' similarities that are not missing (NaN); None if all are."""
-    known = [value for value in similarities if not math.isnan(value)]
+def candidate_score(similarities: Sequence[float | None]) -> float | None:
+    """The mean of those contexts' similarities that are not missing; None if all are."""
+    known = [value for value in similarities if value is not None]
     return sum(known) / len(known) if known else None
+
+
+def pairwise_messages(document: dict[str, Any], first: Shown, second: Shown) -> list[Message]:
+    """Ask which of two candidates fits the abstract better; ``first`` is shown as A."""
+    return prompt(document, compare_task(first, second))
+
+
+def pointwise_messages(document: dict[str, Any], candidate: Shown) -> list[Message]:
+    """Ask whether one candidate suits the abstract. The answer's prompt (``answer.messages``) starts with this."""
+    return prompt(document, suits_task(*candidate))
+
+
+def agreement(table: npt.NDArray[np.int64]) -> dict[str, float | int | None]:
+    """How far two judges agree: the share of equal preferences, and Cohen's kappa (doi:10.1177/001316446002000104).
+
+    ``table`` (n, n): rows by the candidate that the one prefers and the one that the other does. Kappa is None where
+    chance alone would make them agree.
+    """
+    total = int(table.sum())
+    if not total:
+        return {"rows": 0, "share": None, "cohens_kappa": None}
+    share = float(np.trace(table)) / total
+    chance = float(table.sum(axis=0) @ table.sum(axis=1)) / total**2
+    kappa = None if math.isclose(chance, 1.0) else round((share - chance) / (1 - chance), 4)
+    return {"rows": total, "share": round(share, 4), "cohens_kappa": kappa}
+
+
+def position_bias(orders: npt.NDArray[np.float64]) -> dict[str, float | int | None]:
+    """How the pairwise judge's verdict hangs on the order in which the candidates are shown.
+
+    ``orders`` (n, 2): the probability of one candidate where it was shown first, and where it was shown second.
+    ``first`` is the mean probability of what is shown first (0.5: no bias), ``flipped`` the share of rows whose verdict
+    changes with the order.
+    """
+    if not len(orders):
+        return {"rows": 0, "first": None, "flipped": None}
+    first = (orders[:, 0] + 1 - orders[:, 1]) / 2
+    flipped = (orders[:, 0] > 0.5) != (orders[:, 1] > 0.5)
+    return {"rows": len(orders), "first": round(float(first.mean()), 4), "flipped": round(float(flipped.mean()), 4)}

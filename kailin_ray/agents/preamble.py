@@ -8,6 +8,9 @@ The examples show every agent's task, because a prefix that differed from agent 
     assistant  ...
     ...
     user       Title: ... Abstract: ... (the row's) <task>
+
+The judge's task is the exception: examples of it in the preamble made a small model answer questions instead of asking
+them (docs/judge.md), and a judge that is constrained to two words needs none.
 """
 
 from dataclasses import dataclass
@@ -30,6 +33,14 @@ agents that differ by themselves, and for the preference pairs, whose two sides 
 
 DECIDE = "Is the answer yes, no or maybe?"
 DECISIONS = ("yes", "no", "maybe")
+
+COMPARE = "Which question fits the abstract better, together with its evidence? Answer A or B."
+SIDES = ("A", "B")
+
+SUITS = "Do the question and its evidence suit this abstract? Answer yes or no."
+VERDICTS = ("yes", "no")
+
+ANSWER = "Answer in one sentence."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +100,30 @@ def abstract_text(document: dict[str, Any]) -> str:
 
 def answer_task(question: str, evidence: list[str]) -> str:
     """The answer agent's task: the evidence, then the question."""
-    shown = "".join(f"[{number}] {passage}\n" for number, passage in enumerate(evidence, start=1))
-    heading = f"Evidence from other abstracts:\n{shown}\n" if evidence else ""
-    return f"{heading}Question: {question}\nAnswer in one sentence."
+    return f"{_asked(question, evidence)}\n{ANSWER}"
+
+
+def suits_task(question: str, evidence: list[str]) -> str:
+    """The pointwise judge's task. All but its last line is the answer agent's task too."""
+    return f"{_asked(question, evidence)}\n{SUITS}"
+
+
+def compare_task(first: tuple[str, list[str]], second: tuple[str, list[str]]) -> str:
+    """The pairwise judge's task: two questions, each with its evidence, in the order in which they are shown."""
+    shown = (
+        f"{side}: {question}\n{_numbered(evidence)}"
+        for side, (question, evidence) in zip(SIDES, (first, second), strict=True)
+    )
+    return "Two questions about this abstract, each with evidence from other abstracts.\n" + "".join(shown) + COMPARE
+
+
+def _asked(question: str, evidence: list[str]) -> str:
+    heading = f"Evidence from other abstracts:\n{_numbered(evidence)}\n" if evidence else ""
+    return f"{heading}Question: {question}"
+
+
+def _numbered(evidence: list[str]) -> str:
+    return "".join(f"[{number}] {passage}\n" for number, passage in enumerate(evidence, start=1))
 
 
 def _worked(example: Example) -> list[Message]:

@@ -156,7 +156,7 @@ def _heading(node: Any) -> dict[str, Any]:
         # A heading is a major topic if the descriptor or any of its qualifiers is starred.
         heading["major"] |= part.get("MajorTopicYN") == "Y"
         if part.tag == "DescriptorName":
-            heading |= {"ui": part.get("UI") or "", "name": text(part)}
+            heading |= {"ui": part.get("UI") or text(part), "name": text(part)}  # MeSH resolves names too
         elif part.tag == "QualifierName":
             heading["qualifiers"].append(text(part))
     return heading

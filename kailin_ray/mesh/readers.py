@@ -52,7 +52,7 @@ def read_descriptors(path: Path) -> Iterator[Descriptor]:
         kind = _kind(head)
         if kind is None:
             raise ValueError(
-                "not MeSH: neither descriptor XML, nor a tree list (name;tree number), nor OBO, nor a tab-separated table"
+                "not MeSH: neither descriptor XML, nor a tree list (name;tree number), nor OBO, nor a table with tabs"
             )
         with _open(path) as stream:
             yield from _READERS[kind](stream)

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kailin_ray.agents import answer
-from kailin_ray.agents.preamble import EXAMPLES
+from kailin_ray.agents import answer, evaluation
+from kailin_ray.agents.preamble import ANSWER, EXAMPLES
 from kailin_ray.schema import REASONS
 
 DOCUMENT = {"title": "Azide.", "abstract": "Azide preserved tissues."}
@@ -38,6 +38,14 @@ def test_the_decision_prompt_starts_with_the_answer_prompt() -> None:
     assert decided[: len(asked)] == asked
     assert "[1] one\n[2] two\n" in asked[-1]["content"]
     assert asked[-1]["content"].index("[2] two") < asked[-1]["content"].index(ASKED)
+
+
+def test_the_pointwise_judge_s_prompt_starts_the_answer_s() -> None:
+    asked = evaluation.pointwise_messages(DOCUMENT, (ASKED, ["one", "two"]))
+    answered = answer.messages(DOCUMENT, ASKED, ["one", "two"], judged=True)
+    assert answered[: len(asked)] == asked
+    assert [(m["role"], m["content"]) for m in answered[len(asked) :]] == [("assistant", "yes"), ("user", ANSWER)]
+    assert answer.decision_messages(DOCUMENT, ASKED, ["one", "two"], "Yes.", judged=True)[: len(answered)] == answered
 
 
 def test_without_contexts_the_prompt_has_no_empty_heading() -> None:

@@ -125,7 +125,7 @@ BOMB = '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa">' + "".join(
         (b"D1\tOne\t\tC\xff1\n", "damaged"),
         (b"D1\tOne\t\tC1.1\n", "orphan tree number, its parent missing: C1.1"),
         (f"{BOMB}]>\n<DescriptorRecordSet><DescriptorRecord><DescriptorUI>D1</DescriptorUI><DescriptorName><String>"
-         "&j;</String></DescriptorName></DescriptorRecord></DescriptorRecordSet>".encode(), "a descriptor without UI or name"),
+         "&j;</String></DescriptorName></DescriptorRecord></DescriptorRecordSet>".encode(), "damaged|without UI"),
         (b'<!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/passwd">]><DescriptorRecordSet><DescriptorRecord><DescriptorUI>'
          b"D1</DescriptorUI><DescriptorName><String>&e;</String></DescriptorName></DescriptorRecord>"
          b"</DescriptorRecordSet>", "a descriptor without UI or name"),

@@ -1,0 +1,159 @@
+"""Which MeSH measure tells an abstract's own contexts from another's? Prints a table, and one JSON line last.
+
+    python benchmarks/mesh_measures.py --pubmedqa pubmedqa.jsonl.gz [--mesh assets/mesh.tsv] [--negatives 5]
+
+Of every PubMedQA abstract: 4 contexts retrieved (all-MiniLM-L6-v2, from all the abstracts but the two concerned) for
+its own question, beside 4 retrieved for another abstract's question. A measure is right where it scores its own higher;
+a tie, or a score that is missing on either side, counts half. The other question is drawn at random (several times), or
+is the most similar of all questions (*near*). Information content from these abstracts' own headings (*corpus*), from
+the documents of another corpus (*other*, with --documents), or from the hierarchy alone (*intrinsic*). Baselines:
+Jaccard of the sets of descriptors, and the TF-IDF cosine of the texts. Intervals: 95 %, bootstrap over abstracts; the
+last column is the paired difference to the best MeSH score, over both kinds of other question.
+"""
+
+import argparse
+import gzip
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from kailin_ray.config import Encoder
+from kailin_ray.files import read_json
+from kailin_ray.manifest import versions
+from kailin_ray.mesh import MeshHierarchy
+from kailin_ray.mesh.similarity import AGGREGATES, MEASURES
+from kailin_ray.retrieval.encoder import TextEncoder
+
+TOP_K = 4
+Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(n,) sources and (n,) contexts, as numbers of abstracts → (n,) scores, NaN where missing."""
+
+
+def main() -> None:
+    """Run the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pubmedqa", type=Path, required=True, help="JSON lines with question, abstract, mesh (names)")
+    parser.add_argument("--mesh", type=Path, default=Path("assets/mesh.tsv"))
+    parser.add_argument("--encoder", default="assets/all-minilm-l6-v2")
+    parser.add_argument("--documents", type=Path, help="a folder made by ingest, for the information content *other*")
+    parser.add_argument("--negatives", type=int, default=5, help="random other questions of each abstract")
+    options = parser.parse_args()
+    with gzip.open(options.pubmedqa, "rt", encoding="utf-8") as stream:
+        rows = [json.loads(line) for line in stream]
+    mesh = MeshHierarchy.load(options.mesh)
+    names = sorted({name for row in rows for name in row["mesh"]})
+    numbers = dict(zip(names, mesh.find_names(names).tolist(), strict=True))
+    unknown = [name for name in names if numbers[name] < 0]
+    uis = [ui.decode() for ui in mesh.uis.tolist()]
+    sets = [[uis[numbers[name]] for name in row["mesh"] if numbers[name] >= 0] for row in rows]
+    encoder = TextEncoder(Encoder(path=options.encoder, revision=None, max_length=256, batch_size=16), on_gpu=False)
+    abstracts, questions = (encoder.encode([row[key] for row in rows]) for key in ("abstract", "question"))
+    counts = {"corpus": Counter(ui for uis in sets for ui in uis), "intrinsic": Counter()}
+    if options.documents:
+        headings = read_json(options.documents / "descriptors.json")
+        counts["other"] = Counter({ui: heading["documents"] for ui, heading in headings.items()})
+    scores = scorers(mesh, counts, sets, [row["abstract"] for row in rows])
+    others = negatives(questions, options.negatives)
+    hits = {name: preferred_own(questions @ abstracts.T, pairs, scores) for name, pairs in others.items()}
+    of_abstract = {name: {kind: halved(found[name]) for kind, found in hits.items()} for name in scores}
+    overall = {name: np.mean(list(kinds.values()), axis=0) for name, kinds in of_abstract.items()}
+    best = max((name for name in scores if "," in name), key=lambda name: overall[name].mean())
+    table = {
+        name: {kind: interval(values) for kind, values in kinds.items()}
+        | {"difference": interval(overall[name] - overall[best])}
+        for name, kinds in of_abstract.items()
+    }
+    print(f"{len(rows):,} abstracts; {len(unknown)} of {len(names):,} MeSH names unknown, as {unknown[:5]}\n")
+    print(f"| score | random other question | near other question | to {best} |\n|---|---|---|---|")
+    for name, row in table.items():
+        print(f"| {name} | {' | '.join(f'{mean:.3f} ({low:.3f} to {high:.3f})' for mean, low, high in row.values())} |")
+    missing = {kind: round(float(np.isnan(found[best]).mean()), 4) for kind, found in hits.items()}
+    print(f"\nMeSH scores missing: {missing}")
+    print(json.dumps({"benchmark": "mesh_measures", "abstracts": len(rows), "table": table, "versions": versions()}))
+
+
+def scorers(
+    mesh: MeshHierarchy, counts: dict[str, Counter[str]], sets: list[list[str]], texts: list[str]
+) -> dict[str, Score]:
+    """Every score by its name in the table; ``counts``: by UI, for each kind of information content."""
+    found: dict[str, Score] = {}
+    for content, of_content in counts.items():
+        hierarchy = mesh.with_counts(of_content)
+        for measure in MEASURES:
+            for aggregate in AGGREGATES:
+                if measure != "kailin" or of_content:  # without counts it has no information content
+                    found[f"{measure}, {aggregate}, {content}"] = mesh_score(hierarchy, sets, measure, aggregate)
+    tfidf = TfidfVectorizer(stop_words="english", sublinear_tf=True).fit_transform(texts)
+    placed = [set(mesh.placed(uis).tolist()) for uis in sets]
+
+    def jaccard(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+        pairs = ((placed[a], placed[b]) for a, b in zip(one, two, strict=True))
+        return np.array([len(a & b) / len(a | b) if a and b else np.nan for a, b in pairs])
+
+    def cosine(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+        return np.asarray(tfidf[one].multiply(tfidf[two]).sum(axis=1)).ravel()
+
+    return found | {"Jaccard of descriptors": jaccard, "TF-IDF cosine of texts": cosine}
+
+
+def mesh_score(mesh: MeshHierarchy, sets: list[list[str]], measure: str, aggregate: str) -> Score:
+    """The score of one measure and aggregate."""
+    offsets = np.cumsum([0, *map(len, sets)])
+    numbers = mesh.find([ui for uis in sets for ui in uis])
+
+    def rows(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        values = [numbers[offsets[i] : offsets[i + 1]] for i in chosen]
+        return np.cumsum([0, *map(len, values)]), np.concatenate(values)
+
+    return lambda one, two: mesh.score(rows(one), rows(two), measure, aggregate).to_numpy(zero_copy_only=False)
+
+
+def negatives(questions: np.ndarray, number: int) -> dict[str, np.ndarray]:
+    """(m, 2) pairs of an abstract and another whose question is put beside its own."""
+    n = len(questions)
+    dice = np.random.default_rng(0)
+    random = np.stack([np.repeat(np.arange(n), number), dice.integers(1, n, n * number)], axis=1)
+    random[:, 1] = (random[:, 0] + random[:, 1]) % n
+    alike = questions @ questions.T
+    np.fill_diagonal(alike, -np.inf)
+    return {"random": random, "near": np.stack([np.arange(n), alike.argmax(axis=1)], axis=1)}
+
+
+def preferred_own(similarity: np.ndarray, pairs: np.ndarray, scores: dict[str, Score]) -> dict[str, np.ndarray]:
+    """(abstracts, negatives) 1 where its own is preferred, 0 where the other, 0.5 at a tie, NaN without a score."""
+    own, other = (contexts(similarity, pairs[:, side], pairs) for side in (0, 1))
+    sources = np.repeat(pairs[:, 0], TOP_K)
+    found = {}
+    for name, score in scores.items():
+        with np.errstate(invalid="ignore"):
+            means = [np.nanmean(score(sources, side.ravel()).reshape(-1, TOP_K), axis=1) for side in (own, other)]
+        right = np.where(np.isnan(means[0] + means[1]), np.nan, (np.sign(means[0] - means[1]) + 1) / 2)
+        found[name] = right.reshape(len(similarity), -1)
+    return found
+
+
+def contexts(similarity: np.ndarray, asked: np.ndarray, without: np.ndarray) -> np.ndarray:
+    """(m, TOP_K) the abstracts nearest to each question, without the two that are concerned."""
+    found = similarity[asked].copy()
+    np.put_along_axis(found, without, -np.inf, axis=1)
+    return np.argsort(-found, axis=1)[:, :TOP_K]
+
+
+def halved(right: np.ndarray) -> np.ndarray:
+    """(abstracts,) the share of right preferences; a missing one is half right."""
+    return np.asarray(np.where(np.isnan(right), 0.5, right).mean(axis=1))
+
+
+def interval(per_abstract: np.ndarray) -> tuple[float, float, float]:
+    """The mean and its 95 % bootstrap interval."""
+    draws = np.random.default_rng(1).integers(0, len(per_abstract), (2_000, len(per_abstract)))
+    low, high = np.percentile(per_abstract[draws].mean(axis=1), [2.5, 97.5])
+    return round(float(per_abstract.mean()), 4), round(float(low), 4), round(float(high), 4)
+
+
+if __name__ == "__main__":
+    main()

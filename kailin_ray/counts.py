@@ -1,0 +1,89 @@
+"""What a run's records add up to. Columns, never rows: a run may have millions of them.
+
+Sample::
+
+    {"status": {"ok": 34, "rejected": 14}, "reason": {"answer_truncated": 6, ...}, "preferred_by": {"judge": 31, ...},
+     "tokens": {"general": {"calls": 48, "prompt": 36433, ...}, ...},
+     "agreement": {"rows": 40, "share": 0.55, "cohens_kappa": 0.1},
+     "position_bias": {"rows": 43, "first": 0.71, "flipped": 0.6},
+     "headings": {"accepted": {"D006801": 30, ...}, "rejected": {...}}}
+"""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from kailin_ray.agents.evaluation import agreement, position_bias
+from kailin_ray.config import Evaluation
+from kailin_ray.schema import OK
+
+_TOKENS = ("prompt", "cached", "completion")
+_COLUMNS = [
+    "status", "reason", "preferred_by", "usage", "judge_orders", "mesh.list.element.ui",
+    "candidates.list.element.question", "candidates.list.element.mesh_score",
+    "candidates.list.element.judge_probability",
+]  # fmt: skip
+
+
+def count_records(run: Path, evaluation: Evaluation) -> dict[str, Any]:
+    """Add up the records of ``run``; see the sample above."""
+    counted: dict[str, Counter[str]] = {name: Counter() for name in ("status", "reason", "preferred_by")}
+    tokens: dict[str, Counter[str]] = {}
+    headings: dict[str, Counter[str]] = {"accepted": Counter(), "rejected": Counter()}
+    table = np.zeros((2, 2), dtype=np.int64)
+    orders: list[np.ndarray] = [np.zeros((0, 2))]
+    for file in sorted((run / "records").glob("*.parquet")):
+        for batch in pq.ParquetFile(file).iter_batches(columns=_COLUMNS):
+            for name, counter in counted.items():
+                counter.update(_values(batch[name]))
+            _add_usage(tokens, batch["usage"])
+            ok = pc.equal(batch["status"], OK)
+            for name, chosen in (("accepted", ok), ("rejected", pc.invert(ok))):
+                uis = pc.struct_field(pc.list_flatten(batch["mesh"].filter(chosen)), "ui")
+                headings[name].update(_values(uis))
+            table += _preferences(batch["candidates"], evaluation)
+            asked = batch["judge_orders"].drop_null()
+            orders.append(asked.flatten().to_numpy().reshape(-1, 2))
+    return {
+        **{name: dict(counter.most_common()) for name, counter in counted.items()},
+        "tokens": {name: dict(counts) for name, counts in sorted(tokens.items())},
+        "agreement": agreement(table),
+        "position_bias": position_bias(np.concatenate(orders)),
+        "headings": {name: dict(counter) for name, counter in headings.items()},
+    }
+
+
+def _values(column: pa.Array) -> dict[str, int]:
+    found = column.drop_null().value_counts()
+    return dict(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True))
+
+
+def _add_usage(tokens: dict[str, Counter[str]], usage: pa.ListArray) -> None:
+    columns = [f"{name}_tokens" for name in _TOKENS]
+    calls = pa.Table.from_struct_array(pc.list_flatten(usage))
+    sums = calls.group_by("agent").aggregate([("agent", "count"), *((column, "sum") for column in columns)])
+    for row in sums.to_pylist():
+        agent = tokens.setdefault(row["agent"], Counter())
+        agent.update(calls=row["agent_count"], **{name: row[f"{name}_tokens_sum"] for name in _TOKENS})
+
+
+def _preferences(candidates: pa.ListArray, evaluation: Evaluation) -> np.ndarray:
+    """(2, 2) rows by the candidate that the rule prefers and the one that the judge prefers, where both do."""
+    # Two candidates, or none that a judge could have compared; a judge is not asked about equal questions.
+    pairs = candidates.filter(pc.equal(pc.list_value_length(candidates), 2)).flatten()
+    mesh, judge = (
+        pc.struct_field(pairs, name).to_numpy(zero_copy_only=False).astype(float).reshape(-1, 2)
+        for name in ("mesh_score", "judge_probability")
+    )
+    rule, verdict = mesh[:, 0] - mesh[:, 1], judge[:, 0] - judge[:, 1]
+    with np.errstate(invalid="ignore"):  # NaN, a missing score, compares as False
+        decided = (np.abs(rule) >= evaluation.min_margin) & (np.abs(verdict) >= evaluation.judge.min_margin)
+        decided &= (rule != 0) & (verdict != 0)
+    found = np.zeros((2, 2), dtype=np.int64)
+    np.add.at(found, ((rule[decided] < 0).astype(int), (verdict[decided] < 0).astype(int)), 1)
+    return found
