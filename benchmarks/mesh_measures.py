@@ -58,8 +58,8 @@ def main() -> None:
         counts["other"] = Counter({ui: heading["documents"] for ui, heading in headings.items()})
     scores = scorers(mesh, counts, sets, [row["abstract"] for row in rows])
     others = negatives(questions, options.negatives)
-    hits = {name: preferred_own(questions @ abstracts.T, pairs, scores) for name, pairs in others.items()}
-    of_abstract = {name: {kind: halved(found[name]) for kind, found in hits.items()} for name in scores}
+    hits = {name: margins(questions @ abstracts.T, pairs, scores) for name, pairs in others.items()}
+    of_abstract = {name: {kind: right(found[name]) for kind, found in hits.items()} for name in scores}
     overall = {name: np.mean(list(kinds.values()), axis=0) for name, kinds in of_abstract.items()}
     best = max((name for name in scores if "," in name), key=lambda name: overall[name].mean())
     table = {
@@ -71,9 +71,25 @@ def main() -> None:
     print(f"| score | random other question | near other question | to {best} |\n|---|---|---|---|")
     for name, row in table.items():
         print(f"| {name} | {' | '.join(f'{mean:.3f} ({low:.3f} to {high:.3f})' for mean, low, high in row.values())} |")
+    confident = {kind: by_margin(found[best]) for kind, found in hits.items()}
+    print(f"\n| least margin of {best} | " + " | ".join(f"{kind}: kept | right" for kind in hits) + " |")
+    print("|---|---|---|---|---|")
+    for rows_of in zip(*confident.values(), strict=True):
+        cells = (f"{row['kept']:.2f} | {row['right']:.3f}" for row in rows_of)
+        print(f"| {rows_of[0]['least']} | {' | '.join(cells)} |")
     missing = {kind: round(float(np.isnan(found[best]).mean()), 4) for kind, found in hits.items()}
     print(f"\nMeSH scores missing: {missing}")
-    print(json.dumps({"benchmark": "mesh_measures", "abstracts": len(rows), "table": table, "versions": versions()}))
+    print(
+        json.dumps(
+            {
+                "benchmark": "mesh_measures",
+                "abstracts": len(rows),
+                "table": table,
+                "by_margin": confident,
+                "versions": versions(),
+            }
+        )
+    )
 
 
 def scorers(
@@ -123,16 +139,15 @@ def negatives(questions: np.ndarray, number: int) -> dict[str, np.ndarray]:
     return {"random": random, "near": np.stack([np.arange(n), alike.argmax(axis=1)], axis=1)}
 
 
-def preferred_own(similarity: np.ndarray, pairs: np.ndarray, scores: dict[str, Score]) -> dict[str, np.ndarray]:
-    """(abstracts, negatives) 1 where its own is preferred, 0 where the other, 0.5 at a tie, NaN without a score."""
+def margins(similarity: np.ndarray, pairs: np.ndarray, scores: dict[str, Score]) -> dict[str, np.ndarray]:
+    """(abstracts, negatives) by how much its own contexts score higher than the other's; NaN without a score."""
     own, other = (contexts(similarity, pairs[:, side], pairs) for side in (0, 1))
     sources = np.repeat(pairs[:, 0], TOP_K)
     found = {}
     for name, score in scores.items():
         with np.errstate(invalid="ignore"):
             means = [np.nanmean(score(sources, side.ravel()).reshape(-1, TOP_K), axis=1) for side in (own, other)]
-        right = np.where(np.isnan(means[0] + means[1]), np.nan, (np.sign(means[0] - means[1]) + 1) / 2)
-        found[name] = right.reshape(len(similarity), -1)
+        found[name] = (means[0] - means[1]).reshape(len(similarity), -1)
     return found
 
 
@@ -143,9 +158,20 @@ def contexts(similarity: np.ndarray, asked: np.ndarray, without: np.ndarray) -> 
     return np.argsort(-found, axis=1)[:, :TOP_K]
 
 
-def halved(right: np.ndarray) -> np.ndarray:
-    """(abstracts,) the share of right preferences; a missing one is half right."""
-    return np.asarray(np.where(np.isnan(right), 0.5, right).mean(axis=1))
+def right(margin: np.ndarray) -> np.ndarray:
+    """(abstracts,) the share of right preferences; a tie or a missing one is half right."""
+    return np.asarray(((np.sign(np.nan_to_num(margin)) + 1) / 2).mean(axis=1))
+
+
+def by_margin(margin: np.ndarray) -> list[dict[str, float]]:
+    """How many of the pairs a least margin leaves, and how often the preference is then right."""
+    found = []
+    for least in (0.0, 0.01, 0.02, 0.05, 0.1):
+        left = margin[np.abs(margin) >= least]
+        found.append(
+            {"least": least, "kept": round(left.size / margin.size, 3), "right": round(float((left > 0).mean()), 3)}
+        )
+    return found
 
 
 def interval(per_abstract: np.ndarray) -> tuple[float, float, float]:

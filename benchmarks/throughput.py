@@ -56,6 +56,8 @@ def measure(run: Path, keys: list[str]) -> dict[str, dict[str, float]]:
     subprocess.run([sys.executable, "-m", "kailin_ray", "distill", *keys, f"out={run}"], check=True, stdout=sys.stderr)
     manifest = read_json(run / "manifest.json")
     model, cluster = manifest["config"]["model"], TypeAdapter(Cluster).validate_python(manifest["config"]["cluster"])
+    if manifest["config"]["evaluation"]["by"] != "rule":
+        sys.exit("evaluation.by: only `rule`; a judge's calls are measured by benchmarks/judge.py")
     tokenizer = AutoTokenizer.from_pretrained(model["path"], revision=model["revision"])
     job = {
         "engine": {"model": model["path"], "revision": model["revision"], **model["engine"]},

@@ -8,8 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 from lxml import etree
 
+from kailin_ray.__main__ import conf_dir
+from kailin_ray.config import DistillConfig, check
 from kailin_ray.mesh import MeshHierarchy
 
 ROOT = Path(__file__).parent.parent
@@ -48,6 +51,13 @@ TOY = [
     ("D52", "Estrogen", ["D1.2"]),
     ("D99", "Male", []),
 ]
+
+
+@pytest.fixture(scope="session")
+def config() -> DistillConfig:
+    """The defaults of distill; its paths are made up."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        return check(DistillConfig, compose("distill", ["documents=d", "index=i", "mesh=m", "out=o"]))
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hydra import compose, initialize_config_dir
 
-from kailin_ray.__main__ import conf_dir
 from kailin_ray.agents.preamble import DECIDE, TASKS
-from kailin_ray.config import DistillConfig, check
+from kailin_ray.config import DistillConfig, Judge
 from kailin_ray.distill import Distiller, judged
 from kailin_ray.generation import EngineDeadError, Generation, PromptTooLongError
 from kailin_ray.mesh import MeshHierarchy
@@ -62,12 +60,6 @@ def made(text: str, finish: str) -> Generation:
     return Generation(
         text=text, finish_reason=finish, prompt_tokens=9, cached_tokens=4, completion_tokens=3, probabilities={}
     )
-
-
-@pytest.fixture(scope="module")
-def config() -> DistillConfig:
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        return check(DistillConfig, compose("distill", ["documents=d", "index=i", "mesh=m", "out=o"]))
 
 
 Run = Callable[..., dict[str, Any]]
@@ -168,6 +160,9 @@ def test_a_prompt_that_is_too_long_loses_its_last_contexts_first(run: Run) -> No
     assert (row["status"], row["contexts_text"]) == ("ok", ["Skin neoplasms"])
 
 
+PAIRWISE = Judge(form="pairwise", min_margin=0.0)
+
+
 def pairwise(of_clinical: tuple[float, float]) -> Callable[[str], float]:
     """A judge that gives the clinical question these probabilities where it is shown first, and where second."""
 
@@ -181,7 +176,7 @@ def pairwise(of_clinical: tuple[float, float]) -> Callable[[str], float]:
 
 def test_the_pairwise_judge_is_asked_in_both_orders_and_the_mean_decides(run: Run) -> None:
     # It likes what is shown first, but the mechanism question more.
-    row = run(DOCUMENT, FakeEngine(REPLIES, judge=pairwise((0.6, 0.1))), by="judge")
+    row = run(DOCUMENT, FakeEngine(REPLIES, judge=pairwise((0.6, 0.1))), by="judge", judge=PAIRWISE)
     assert (row["status"], row["preferred"], row["preferred_by"]) == ("ok", 1, "judge")
     assert row["judge_orders"] == pytest.approx([0.6, 0.1])
     assert [c["judge_probability"] for c in row["candidates"]] == pytest.approx([0.35, 0.65])
@@ -191,37 +186,36 @@ def test_the_pairwise_judge_is_asked_in_both_orders_and_the_mean_decides(run: Ru
     assert [u["agent"] for u in row["usage"]] == ["general", "biomedical", "judge", "judge", "answer"]
 
 
-def test_the_pointwise_judge_sees_each_candidate_alone(run: Run, config: DistillConfig) -> None:
+def test_the_pointwise_judge_sees_each_candidate_alone(run: Run) -> None:
     def judge(task: str) -> float:
         assert (CLINICAL in task) != (MECHANISM in task)
         return 0.9 if CLINICAL in task else 0.4
 
-    pointwise = replace(config.evaluation.judge, form="pointwise")
-    row = run(DOCUMENT, FakeEngine(REPLIES, judge=judge), by="judge", judge=pointwise)
+    row = run(DOCUMENT, FakeEngine(REPLIES, judge=judge), by="judge")  # the default form
     assert (row["preferred"], row["preferred_by"], row.get("judge_orders")) == (0, "judge", None)
     assert [c["judge_probability"] for c in row["candidates"]] == [0.9, 0.4]
     assert row["margin"] == pytest.approx(0.5)
 
 
-def test_the_judge_abstains_under_its_margin(run: Run, config: DistillConfig) -> None:
-    strict = replace(config.evaluation.judge, min_margin=0.4)
+def test_the_judge_abstains_under_its_margin(run: Run) -> None:
+    strict = replace(PAIRWISE, min_margin=0.4)
     row = run(DOCUMENT, FakeEngine(REPLIES, judge=pairwise((0.6, 0.1))), by="judge", judge=strict)
     assert (row["status"], row["reason"], row["preferred"]) == ("rejected", "no_preference", None)
     assert "judge_probability [0.35, 0.65]" in row["detail"]
 
 
 def test_rule_then_judge_asks_only_where_the_rule_abstains(run: Run) -> None:
-    row = run(DOCUMENT, FakeEngine(REPLIES), by="rule_then_judge")  # a judge would raise
+    row = run(DOCUMENT, FakeEngine(REPLIES), by="rule_then_judge", judge=PAIRWISE)  # a judge would raise
     assert (row["status"], row["preferred_by"]) == ("ok", "rule")
     assert all(c["judge_probability"] is None for c in row["candidates"])
     engine = FakeEngine(REPLIES, judge=pairwise((0.6, 0.1)))
-    row = run(DOCUMENT, engine, by="rule_then_judge", min_margin=0.9)
+    row = run(DOCUMENT, engine, by="rule_then_judge", min_margin=0.9, judge=PAIRWISE)
     assert (row["preferred"], row["preferred_by"], row["margin"]) == (1, "judge", pytest.approx(0.3))
 
 
 def test_a_judge_needs_no_mesh_headings(run: Run) -> None:
     for by in ("judge", "rule_then_judge"):
-        row = run(DOCUMENT | {"mesh": []}, FakeEngine(REPLIES, judge=pairwise((0.9, 0.9))), by=by)
+        row = run(DOCUMENT | {"mesh": []}, FakeEngine(REPLIES, judge=pairwise((0.9, 0.9))), by=by, judge=PAIRWISE)
         assert (row["status"], row["preferred_by"]) == ("ok", "judge")
         assert [c["mesh_score"] for c in row["candidates"]] == [None, None]
 
@@ -237,15 +231,15 @@ def test_a_judge_s_prompt_that_is_too_long_loses_its_last_contexts_first(run: Ru
     def short(task: str) -> Any:
         return PromptTooLongError("too long") if "[2]" in task else judge(task)
 
-    row = run(DOCUMENT, FakeEngine(REPLIES, judge=short), by="judge")
+    row = run(DOCUMENT, FakeEngine(REPLIES, judge=short), by="judge", judge=PAIRWISE)
     assert (row["status"], row["preferred"]) == ("ok", 0)
     assert len(row["contexts_text"]) == 2  # the answer has room for both
-    row = run(DOCUMENT, FakeEngine(REPLIES, judge=lambda task: PromptTooLongError("9 fit")), by="judge")
+    row = run(DOCUMENT, FakeEngine(REPLIES, judge=lambda task: PromptTooLongError("9 fit")), by="judge", judge=PAIRWISE)
     assert (row["status"], row["reason"]) == ("rejected", "abstract_too_long")
 
 
 def test_a_verdict_s_line_for_the_log_shows_both_orders(run: Run) -> None:
-    row = run(DOCUMENT, FakeEngine(REPLIES, judge=pairwise((0.6, 0.1))), by="judge")
+    row = run(DOCUMENT, FakeEngine(REPLIES, judge=pairwise((0.6, 0.1))), by="judge", judge=PAIRWISE)
     assert judged(row) == (
         "judge: PMID 1: P(general) shown first 0.600, shown second 0.100; general 0.350, biomedical 0.650; "
         "prefers biomedical by 0.300"

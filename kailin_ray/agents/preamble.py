@@ -10,7 +10,7 @@ The examples show every agent's task, because a prefix that differed from agent 
     user       Title: ... Abstract: ... (the row's) <task>
 
 The judge's task is the exception: examples of it in the preamble made a small model answer questions instead of asking
-them (docs/judge.md), and a judge that is constrained to two words needs none.
+them (docs/evaluation.md), and a judge that is constrained to two words needs none.
 """
 
 from dataclasses import dataclass
