@@ -160,7 +160,7 @@ async def judged(cases: list[dict[str, Any]], config: Any) -> dict[str, dict[str
                 table[case["rule"], row["preferred"]] += 1
         orders = np.array([row["orders"] for row in done if row["orders"]]).reshape(-1, 2)
         found[form] |= {"prefers own": share([row["preferred"] == case["own"] for case, row in decided])}
-        found[form] |= evaluation.agreement(table) | evaluation.position_bias(orders)
+        found[form] |= evaluation.agreement(table) | evaluation.position_bias(evaluation.position_sums(orders))
     engine.shutdown()
     return found
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from kailin_ray.agents.evaluation import agreement, position_bias
+from kailin_ray.agents.evaluation import agreement, position_bias, position_sums
 from kailin_ray.config import Evaluation
 from kailin_ray.schema import OK
 
@@ -36,7 +36,7 @@ def count_records(run: Path, evaluation: Evaluation) -> dict[str, Any]:
     tokens: dict[str, Counter[str]] = {}
     headings: dict[str, Counter[str]] = {"accepted": Counter(), "rejected": Counter()}
     table = np.zeros((2, 2), dtype=np.int64)
-    orders: list[np.ndarray] = [np.zeros((0, 2))]
+    positions = np.zeros(3)
     for file in sorted((run / "records").glob("*.parquet")):
         for batch in pq.ParquetFile(file).iter_batches(columns=_COLUMNS):
             for name, counter in counted.items():
@@ -48,12 +48,12 @@ def count_records(run: Path, evaluation: Evaluation) -> dict[str, Any]:
                 headings[name].update(_values(uis))
             table += _preferences(batch["candidates"], evaluation)
             asked = batch["judge_orders"].drop_null()
-            orders.append(asked.flatten().to_numpy().reshape(-1, 2))
+            positions += position_sums(asked.flatten().to_numpy().reshape(-1, 2))
     return {
         **{name: dict(counter.most_common()) for name, counter in counted.items()},
         "tokens": {name: dict(counts) for name, counts in sorted(tokens.items())},
         "agreement": agreement(table),
-        "position_bias": position_bias(np.concatenate(orders)),
+        "position_bias": position_bias(positions),
         "headings": {name: dict(counter) for name, counter in headings.items()},
     }
 

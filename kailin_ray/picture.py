@@ -50,8 +50,11 @@ def _categories(axes: Axes, level: dict[str, Any]) -> None:
         floor = min(a for _, a, _ in both) / 2
         axes.scatter(missed, [floor] * len(missed), marker="x", color=ORANGE, s=18, label="not reached")
         for c, a, row in sorted(both, key=lambda one: -abs(one[1] - one[0]))[:NUM_LABELS]:
-            label = f"{row['branch']} {row['name'] or ''}"
-            axes.annotate(label[:34], (c, a), xytext=(4, 4), textcoords="offset points", fontsize=8)
+            # Above the diagonal there is room to the left, below it to the right.
+            side, offset = ("right", (-5, 3)) if a > c else ("left", (5, -8))
+            label = f"{row['branch']} {row['name'] or ''}"[:34]
+            axes.annotate(label, (c, a), xytext=offset, textcoords="offset points", ha=side, fontsize=8)
+        axes.set_xlim(right=8 * highest)
         axes.legend(frameon=False, loc="upper left")
     axes.set_xlabel("share of the corpus' headings, %")
     axes.set_ylabel("share of the accepted abstracts' headings, %")

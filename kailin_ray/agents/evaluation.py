@@ -79,15 +79,23 @@ def agreement(table: npt.NDArray[np.int64]) -> dict[str, float | int | None]:
     return {"rows": total, "share": round(share, 4), "cohens_kappa": kappa}
 
 
-def position_bias(orders: npt.NDArray[np.float64]) -> dict[str, float | int | None]:
-    """How the pairwise judge's verdict hangs on the order in which the candidates are shown.
+def position_sums(orders: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(3,) what ``position_bias`` needs of some rows; to be added up over all.
 
     ``orders`` (n, 2): the probability of one candidate where it was shown first, and where it was shown second.
+    """
+    first = (orders[:, 0] + 1 - orders[:, 1]) / 2
+    flipped = (orders[:, 0] > 0.5) != (orders[:, 1] > 0.5)
+    return np.array([len(orders), first.sum(), flipped.sum()], dtype=np.float64)
+
+
+def position_bias(sums: npt.NDArray[np.float64]) -> dict[str, float | int | None]:
+    """How the pairwise judge's verdict hangs on the order in which the candidates are shown.
+
     ``first`` is the mean probability of what is shown first (0.5: no bias), ``flipped`` the share of rows whose verdict
     changes with the order.
     """
-    if not len(orders):
+    rows, first, flipped = sums.tolist()
+    if not rows:
         return {"rows": 0, "first": None, "flipped": None}
-    first = (orders[:, 0] + 1 - orders[:, 1]) / 2
-    flipped = (orders[:, 0] > 0.5) != (orders[:, 1] > 0.5)
-    return {"rows": len(orders), "first": round(float(first.mean()), 4), "flipped": round(float(flipped.mean()), 4)}
+    return {"rows": int(rows), "first": round(first / rows, 4), "flipped": round(flipped / rows, 4)}

@@ -85,22 +85,20 @@ _SAFE: dict[str, Any] = {"resolve_entities": False, "no_network": True, "load_dt
 
 
 def _read_xml(stream: BinaryIO) -> Iterator[Descriptor]:
-    root = None
-    for event, element in etree.iterparse(stream, events=("start", "end"), **_SAFE):
-        if root is None:
-            root = element
-            if root.tag != "DescriptorRecordSet":
-                raise ValueError(f"not MeSH: its root element is <{root.tag}>, not <DescriptorRecordSet>")
-        if event == "end" and element.tag == "DescriptorRecord":
-            ui, name = element.findtext("DescriptorUI"), element.findtext("DescriptorName/String")
-            if not ui or not name:
-                raise ValueError(f"line {element.sourceline}: a descriptor without UI or name")
-            trees = (node.text or "" for node in element.iterfind("TreeNumberList/TreeNumber"))
-            terms = (node.text or "" for node in element.iterfind("ConceptList/Concept/TermList/Term/String"))
-            yield descriptor(ui, name, trees, terms)
-            element.clear()
-            while element.getprevious() is not None:  # what was read leaves the memory
-                del root[0]
+    _, root = next(etree.iterparse(stream, events=("start",), **_SAFE))
+    if root.tag != "DescriptorRecordSet":
+        raise ValueError(f"not MeSH: its root element is <{root.tag}>, not <DescriptorRecordSet>")
+    stream.seek(0)
+    for _, element in etree.iterparse(stream, tag="DescriptorRecord", **_SAFE):
+        ui, name = element.findtext("DescriptorUI"), element.findtext("DescriptorName/String")
+        if not ui or not name:
+            raise ValueError(f"line {element.sourceline}: a descriptor without UI or name")
+        trees = (node.text or "" for node in element.iterfind("TreeNumberList/TreeNumber"))
+        terms = (node.text or "" for node in element.iterfind("ConceptList/Concept/TermList/Term/String"))
+        yield descriptor(ui, name, trees, terms)
+        element.clear()
+        while element.getprevious() is not None:  # what was read leaves the memory
+            del element.getparent()[0]
 
 
 def _read_mtrees(stream: BinaryIO) -> Iterator[Descriptor]:

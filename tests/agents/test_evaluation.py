@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from kailin_ray.agents import evaluation
-from kailin_ray.agents.evaluation import Verdict, agreement, candidate_score, position_bias, prefer
+from kailin_ray.agents.evaluation import Verdict, agreement, candidate_score, position_bias, position_sums, prefer
 from kailin_ray.agents.preamble import PREAMBLE
 
 DOCUMENT = {"title": "Azide.", "abstract": "Azide preserved tissues."}
@@ -54,6 +54,6 @@ def test_agreement_by_hand() -> None:
 
 def test_position_bias_by_hand() -> None:
     # Row 1: 0.8 where shown first, and what is shown first otherwise gets 1 - 0.4 = 0.6; it flips. Row 2: 0.9 and 0.3.
-    found = position_bias(np.array([[0.8, 0.4], [0.9, 0.7]]))
+    found = position_bias(position_sums(np.array([[0.8, 0.4]])) + position_sums(np.array([[0.9, 0.7]])))
     assert found == {"rows": 2, "first": pytest.approx((0.8 + 0.6 + 0.9 + 0.3) / 4), "flipped": 0.5}
-    assert position_bias(np.zeros((0, 2))) == {"rows": 0, "first": None, "flipped": None}
+    assert position_bias(position_sums(np.zeros((0, 2)))) == {"rows": 0, "first": None, "flipped": None}
