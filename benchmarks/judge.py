@@ -13,13 +13,12 @@ cost where nobody judged.
 
 import argparse
 import asyncio
-import gzip
 import json
 import os
 from pathlib import Path
 from typing import Any
 
-TOP_K, WORDS, ROWS_IN_FLIGHT = 4, 40, 16
+WORDS, ROWS_IN_FLIGHT = 40, 16
 
 
 def main() -> None:
@@ -63,25 +62,17 @@ def compared(options: argparse.Namespace, config: Any) -> list[dict[str, Any]]:
     from collections import Counter
 
     import numpy as np
-    from mesh_measures import contexts, negatives
+    import pubmedqa
 
     from kailin_ray.agents.evaluation import candidate_score, prefer
-    from kailin_ray.config import Encoder
     from kailin_ray.mesh import MeshHierarchy
-    from kailin_ray.retrieval.encoder import TextEncoder
 
-    with gzip.open(options.pubmedqa, "rt", encoding="utf-8") as stream:
-        rows = [json.loads(line) for line in stream]
     mesh = MeshHierarchy.load(options.mesh)
-    names = sorted({name for row in rows for name in row["mesh"]})
-    numbers = dict(zip(names, mesh.find_names(names).tolist(), strict=True))
-    uis = [ui.decode() for ui in mesh.uis.tolist()]
-    sets = [[uis[numbers[name]] for name in row["mesh"] if numbers[name] >= 0] for row in rows]
+    data = pubmedqa.read(options.pubmedqa, mesh, options.encoder)
+    rows, sets = data.rows, data.descriptors
     mesh = mesh.with_counts(Counter(ui for uis in sets for ui in uis))
-    encoder = TextEncoder(Encoder(path=options.encoder, revision=None, max_length=256, batch_size=16), on_gpu=False)
-    abstracts, questions = (encoder.encode([row[key] for row in rows]) for key in ("abstract", "question"))
-    pairs = negatives(questions, 1)["near"][: options.limit]
-    hits = [contexts(questions @ abstracts.T, pairs[:, side], pairs) for side in (0, 1)]
+    pairs = pubmedqa.near_others(data)[: options.limit]
+    hits = [pubmedqa.contexts(data, pairs[:, side], pairs) for side in (0, 1)]
     dice = np.random.default_rng(2)
     cases = []
     for i, (source, other) in enumerate(pairs.tolist()):
@@ -90,7 +81,7 @@ def compared(options: argparse.Namespace, config: Any) -> list[dict[str, Any]]:
         scores = [
             candidate_score(
                 mesh.score(
-                    [sets[source]] * TOP_K,
+                    [sets[source]] * pubmedqa.TOP_K,
                     [sets[c] for c in chosen],
                     config.evaluation.measure,
                     config.evaluation.aggregate,
@@ -131,7 +122,7 @@ async def judged(cases: list[dict[str, Any]], config: Any) -> dict[str, dict[str
                 prompts = [evaluation.pairwise_messages(document, *pair) for pair in (shown, shown[::-1])]
                 calls = [await engine.choose(prompt, SIDES) for prompt in prompts]
                 orders = [call.probabilities[side] for call, side in zip(calls, SIDES, strict=True)]
-                probabilities = [sum(orders) / 2, 1 - sum(orders) / 2]
+                probabilities = evaluation.from_orders(*orders)
             elif form == "pointwise":
                 prompts = [evaluation.pointwise_messages(document, candidate) for candidate in shown]
                 calls = [await engine.choose(prompt, VERDICTS) for prompt in prompts]
@@ -140,7 +131,7 @@ async def judged(cases: list[dict[str, Any]], config: Any) -> dict[str, dict[str
                 probabilities = [1.0, 0.0]
             preferred = evaluation.prefer(probabilities, 0.0, "judge").preferred
             asked, evidence = shown[preferred or 0]
-            prompt = answer.messages(document, asked, evidence, judged=form == "pointwise")
+            prompt = answer.messages(document, asked, evidence)
             answered = await engine.generate(prompt, one_token)
             return {
                 "preferred": preferred, "orders": orders, "judge": uncached(calls), "answer": uncached([answered]),
@@ -168,7 +159,7 @@ async def judged(cases: list[dict[str, Any]], config: Any) -> dict[str, dict[str
 def share(right: list[bool]) -> tuple[float, float, float]:
     """The share and its 95 % bootstrap interval."""
     import numpy as np
-    from mesh_measures import interval
+    from pubmedqa import interval
 
     return interval(np.array(right, dtype=float))
 

@@ -12,23 +12,20 @@ last column is the paired difference to the best MeSH score, over both kinds of 
 """
 
 import argparse
-import gzip
 import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pubmedqa
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from kailin_ray.config import Encoder
 from kailin_ray.files import read_json
 from kailin_ray.manifest import versions
 from kailin_ray.mesh import MeshHierarchy
 from kailin_ray.mesh.similarity import AGGREGATES, MEASURES
-from kailin_ray.retrieval.encoder import TextEncoder
 
-TOP_K = 4
 Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(n,) sources and (n,) contexts, as numbers of abstracts → (n,) scores, NaN where missing."""
 
@@ -42,32 +39,24 @@ def main() -> None:
     parser.add_argument("--documents", type=Path, help="a folder made by ingest, for the information content *other*")
     parser.add_argument("--negatives", type=int, default=5, help="random other questions of each abstract")
     options = parser.parse_args()
-    with gzip.open(options.pubmedqa, "rt", encoding="utf-8") as stream:
-        rows = [json.loads(line) for line in stream]
     mesh = MeshHierarchy.load(options.mesh)
-    names = sorted({name for row in rows for name in row["mesh"]})
-    numbers = dict(zip(names, mesh.find_names(names).tolist(), strict=True))
-    unknown = [name for name in names if numbers[name] < 0]
-    uis = [ui.decode() for ui in mesh.uis.tolist()]
-    sets = [[uis[numbers[name]] for name in row["mesh"] if numbers[name] >= 0] for row in rows]
-    encoder = TextEncoder(Encoder(path=options.encoder, revision=None, max_length=256, batch_size=16), on_gpu=False)
-    abstracts, questions = (encoder.encode([row[key] for row in rows]) for key in ("abstract", "question"))
-    counts = {"corpus": Counter(ui for uis in sets for ui in uis), "intrinsic": Counter()}
+    data = pubmedqa.read(options.pubmedqa, mesh, options.encoder)
+    counts = {"corpus": Counter(ui for uis in data.descriptors for ui in uis), "intrinsic": Counter()}
     if options.documents:
         headings = read_json(options.documents / "descriptors.json")
         counts["other"] = Counter({ui: heading["documents"] for ui, heading in headings.items()})
-    scores = scorers(mesh, counts, sets, [row["abstract"] for row in rows])
-    others = negatives(questions, options.negatives)
-    hits = {name: margins(questions @ abstracts.T, pairs, scores) for name, pairs in others.items()}
+    scores = scorers(mesh, counts, data)
+    others = {"random": pubmedqa.random_others(data, options.negatives), "near": pubmedqa.near_others(data)}
+    hits = {name: margins(data, pairs, scores) for name, pairs in others.items()}
     of_abstract = {name: {kind: right(found[name]) for kind, found in hits.items()} for name in scores}
     overall = {name: np.mean(list(kinds.values()), axis=0) for name, kinds in of_abstract.items()}
     best = max((name for name in scores if "," in name), key=lambda name: overall[name].mean())
     table = {
-        name: {kind: interval(values) for kind, values in kinds.items()}
-        | {"difference": interval(overall[name] - overall[best])}
+        name: {kind: pubmedqa.interval(values) for kind, values in kinds.items()}
+        | {"difference": pubmedqa.interval(overall[name] - overall[best])}
         for name, kinds in of_abstract.items()
     }
-    print(f"{len(rows):,} abstracts; {len(unknown)} of {len(names):,} MeSH names unknown, as {unknown[:5]}\n")
+    print(f"{len(data.rows):,} abstracts; {len(data.unknown)} MeSH names unknown, as {data.unknown[:5]}\n")
     print(f"| score | random other question | near other question | to {best} |\n|---|---|---|---|")
     for name, row in table.items():
         print(f"| {name} | {' | '.join(f'{mean:.3f} ({low:.3f} to {high:.3f})' for mean, low, high in row.values())} |")
@@ -83,7 +72,7 @@ def main() -> None:
         json.dumps(
             {
                 "benchmark": "mesh_measures",
-                "abstracts": len(rows),
+                "abstracts": len(data.rows),
                 "table": table,
                 "by_margin": confident,
                 "versions": versions(),
@@ -92,10 +81,9 @@ def main() -> None:
     )
 
 
-def scorers(
-    mesh: MeshHierarchy, counts: dict[str, Counter[str]], sets: list[list[str]], texts: list[str]
-) -> dict[str, Score]:
+def scorers(mesh: MeshHierarchy, counts: dict[str, Counter[str]], data: pubmedqa.PubMedQA) -> dict[str, Score]:
     """Every score by its name in the table; ``counts``: by UI, for each kind of information content."""
+    sets, texts = data.descriptors, [row["abstract"] for row in data.rows]
     found: dict[str, Score] = {}
     for content, of_content in counts.items():
         hierarchy = mesh.with_counts(of_content)
@@ -128,34 +116,16 @@ def mesh_score(mesh: MeshHierarchy, sets: list[list[str]], measure: str, aggrega
     return lambda one, two: mesh.score(rows(one), rows(two), measure, aggregate).to_numpy(zero_copy_only=False)
 
 
-def negatives(questions: np.ndarray, number: int) -> dict[str, np.ndarray]:
-    """(m, 2) pairs of an abstract and another whose question is put beside its own."""
-    n = len(questions)
-    dice = np.random.default_rng(0)
-    random = np.stack([np.repeat(np.arange(n), number), dice.integers(1, n, n * number)], axis=1)
-    random[:, 1] = (random[:, 0] + random[:, 1]) % n
-    alike = questions @ questions.T
-    np.fill_diagonal(alike, -np.inf)
-    return {"random": random, "near": np.stack([np.arange(n), alike.argmax(axis=1)], axis=1)}
-
-
-def margins(similarity: np.ndarray, pairs: np.ndarray, scores: dict[str, Score]) -> dict[str, np.ndarray]:
+def margins(data: pubmedqa.PubMedQA, pairs: np.ndarray, scores: dict[str, Score]) -> dict[str, np.ndarray]:
     """(abstracts, negatives) by how much its own contexts score higher than the other's; NaN without a score."""
-    own, other = (contexts(similarity, pairs[:, side], pairs) for side in (0, 1))
-    sources = np.repeat(pairs[:, 0], TOP_K)
+    own, other = (pubmedqa.contexts(data, pairs[:, side], pairs) for side in (0, 1))
+    sources = np.repeat(pairs[:, 0], pubmedqa.TOP_K)
     found = {}
     for name, score in scores.items():
-        with np.errstate(invalid="ignore"):
-            means = [np.nanmean(score(sources, side.ravel()).reshape(-1, TOP_K), axis=1) for side in (own, other)]
-        found[name] = (means[0] - means[1]).reshape(len(similarity), -1)
+        of_sides = (score(sources, side.ravel()).reshape(-1, pubmedqa.TOP_K) for side in (own, other))
+        one, two = (np.nanmean(values, axis=1) for values in of_sides)
+        found[name] = np.round(one - two, 9).reshape(len(data.rows), -1)
     return found
-
-
-def contexts(similarity: np.ndarray, asked: np.ndarray, without: np.ndarray) -> np.ndarray:
-    """(m, TOP_K) the abstracts nearest to each question, without the two that are concerned."""
-    found = similarity[asked].copy()
-    np.put_along_axis(found, without, -np.inf, axis=1)
-    return np.argsort(-found, axis=1)[:, :TOP_K]
 
 
 def right(margin: np.ndarray) -> np.ndarray:
@@ -167,18 +137,11 @@ def by_margin(margin: np.ndarray) -> list[dict[str, float]]:
     """How many of the pairs a least margin leaves, and how often the preference is then right."""
     found = []
     for least in (0.0, 0.01, 0.02, 0.05, 0.1):
-        left = margin[np.abs(margin) >= least]
+        left = margin[np.abs(margin) >= max(least, 1e-9)]
         found.append(
             {"least": least, "kept": round(left.size / margin.size, 3), "right": round(float((left > 0).mean()), 3)}
         )
     return found
-
-
-def interval(per_abstract: np.ndarray) -> tuple[float, float, float]:
-    """The mean and its 95 % bootstrap interval."""
-    draws = np.random.default_rng(1).integers(0, len(per_abstract), (2_000, len(per_abstract)))
-    low, high = np.percentile(per_abstract[draws].mean(axis=1), [2.5, 97.5])
-    return round(float(per_abstract.mean()), 4), round(float(low), 4), round(float(high), 4)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,8 @@ def main() -> None:
     parser.add_argument("--demo", type=Path, default=Path("demo"), help="a folder with documents and index")
     parser.add_argument("overrides", nargs="*", default=["retrieval=brief"])
     options = parser.parse_args()
+    if any(key.startswith("evaluation.by=") and key != "evaluation.by=rule" for key in options.overrides):
+        parser.error("evaluation.by: only rule; a judge's calls are measured by benchmarks/judge.py")
     keys = [f"documents={options.demo}/documents", f"index={options.demo}/index", "mesh=assets/mesh.tsv"]
     keys += [f"limit={options.limit}", *options.overrides]
     with tempfile.TemporaryDirectory() as folder:
@@ -56,8 +58,6 @@ def measure(run: Path, keys: list[str]) -> dict[str, dict[str, float]]:
     subprocess.run([sys.executable, "-m", "kailin_ray", "distill", *keys, f"out={run}"], check=True, stdout=sys.stderr)
     manifest = read_json(run / "manifest.json")
     model, cluster = manifest["config"]["model"], TypeAdapter(Cluster).validate_python(manifest["config"]["cluster"])
-    if manifest["config"]["evaluation"]["by"] != "rule":
-        sys.exit("evaluation.by: only `rule`; a judge's calls are measured by benchmarks/judge.py")
     tokenizer = AutoTokenizer.from_pretrained(model["path"], revision=model["revision"])
     job = {
         "engine": {"model": model["path"], "revision": model["revision"], **model["engine"]},

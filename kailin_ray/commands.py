@@ -108,10 +108,11 @@ def distill(config: DistillConfig) -> int:
     from kailin_ray.report import report as summary
 
     mesh, mesh_note = pipeline.load_mesh(config)
-    headings = mesh_note["corpus_headings"]
+    headings = mesh_note["headings"]
     if headings["unknown"]:
-        names = ", ".join(f"{one['name']} ({one['documents']:,})" for one in headings["most_frequent_unknown"])
-        print(f"mesh: {headings['unknown']:,} of the corpus' headings are unknown to {config.mesh.name}: {names}, ...")
+        names = ", ".join(f"{one['name']} ({one['documents']:,})" for one in headings["most_used_unknown"])
+        more = ", ..." if headings["unknown"] > len(headings["most_used_unknown"]) else ""
+        print(f"mesh: {headings['unknown']:,} of the corpus' headings are unknown to {config.mesh.name}: {names}{more}")
     with locked(config.out):
         checksums = manifest.open_run(config)
         work = pipeline.find_work(config)
@@ -120,7 +121,8 @@ def distill(config: DistillConfig) -> int:
             (config.out / "manifest.json").unlink(missing_ok=True)
             seconds = _work(config, work, mesh)
             pipeline.check_complete(config, work)
-            manifest.write_manifest(config, checksums, seconds, len(work.done), mesh, mesh_note)
+            made = manifest.write_manifest(config, checksums, seconds, len(work.done), mesh, mesh_note)
+            _draw(made["coverage"], config.out / "coverage.png")
         else:
             print(f"{config.out}: complete, nothing to do")
     print(summary(config.out, examples=0))
@@ -129,6 +131,15 @@ def distill(config: DistillConfig) -> int:
         allowed = f"more than max_failed_fraction={config.max_failed_fraction}"
         raise CommandFailedError(f"{failed} of {work.num_documents} rows failed, {allowed}; see {config.out}/logs")
     return 0
+
+
+def _draw(coverage: dict[str, Any], path: Path) -> None:
+    from kailin_ray.picture import draw_coverage
+
+    try:
+        draw_coverage(coverage, path)
+    except Exception as error:  # a run is complete without its picture; its numbers stand in the manifest
+        print(f"{path}: not drawn: {type(error).__name__}: {error}")
 
 
 def _work(config: DistillConfig, work: Any, mesh: Any) -> dict[str, float]:

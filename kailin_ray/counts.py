@@ -18,9 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from kailin_ray.agents.evaluation import agreement, position_bias, position_sums
-from kailin_ray.config import Evaluation
-from kailin_ray.schema import OK
+from kailin_ray.agents.evaluation import TIE, agreement, position_bias, position_sums
+from kailin_ray.schema import OK, REJECTED
 
 _TOKENS = ("prompt", "cached", "completion")
 _COLUMNS = [
@@ -30,7 +29,7 @@ _COLUMNS = [
 ]  # fmt: skip
 
 
-def count_records(run: Path, evaluation: Evaluation) -> dict[str, Any]:
+def count_records(run: Path) -> dict[str, Any]:
     """Add up the records of ``run``; see the sample above."""
     counted: dict[str, Counter[str]] = {name: Counter() for name in ("status", "reason", "preferred_by")}
     tokens: dict[str, Counter[str]] = {}
@@ -42,11 +41,10 @@ def count_records(run: Path, evaluation: Evaluation) -> dict[str, Any]:
             for name, counter in counted.items():
                 counter.update(_values(batch[name]))
             _add_usage(tokens, batch["usage"])
-            ok = pc.equal(batch["status"], OK)
-            for name, chosen in (("accepted", ok), ("rejected", pc.invert(ok))):
-                uis = pc.struct_field(pc.list_flatten(batch["mesh"].filter(chosen)), "ui")
-                headings[name].update(_values(uis))
-            table += _preferences(batch["candidates"], evaluation)
+            for name, status in (("accepted", OK), ("rejected", REJECTED)):
+                chosen = batch["mesh"].filter(pc.equal(batch["status"], status))
+                headings[name].update(_values(pc.struct_field(pc.list_flatten(chosen), "ui")))
+            table += _leanings(batch["candidates"])
             asked = batch["judge_orders"].drop_null()
             positions += position_sums(asked.flatten().to_numpy().reshape(-1, 2))
     return {
@@ -72,18 +70,18 @@ def _add_usage(tokens: dict[str, Counter[str]], usage: pa.ListArray) -> None:
         agent.update(calls=row["agent_count"], **{name: row[f"{name}_tokens_sum"] for name in _TOKENS})
 
 
-def _preferences(candidates: pa.ListArray, evaluation: Evaluation) -> np.ndarray:
-    """(2, 2) rows by the candidate that the rule prefers and the one that the judge prefers, where both do."""
-    # Two candidates, or none that a judge could have compared; a judge is not asked about equal questions.
+def _leanings(candidates: pa.ListArray) -> np.ndarray:
+    """(2, 2) rows by the candidate that the rule scores higher and the one that the judge does, where both do.
+
+    Whatever the margin: under ``rule_then_judge`` the judge is asked where the rule's margin was too small.
+    """
     pairs = candidates.filter(pc.equal(pc.list_value_length(candidates), 2)).flatten()
     mesh, judge = (
         pc.struct_field(pairs, name).to_numpy(zero_copy_only=False).astype(float).reshape(-1, 2)
         for name in ("mesh_score", "judge_probability")
     )
     rule, verdict = mesh[:, 0] - mesh[:, 1], judge[:, 0] - judge[:, 1]
-    with np.errstate(invalid="ignore"):  # NaN, a missing score, compares as False
-        decided = (np.abs(rule) >= evaluation.min_margin) & (np.abs(verdict) >= evaluation.judge.min_margin)
-        decided &= (rule != 0) & (verdict != 0)
+    both = (np.abs(rule) > TIE) & (np.abs(verdict) > TIE)  # NaN, a missing score, compares as False
     found = np.zeros((2, 2), dtype=np.int64)
-    np.add.at(found, ((rule[decided] < 0).astype(int), (verdict[decided] < 0).astype(int)), 1)
+    np.add.at(found, ((rule[both] < 0).astype(int), (verdict[both] < 0).astype(int)), 1)
     return found

@@ -1,19 +1,13 @@
-"""One abstract's way through all its agents, and the actor that hosts the engine they share.
+"""One abstract's way through all its agents.
 
 One row is one abstract and one coroutine: ask (both question agents) → retrieve → evaluate → answer. Many coroutines
 are in flight on one engine; its continuous batching mixes their calls, and its prefix cache finds the abstract again.
 """
 
 import asyncio
-import os
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import pyarrow as pa
-import ray
 
 from kailin_ray.agents import answer, evaluation, question
 from kailin_ray.agents.preamble import DECISIONS, SIDES, VERDICTS
@@ -21,7 +15,7 @@ from kailin_ray.config import DistillConfig, QuestionAgent
 from kailin_ray.generation import EngineDeadError, Generation, PromptTooLongError
 from kailin_ray.mesh import MeshHierarchy
 from kailin_ray.retrieval.index import Hit
-from kailin_ray.schema import FAILED, OK, RECORDS, REJECTED
+from kailin_ray.schema import FAILED, OK, REJECTED
 
 if TYPE_CHECKING:
     from kailin_ray.engine import Engine
@@ -30,8 +24,6 @@ Document = dict[str, Any]
 Search = Callable[[str, int, int | None], Awaitable[list[Hit]]]
 
 DETAIL_CHARS = 500
-VERDICTS_TO_LOG = 5
-"""Of each engine's first verdicts the probabilities are written to its log."""
 
 
 class RejectedRowError(Exception):
@@ -62,11 +54,6 @@ class Distiller:
     engine: "Engine"
     search: Search
     mesh: MeshHierarchy
-
-    @property
-    def pointwise(self) -> bool:
-        """Whether this run has a pointwise judge; answers then go on from its prompts."""
-        return self.config.evaluation.by != "rule" and self.config.evaluation.judge.form == "pointwise"
 
     async def record(self, document: Document) -> dict[str, Any]:
         """Walk one document through all agents; return its record. Only a dead engine raises."""
@@ -126,29 +113,34 @@ class Distiller:
 
     async def _judge(self, row: "_Row", candidates: list[Candidate]) -> tuple[list[float], list[float] | None]:
         """Each candidate's probability, and of a pairwise judge that of the first candidate in either order."""
+        pairwise = self.config.evaluation.judge.form == "pairwise"
         shown = [(one.question, list(one.contexts)) for one in candidates]
         while True:
-            if self.pointwise:
-                words: Sequence[str] = VERDICTS
-                prompts = [evaluation.pointwise_messages(row.document, one) for one in shown]
-            else:
-                words = SIDES
+            if pairwise:
+                words: Sequence[str] = SIDES
                 prompts = [evaluation.pairwise_messages(row.document, *pair) for pair in (shown, shown[::-1])]
-            try:
-                asked = await asyncio.gather(*(self.engine.choose(messages, words) for messages in prompts))
+            else:
+                words = VERDICTS
+                prompts = [evaluation.pointwise_messages(row.document, one) for one in shown]
+            calls = [self.engine.choose(messages, words) for messages in prompts]
+            asked = await asyncio.gather(*calls, return_exceptions=True)
+            said = [call for call in asked if isinstance(call, Generation)]
+            for call in said:
+                row.count("judge", call)
+            if len(said) == len(asked):
                 break
-            except PromptTooLongError as error:
-                if not any(contexts for _, contexts in shown):
-                    raise RejectedRowError("abstract_too_long", str(error)) from error
-                for _, contexts in shown:
-                    del contexts[-1:]
-        for call in asked:
-            row.count("judge", call)
-        if self.pointwise:
-            return [call.probabilities[VERDICTS[0]] for call in asked], None
-        orders = [call.probabilities[side] for call, side in zip(asked, SIDES, strict=True)]
-        first = sum(orders) / 2
-        return [first, 1 - first], orders
+            fault = next(call for call in asked if isinstance(call, BaseException))
+            if not isinstance(fault, PromptTooLongError):
+                raise fault
+            if not any(contexts for _, contexts in shown):
+                raise RejectedRowError("abstract_too_long", str(fault)) from fault
+            # Of both, so that neither candidate is shown with more evidence than the other.
+            for _, contexts in shown:
+                del contexts[-1:]
+        if not pairwise:
+            return [call.probabilities[VERDICTS[0]] for call in said], None
+        orders = [call.probabilities[side] for call, side in zip(said, SIDES, strict=True)]
+        return evaluation.from_orders(*orders), orders
 
     async def _candidate(
         self, row: "_Row", name: str, agent: QuestionAgent, source: Sequence[str]
@@ -181,7 +173,7 @@ class Distiller:
         while True:
             try:
                 given = await self.engine.generate(
-                    answer.messages(row.document, asked, contexts, self.pointwise), _sampling(agent.sampling)
+                    answer.messages(row.document, asked, contexts), _sampling(agent.sampling)
                 )
                 break
             except PromptTooLongError as error:
@@ -197,7 +189,7 @@ class Distiller:
         if question.is_yes_no(asked):
             try:
                 decided = await self.engine.choose(
-                    answer.decision_messages(row.document, asked, contexts, given.text, self.pointwise), DECISIONS
+                    answer.decision_messages(row.document, asked, contexts, given.text), DECISIONS
                 )
             except PromptTooLongError as error:
                 raise RejectedRowError("abstract_too_long", str(error)) from error
@@ -243,90 +235,3 @@ def _candidate_row(one: Candidate) -> dict[str, Any]:
 def _shown(hit: Hit, max_words: int | None) -> str:
     words = f"{hit.title} {hit.text}".split()
     return " ".join(words[:max_words]) + (" …" if max_words and len(words) > max_words else "")
-
-
-class Progress:
-    """Actor: what the engine actors did so far; the driver reads it to show it."""
-
-    def __init__(self) -> None:
-        self._rows: dict[str, int] = {}
-        self._starts = 0
-        self._engines: list[dict[str, float]] = []
-
-    def engine_starts(self) -> None:
-        """An engine is about to start, for the first time or after a death."""
-        self._starts += 1
-
-    def engine_ready(self, start_seconds: float) -> None:
-        """An engine can serve."""
-        self._engines.append({"ready": time.time(), "seconds": start_seconds})
-
-    def row_done(self, status: str) -> None:
-        """A row has its record."""
-        self._rows[status] = self._rows.get(status, 0) + 1
-
-    def snapshot(self) -> dict[str, Any]:
-        """Rows by status, engine starts begun, and of those that came up when and after how many seconds."""
-        return {"rows": dict(self._rows), "starts": self._starts, "engines": list(self._engines)}
-
-
-class DistillActor:
-    """Ray Data actor: hosts one engine; a block of documents in, the block of their records out."""
-
-    def __init__(self, config: DistillConfig, mesh: Any, retriever: Any, progress: Any, log: str):
-        """Start the engine. ``mesh`` is a reference: its arrays are read where they lie in shared memory."""
-        _send_output_to(Path(log))
-        # Here and not above: the driver, which only names this class, needs no vLLM.
-        from kailin_ray.engine import Engine
-
-        started = time.monotonic()
-        progress.engine_starts.remote()
-        judges = config.evaluation.by != "rule"
-        engine = Engine(config.model.path, config.model.revision, config.model.engine, float32_head=judges)
-
-        async def search(text: str, k: int, exclude: int | None) -> list[Hit]:
-            found: list[Hit] = await retriever.search.remote(text, k, exclude)
-            return found
-
-        ray.get(retriever.ready.remote())
-        self._distiller = Distiller(config, engine, search, ray.get(mesh))
-        self._verdicts_to_log = VERDICTS_TO_LOG
-        self._progress = progress
-        progress.engine_ready.remote(time.monotonic() - started)
-
-    async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
-        """Work on a block's rows at the same time; a dead engine ends this actor, and Ray replaces it."""
-        try:
-            records = await asyncio.gather(*(self._record(row) for row in batch.to_pylist()))
-        except EngineDeadError:
-            os._exit(1)
-        yield pa.Table.from_pylist(records, RECORDS)
-
-    async def _record(self, document: Document) -> dict[str, Any]:
-        record = await self._distiller.record(document)
-        if self._verdicts_to_log and (line := judged(record)):
-            self._verdicts_to_log -= 1
-            print(line, flush=True)
-        self._progress.row_done.remote(record["status"])
-        return record
-
-
-def judged(record: dict[str, Any]) -> str | None:
-    """What the judge thought of a row, for the log."""
-    candidates = record.get("candidates") or []
-    if not candidates or candidates[0]["judge_probability"] is None:
-        return None
-    means = ", ".join(f"{one['agent']} {one['judge_probability']:.3f}" for one in candidates)
-    orders = record.get("judge_orders")
-    shown = f"P({candidates[0]['agent']}) shown first {orders[0]:.3f}, shown second {orders[1]:.3f}; " if orders else ""
-    preferred = record.get("preferred")
-    verdict = "abstains" if preferred is None else f"prefers {candidates[preferred]['agent']} by {record['margin']:.3f}"
-    return f"judge: PMID {record['pmid']}: {shown}{means}; {verdict}"
-
-
-def _send_output_to(log: Path) -> None:
-    """Append this process's output, and its children's (vLLM's), to a file: the terminal stays readable."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as sink:
-        os.dup2(sink.fileno(), 1)
-        os.dup2(sink.fileno(), 2)

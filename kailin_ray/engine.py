@@ -39,7 +39,7 @@ class Engine:
         defaults: dict[str, Any] = {"load_format": "safetensors", "enable_prefix_caching": True}
         if float32_head:
             engine_args = engine_args | {
-                "hf_overrides": {"head_dtype": "float32"} | engine_args.get("hf_overrides", {})
+                "hf_overrides": {"head_dtype": "float32"} | (engine_args.get("hf_overrides") or {})
             }
         args = AsyncEngineArgs(model=model, revision=revision, **(defaults | engine_args))
         self._llm = AsyncLLM.from_engine_args(args)

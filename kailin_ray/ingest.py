@@ -32,6 +32,9 @@ ROW_GROUP = 2_000
 BUCKET_BYTES = 64 << 20
 """Compressed XML a bucket stands for: about 400 MB of memory in the second pass."""
 
+FORMAT = 2
+"""Of the folder that is made; to be raised with it."""
+
 _KEYS = [("version", pa.int16()), ("file", pa.int32()), ("place", pa.int32()), ("deleted", pa.bool_())]
 _DEALT = pa.schema([*DOCUMENTS, *_KEYS])
 
@@ -77,6 +80,7 @@ def _made_from(config: IngestConfig, files: list[Path]) -> dict[str, Any]:
     return {
         "files": [{"name": file.name, "bytes": file.stat().st_size} for file in files],
         "require": list(config.require),
+        "format": FORMAT,
     }
 
 
@@ -183,7 +187,8 @@ def _merge(folder: Path, require: tuple[str, ...], terminal: TextIO) -> tuple[Co
             bar.update()
             counts.update({key: value or 0 for key, value in row["counts"].items()})
             for ui, name, number in zip(row["uis"], row["names"], row["documents"], strict=True):
-                descriptors.setdefault(ui, {"name": name, "documents": 0})["documents"] += number
+                entry = descriptors.setdefault(ui, {"name": name, "documents": 0})
+                entry |= {"name": max(entry["name"], name), "documents": entry["documents"] + number}
     shutil.rmtree(folder / "dealt")
     return counts, descriptors
 

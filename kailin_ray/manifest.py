@@ -17,7 +17,6 @@ from kailin_ray.counts import count_records
 from kailin_ray.files import read_json, sha256, write_json
 from kailin_ray.mesh import MeshHierarchy
 from kailin_ray.mesh.coverage import coverage
-from kailin_ray.picture import draw_coverage
 from kailin_ray.schema import STATUSES
 
 # What a run may change between two calls into one folder: where and how much, not what.
@@ -77,10 +76,9 @@ def write_manifest(
     mesh: MeshHierarchy,
     mesh_note: dict[str, Any],
 ) -> dict[str, Any]:
-    """Count a run's records, draw their coverage, and write the run's manifest; return it."""
-    counts = count_records(config.out, config.evaluation)
+    """Count a run's records and write the run's manifest; return it."""
+    counts = count_records(config.out)
     spread = coverage(mesh, **counts["headings"])
-    draw_coverage(spread, config.out / "coverage.png")
     num_documents = sum(counts["status"].values())
     by_agent = counts["tokens"]
     manifest = {

@@ -28,7 +28,7 @@ def _letters(axes: Axes, level: dict[str, Any]) -> None:
     places = range(len(rows))
     axes.barh(places, corpus, color=GREY, height=0.6, label="corpus")
     axes.scatter(accepted, places, color=BLUE, zorder=3, label="accepted")
-    axes.scatter(rejected, places, facecolors="none", edgecolors=ORANGE, zorder=3, label="not accepted")
+    axes.scatter(rejected, places, facecolors="none", edgecolors=ORANGE, zorder=3, label="rejected")
     axes.set_yticks(places, [f"{row['name'] or ''}  {row['branch']}" for row in rows])
     axes.set_xlabel("share of the headings, %")
     axes.set_title(_title("Categories", level), loc="left")
@@ -38,17 +38,20 @@ def _letters(axes: Axes, level: dict[str, Any]) -> None:
 
 def _categories(axes: Axes, level: dict[str, Any]) -> None:
     rows = level["branches"]
-    corpus, accepted = _shares(rows, "corpus"), _shares(rows, "accepted")
+    corpus, accepted, rejected = (_shares(rows, name) for name in ("corpus", "accepted", "rejected"))
     both = [(c, a, row) for c, a, row in zip(corpus, accepted, rows, strict=True) if c and a]
     missed = [c for c, a in zip(corpus, accepted, strict=True) if c and not a]
     axes.set_xscale("log")
     axes.set_yscale("log")
     if both:
-        axes.scatter([c for c, _, _ in both], [a for _, a, _ in both], color=BLUE, s=18, label="reached")
+        turned_down = [(c, r) for c, r in zip(corpus, rejected, strict=True) if c and r]
+        places = [c for c, _ in turned_down], [r for _, r in turned_down]
+        axes.scatter(*places, s=22, facecolors="none", edgecolors=ORANGE, alpha=0.6, label="rejected")
+        axes.scatter([c for c, _, _ in both], [a for _, a, _ in both], color=BLUE, s=18, label="accepted")
         lowest, highest = min(corpus[i] for i in range(len(rows)) if corpus[i]), max(max(corpus), max(accepted))
         axes.plot([lowest, highest], [lowest, highest], color=GREY, linewidth=1, zorder=0)
         floor = min(a for _, a, _ in both) / 2
-        axes.scatter(missed, [floor] * len(missed), marker="x", color=ORANGE, s=18, label="not reached")
+        axes.scatter(missed, [floor] * len(missed), marker="x", color=ORANGE, s=18, label="not reached by accepted")
         for c, a, row in sorted(both, key=lambda one: -abs(one[1] - one[0]))[:NUM_LABELS]:
             # Above the diagonal there is room to the left, below it to the right.
             side, offset = ("right", (-5, 3)) if a > c else ("left", (5, -8))
@@ -57,7 +60,7 @@ def _categories(axes: Axes, level: dict[str, Any]) -> None:
         axes.set_xlim(right=8 * highest)
         axes.legend(frameon=False, loc="upper left")
     axes.set_xlabel("share of the corpus' headings, %")
-    axes.set_ylabel("share of the accepted abstracts' headings, %")
+    axes.set_ylabel("share of the accepted (rejected) abstracts' headings, %")
     axes.set_title(_title("Second level", level), loc="left")
     axes.spines[["top", "right"]].set_visible(False)
 

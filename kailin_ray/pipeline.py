@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 
+from kailin_ray.actor import DistillActor, Progress
 from kailin_ray.config import ConfigError, DistillConfig
-from kailin_ray.distill import DistillActor, Progress
 from kailin_ray.documents import PMIDS, among, first_documents, select_rows
 from kailin_ray.files import atomic_file, read_json
 from kailin_ray.mesh import MeshHierarchy
@@ -155,7 +155,8 @@ def distill(config: DistillConfig, work: Work, mesh: MeshHierarchy, terminal: Te
 def load_mesh(config: DistillConfig) -> tuple[MeshHierarchy, dict[str, Any]]:
     """The hierarchy with the information content of the corpus that the documents are; and a note for the manifest.
 
-    A heading whose UI the hierarchy does not know is looked up by its name; what stays unknown is counted.
+    A heading of the documents or of the passages whose UI the hierarchy does not know is looked up by its name; what
+    stays unknown is counted.
 
     Raises ``ConfigError`` if the file holds no hierarchy.
     """
@@ -163,26 +164,34 @@ def load_mesh(config: DistillConfig) -> tuple[MeshHierarchy, dict[str, Any]]:
         hierarchy = MeshHierarchy.load(config.mesh, config.tolerate_orphans)
     except ValueError as error:
         raise ConfigError(f"mesh: {error}") from error
-    corpus: dict[str, dict[str, Any]] = read_json(config.documents / "descriptors.json")
-    if not all(isinstance(heading, dict) for heading in corpus.values()):
-        raise ConfigError(f"documents: {config.documents} was made by an older version; ingest anew")
-    missing = [ui for ui, number in zip(corpus, hierarchy.find(list(corpus)), strict=True) if number < 0]
-    numbers = hierarchy.find_names([corpus[ui]["name"] for ui in missing]).tolist() if missing else []
+    corpus, passages = (_headings(folder) for folder in (config.documents, config.index))
+    named = passages | corpus
+    missing = [ui for ui, number in zip(named, hierarchy.find(list(named)), strict=True) if number < 0]
+    numbers = hierarchy.find_names([named[ui]["name"] for ui in missing]).tolist() if missing else []
     aliases = {ui: number for ui, number in zip(missing, numbers, strict=True) if number >= 0}
-    unknown = sorted((corpus[ui] for ui in missing if ui not in aliases), key=lambda one: -one["documents"])
+    unknown = sorted((named[ui] for ui in missing if ui not in aliases), key=lambda one: -one["documents"])
     note = {
         "num_descriptors": len(hierarchy.uis),
-        "num_tree_numbers": len(hierarchy.tree_numbers),
-        "corpus_headings": {
-            "known": len(corpus) - len(missing),
+        "num_tree_numbers": hierarchy.num_tree_numbers,
+        "headings": {
+            "known": len(named) - len(missing),
             "known_by_name": len(aliases),
             "unknown": len(unknown),
-            "documents_with_unknown": sum(heading["documents"] for heading in unknown),
-            "most_frequent_unknown": unknown[:5],
+            "uses_of_unknown": sum(heading["documents"] for heading in unknown),
+            "most_used_unknown": unknown[:5],
         },
     }
     counts = {ui: heading["documents"] for ui, heading in corpus.items()}
     return hierarchy.with_aliases(aliases).with_counts(counts), note
+
+
+def _headings(folder: Path) -> dict[str, dict[str, Any]]:
+    """Name and number of documents of each descriptor of a corpus, by UI."""
+    path = folder / "descriptors.json"
+    found: dict[str, dict[str, Any]] = read_json(path) if path.exists() else {"": {}}
+    if not all(isinstance(heading, dict) and heading for heading in found.values()):
+        raise ConfigError(f"{folder} was made by an older version; remove it and make it again")
+    return found
 
 
 def start_retriever(config: DistillConfig) -> Any:

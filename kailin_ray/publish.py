@@ -12,10 +12,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from huggingface_hub import DatasetCard, DatasetCardData
 
 from kailin_ray.agents import evaluation, preamble
 from kailin_ray.agents.preamble import TASKS, ask
+from kailin_ray.card import card
 from kailin_ray.config import ConfigError, PublishConfig
 from kailin_ray.files import atomic_folder, read_manifest
 from kailin_ray.pipeline import records
@@ -192,7 +192,7 @@ def publish(config: PublishConfig) -> dict[str, int]:
         counts: dict[str, dict[str, int]] = {name: {} for name in SCHEMAS}
         for (name, split), writer in writers.items():
             counts[name][split] = writer.close()
-        _card(manifest, counts, samples).save(folder / "README.md")
+        card(manifest, counts, samples).save(folder / "README.md")
     return {name: sum(splits.values()) for name, splits in counts.items()}
 
 
@@ -242,97 +242,3 @@ class _Writer:
         if before // ROWS_PER_FILE != self._total // ROWS_PER_FILE:
             self._file.close()
             self._file = None
-
-
-def _card(manifest: dict[str, Any], counts: dict[str, dict[str, int]], samples: list[Record]) -> DatasetCard:
-    data = DatasetCardData(
-        language="en",
-        license="other",
-        license_name="nlm-data-terms",
-        license_link="https://www.nlm.nih.gov/databases/download/terms_and_conditions.html",
-        task_categories=["question-answering", "text-generation"],
-        tags=["biology", "medical", "pubmed", "mesh", "synthetic"],
-        pretty_name="PubMed question-context-answer triples",
-        configs=[
-            {
-                "config_name": name,
-                # `datasets` cannot load a config or split without rows.
-                "data_files": [
-                    {"split": split, "path": f"{name}/{split}-*.parquet"} for split, number in splits.items() if number
-                ],
-                **({"default": True} if name == "triples" else {}),
-            }
-            for name, splits in counts.items()
-            if any(splits.values())
-        ],
-    )
-    model, statuses = manifest["config"]["model"]["path"], manifest["num_by_status"]
-    reasons = "\n".join(f"| {reason} | {number:,} |" for reason, number in manifest["num_by_reason"].items())
-    configs = "\n".join(f"| `{name}` | {sum(splits.values()):,} | {_USES[name]} |" for name, splits in counts.items())
-    shown = "\n\n".join(
-        f"**PMID {row['pmid']}**, {row['title']}\n\n> **Q** {row['question']}\n>\n> **A** {row['answer']}"
-        for row in samples
-    )
-    sources = list(manifest["documents"])
-    preferred = ", ".join(f"{by} {number:,}" for by, number in manifest["evaluation"]["preferred_by"].items()) or "none"
-    rule, retrieval = manifest["config"]["evaluation"], manifest["config"]["retrieval"]
-    coverage = manifest["coverage"]["categories"]
-    text = f"""---
-{data.to_yaml()}
----
-
-# PubMed question-context-answer triples
-
-Distilled from {manifest["num_documents"]:,} PubMed abstracts with kailin_ray {manifest["versions"]["kailin_ray"]}, an
-implementation of [m-KAILIN](https://arxiv.org/abs/2504.19565): two question agents propose a question for an abstract,
-a retrieval agent finds contexts, an evaluation agent prefers the question whose contexts fit the abstract's place in
-the MeSH hierarchy, an answer agent answers it. **The questions and answers were written by a language model
-(`{Path(model).name}`) and were not checked by people; they are no medical advice.**
-
-| config | rows | what for |
-|---|---|---|
-{configs}
-
-```python
-from datasets import load_dataset
-
-load_dataset("path/to/this/folder", "sft")
-```
-
-## How it was made
-
-- accepted {statuses["ok"]:,}, rejected {statuses["rejected"]:,}, failed {statuses["failed"]:,} abstracts; what was not
-  accepted is in `rejected`, with its reason:
-
-| reason | rows |
-|---|---|
-{reasons}
-
-- model: `{Path(model).name}` (`{manifest["sha256"]["model"][:16]}`)
-- preferred by: {preferred}; MeSH similarity: {rule["measure"]}, {rule["aggregate"]}
-- contexts: {retrieval["top_k"]} a question
-- of the {coverage["num_in_corpus"]} second-level MeSH branches of the corpus the accepted abstracts reach \
-{coverage["num_reached"]}
-- source files: {", ".join(f"`{name}`" for name in sources[:5])}{" and more" if len(sources) > 5 else ""}
-
-## Samples
-
-{shown or "No row was accepted."}
-
-## Source and licence
-
-Abstracts and MeSH headings: courtesy of the U.S. National Library of Medicine, under its
-[terms](https://www.nlm.nih.gov/databases/download/terms_and_conditions.html); NLM has not endorsed this dataset, and
-it may not reflect the most current data available from NLM. Abstracts may be the copyright of their publishers.
-"""
-    return DatasetCard(text)
-
-
-_USES = {
-    "triples": "question, contexts and answer, with their sources",
-    "sft": "supervised fine-tuning: `prompt`, `completion`",
-    "preference": "DPO of the question agent: `prompt`, `chosen`, `rejected` (messages), margin, who preferred",
-    "judge": "fine-tuning the judge: `prompt`, `completion` (messages); the MeSH rule's preference, as A or B",
-    "pretrain": "continued pretraining: `text`",
-    "rejected": "what was not accepted, and why",
-}

@@ -1,6 +1,5 @@
 """What a run's records add up to, by hand, over several files."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kailin_ray.config import Evaluation, Judge
 from kailin_ray.counts import count_records
 from kailin_ray.mesh import MeshHierarchy
 from kailin_ray.mesh.coverage import coverage
 from kailin_ray.picture import draw_coverage
 from kailin_ray.schema import RECORDS
 
-EVALUATION = Evaluation(
-    by="judge", measure="lin", aggregate="bma", min_margin=0.05, judge=Judge(form="pairwise", min_margin=0.1)
-)
 CALL = {"agent": "judge", "prompt_tokens": 10, "cached_tokens": 4, "completion_tokens": 1, "finish_reason": "stop"}
 
 
@@ -33,8 +28,8 @@ ROWS = [
     record(1, ["D11", "D21"], [0.4, 0.3], [0.7, 0.3], preferred_by="judge", judge_orders=[0.9, 0.5], usage=[CALL] * 2),
     record(2, ["D11"], [0.3, 0.4], [0.8, 0.2], preferred_by="judge", judge_orders=[0.9, 0.7], usage=[CALL]),
     record(3, ["D52"], [0.2, 0.8], [0.3, 0.7], preferred_by="judge", judge_orders=[0.4, 0.2]),
-    record(4, [], [0.30, 0.31], [0.3, 0.7], preferred_by="judge", judge_orders=[0.4, 0.2]),  # the rule abstains
-    record(5, [], [0.3, 0.9], [0.52, 0.48], status="rejected", reason="no_preference", judge_orders=[0.6, 0.44]),
+    record(4, [], [0.30, 0.30 + 1e-12], [0.3, 0.7], preferred_by="judge", judge_orders=[0.4, 0.2]),  # a tie
+    record(5, ["D12"], [0.3, 0.9], [0.5, 0.5], status="rejected", reason="no_preference", judge_orders=[0.6, 0.44]),
     record(6, ["D12"], [None, 0.9], [0.9, 0.1], preferred_by="judge", judge_orders=[0.9, 0.9]),
     record(7, [], [0.9], [None], preferred_by="only"),
     record(8, [], [0.9, 0.1], [None, None], preferred_by="rule"),
@@ -47,12 +42,12 @@ def test_records_add_up(tmp_path: Path, pieces: int) -> None:
     (tmp_path / "records").mkdir()
     for piece in range(pieces):
         pq.write_table(pa.Table.from_pylist(ROWS[piece::pieces], RECORDS), tmp_path / "records" / f"{piece}.parquet")
-    counts = count_records(tmp_path, EVALUATION)
+    counts = count_records(tmp_path)
     assert counts["status"] == {"ok": 7, "rejected": 1, "failed": 1}
     assert counts["reason"] == {"no_preference": 1, "agent_error": 1}
     assert counts["preferred_by"] == {"judge": 5, "only": 1, "rule": 1}
     assert counts["tokens"] == {"judge": {"calls": 3, "prompt": 30, "cached": 12, "completion": 3}}
-    assert counts["headings"] == {"accepted": {"D11": 2, "D21": 1, "D52": 1, "D12": 1}, "rejected": {}}
+    assert counts["headings"] == {"accepted": {"D11": 2, "D21": 1, "D52": 1, "D12": 1}, "rejected": {"D12": 1}}
     # Rows 1, 2 and 3 have both: (0, 0), (1, 0), (1, 1). Chance: 1/3·2/3 + 2/3·1/3 = 4/9; kappa (2/3 - 4/9)/(5/9) = 0.4
     assert counts["agreement"] == {"rows": 3, "share": 0.6667, "cohens_kappa": 0.4}
     # Shown first: 0.9, 0.5; 0.9, 0.3; 0.4, 0.8; 0.4, 0.8; 0.6, 0.56; 0.9, 0.1. Only row 5 and 1 ... flip.
@@ -63,7 +58,7 @@ def test_records_add_up(tmp_path: Path, pieces: int) -> None:
 def test_a_run_without_a_judge_has_no_agreement(tmp_path: Path) -> None:
     (tmp_path / "records").mkdir()
     pq.write_table(pa.Table.from_pylist(ROWS[6:], RECORDS), tmp_path / "records" / "a.parquet")
-    counts = count_records(tmp_path, replace(EVALUATION, by="rule"))
+    counts = count_records(tmp_path)
     assert counts["agreement"]["rows"] == counts["position_bias"]["rows"] == 0
 
 

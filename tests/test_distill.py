@@ -9,9 +9,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from kailin_ray.actor import judged
 from kailin_ray.agents.preamble import DECIDE, TASKS
 from kailin_ray.config import DistillConfig, Judge
-from kailin_ray.distill import Distiller, judged
+from kailin_ray.distill import Distiller
 from kailin_ray.generation import EngineDeadError, Generation, PromptTooLongError
 from kailin_ray.mesh import MeshHierarchy
 from kailin_ray.retrieval.index import Hit

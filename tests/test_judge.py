@@ -84,7 +84,7 @@ def test_the_manifest_tells_agreement_position_bias_and_coverage(pairwise: Path)
     ok = [heading for row in rows if row["status"] == "ok" for heading in row["mesh"]]
     assert 0 < letters["C"]["accepted"] <= len(ok)
     assert letters["C"]["corpus"] > letters["C"]["accepted"]
-    assert manifest["mesh"]["corpus_headings"]["known"] > 100
+    assert manifest["mesh"]["headings"]["known"] > 100
     assert matplotlib.image.imread(pairwise / "coverage.png").shape[2] == 4
 
 
@@ -95,6 +95,10 @@ def test_the_judge_s_training_data_is_balanced_and_disjoint(
     assert done.returncode == 0, done.stderr
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     splits = datasets.load_dataset(f"{tmp_path}/dataset", "judge", cache_dir=str(tmp_path / "cache"))
+    assert set(splits["train"]["pmid"]) & set(splits["test"]["pmid"] if "test" in splits else []) == set()
+    assert {pmid for data in splits.values() for pmid in data["pmid"]} == {
+        row["pmid"] for row in records(pairwise) if two_questions(row)
+    }
     for split, data in splits.items():
         said = [row["completion"][0]["content"] for row in data]
         assert said.count("A") == said.count("B") == len(said) / 2
@@ -120,7 +124,7 @@ def test_rule_then_judge_asks_pointwise_only_where_the_rule_abstains(
     assert done.returncode == 0, done.stderr
     rows = records(out)
     assert len(rows) == LIMIT
-    asked = 0
+    fresh = []
     for row in rows:
         candidates = row["candidates"] or []
         if not two_questions(row):
@@ -131,14 +135,13 @@ def test_rule_then_judge_asks_pointwise_only_where_the_rule_abstains(
             assert row["preferred_by"] == "rule"
             assert all(candidate["judge_probability"] is None for candidate in candidates)
         else:
-            asked += 1
             assert row["preferred_by"] in (None, "judge")
             assert all(0.0 < candidate["judge_probability"] < 1.0 for candidate in candidates)
         assert row["judge_orders"] is None
         calls = {call["agent"]: call for call in row["usage"]}
-        if row["preferred_by"] == "judge" and row["preferred"] == len(candidates) - 1:
-            # The judge has read the evidence and the question; of the answer's prompt only its own end is new.
-            fresh = calls["answer"]["prompt_tokens"] - calls["answer"]["cached_tokens"]
-            assert fresh < 70
-    assert asked
+        if row["preferred_by"] == "judge":
+            # The judge has read the evidence and the question: of the answer's prompt only its end is new.
+            fresh.append(calls["answer"]["prompt_tokens"] - calls["answer"]["cached_tokens"])
+    assert fresh
+    assert max(fresh) < 80
     assert json.loads((out / "manifest.json").read_text())["evaluation"]["position_bias"]["rows"] == 0

@@ -7,39 +7,21 @@ because the question is a yes/no question, the decision ``{"yes": 0.91, "no": 0.
 import re
 from typing import Any
 
-from kailin_ray.agents.preamble import (
-    ANSWER,
-    DECIDE,
-    VERDICTS,
-    Message,
-    answer_task,
-    ask,
-    prompt,
-    suits_task,
-)
+from kailin_ray.agents.preamble import DECIDE, Message, answer_task, ask, prompt
 
 MIN_WORDS = 4
 
 _MARKUP = re.compile(r"<\||\|>|^#|https?://")
 
 
-def messages(document: dict[str, Any], question: str, contexts: list[str], judged: bool = False) -> list[Message]:
-    """Ask for the answer to ``question``; ``contexts`` are shown in their order.
-
-    With ``judged`` it goes on where the pointwise judge said yes to this question (``evaluation.pointwise_messages``).
-    """
-    if judged:
-        return [
-            *prompt(document, suits_task(question, contexts)), ask("assistant", VERDICTS[0]), ask("user", ANSWER),
-        ]  # fmt: skip
+def messages(document: dict[str, Any], question: str, contexts: list[str]) -> list[Message]:
+    """Ask for the answer to ``question``; ``contexts`` are shown in their order."""
     return prompt(document, answer_task(question, contexts))
 
 
-def decision_messages(
-    document: dict[str, Any], question: str, contexts: list[str], answer: str, judged: bool = False
-) -> list[Message]:
+def decision_messages(document: dict[str, Any], question: str, contexts: list[str], answer: str) -> list[Message]:
     """Ask whether the answer just given means yes, no or maybe. Its prompt starts with the answer's."""
-    return [*messages(document, question, contexts, judged), ask("assistant", answer), ask("user", DECIDE)]
+    return [*messages(document, question, contexts), ask("assistant", answer), ask("user", DECIDE)]
 
 
 def problem(answer: str, finish_reason: str, question: str) -> str | None:

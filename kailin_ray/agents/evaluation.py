@@ -34,6 +34,10 @@ ONLY = Verdict(preferred=0, by="only")
 """A lone candidate: there is nothing to compare it with, so it has no margin and makes no preference pair."""
 
 
+TIE = 1e-9
+"""Scores nearer than this are equal: that is rounding, not a preference."""
+
+
 def prefer(scores: Sequence[float | None], min_margin: float, by: str) -> Verdict:
     """Prefer the candidate of the higher score.
 
@@ -45,13 +49,20 @@ def prefer(scores: Sequence[float | None], min_margin: float, by: str) -> Verdic
         return Verdict()
     ranked = sorted(range(len(known)), key=lambda i: known[i], reverse=True)
     margin = known[ranked[0]] - known[ranked[1]]
-    return Verdict(ranked[0], by, margin) if margin > 0 and margin >= min_margin else Verdict()
+    return Verdict(ranked[0], by, margin) if margin > TIE and margin >= min_margin else Verdict()
 
 
 def candidate_score(similarities: Sequence[float | None]) -> float | None:
     """The mean of those contexts' similarities that are not missing; None if all are."""
     known = [value for value in similarities if value is not None]
-    return sum(known) / len(known) if known else None
+    # fsum: the same contexts in another order give the same score.
+    return math.fsum(known) / len(known) if known else None
+
+
+def from_orders(shown_first: float, shown_second: float) -> list[float]:
+    """The pairwise judge's probability of either candidate, from the first one's in both orders."""
+    mean = (shown_first + shown_second) / 2
+    return [mean, 1 - mean]
 
 
 def pairwise_messages(document: dict[str, Any], first: Shown, second: Shown) -> list[Message]:
@@ -60,7 +71,7 @@ def pairwise_messages(document: dict[str, Any], first: Shown, second: Shown) -> 
 
 
 def pointwise_messages(document: dict[str, Any], candidate: Shown) -> list[Message]:
-    """Ask whether one candidate suits the abstract. The answer's prompt (``answer.messages``) starts with this."""
+    """Ask whether one candidate suits the abstract; ``answer.messages`` differs in the last line alone."""
     return prompt(document, suits_task(*candidate))
 
 

@@ -40,8 +40,6 @@ SIDES = ("A", "B")
 SUITS = "Do the question and its evidence suit this abstract? Answer yes or no."
 VERDICTS = ("yes", "no")
 
-ANSWER = "Answer in one sentence."
-
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
@@ -100,11 +98,11 @@ def abstract_text(document: dict[str, Any]) -> str:
 
 def answer_task(question: str, evidence: list[str]) -> str:
     """The answer agent's task: the evidence, then the question."""
-    return f"{_asked(question, evidence)}\n{ANSWER}"
+    return f"{_asked(question, evidence)}\nAnswer in one sentence."
 
 
 def suits_task(question: str, evidence: list[str]) -> str:
-    """The pointwise judge's task. All but its last line is the answer agent's task too."""
+    """The pointwise judge's task. All but its last line is the answer agent's task, so the answer finds it cached."""
     return f"{_asked(question, evidence)}\n{SUITS}"
 
 

@@ -4,6 +4,8 @@
 is missing, damaged, of another version or cannot be written, the source is parsed.
 """
 
+import glob
+import hashlib
 import zipfile
 from dataclasses import fields
 from pathlib import Path
@@ -17,22 +19,26 @@ from kailin_ray.files import atomic_file, sha256
 if TYPE_CHECKING:
     from kailin_ray.mesh.hierarchy import MeshHierarchy
 
-VERSION = 1
-"""To be raised with every change of ``MeshHierarchy``'s fields or of the readers."""
+# Of the code that parses: a copy made by another version is not read.
+_CODE = [
+    Path(__file__).with_name(f"{name}.py").read_bytes()
+    for name in ("readers", "build", "hierarchy", "content", "cache")
+]
+_VERSION = hashlib.sha256(b"".join(_CODE)).hexdigest()[:8]
 
 
 def place(path: Path, tolerate_orphans: bool) -> Path:
-    """Where the parsed hierarchy of ``path`` is kept."""
-    kind = f"v{VERSION}{'o' if tolerate_orphans else ''}"
+    """Where the parsed hierarchy of ``path``, as it is now, is kept."""
+    kind = f"{_VERSION}{'-orphans' if tolerate_orphans else ''}"
     return path.with_name(f".{path.name}.{sha256(path)[:16]}.{kind}.npz")
 
 
-def load(path: Path, tolerate_orphans: bool) -> "MeshHierarchy | None":
-    """The hierarchy that was kept for these very bytes, or None."""
+def load(place: Path) -> "MeshHierarchy | None":
+    """The hierarchy that was kept in ``place``, or None."""
     from kailin_ray.mesh.hierarchy import MeshHierarchy
 
     try:
-        with np.load(place(path, tolerate_orphans), allow_pickle=False) as kept:
+        with np.load(place, allow_pickle=False) as kept:
             values = {name: kept[name] for name in kept.files}
         values |= {name: _strings(values, name) for name in ("names", "entry_terms_flat")}
         offsets = pa.array(values.pop("entry_terms_rows"))
@@ -46,19 +52,22 @@ def load(path: Path, tolerate_orphans: bool) -> "MeshHierarchy | None":
         return None
 
 
-def keep(path: Path, tolerate_orphans: bool, mesh: "MeshHierarchy") -> "MeshHierarchy":
-    """Keep ``mesh`` for next time, if the folder can be written; return it."""
+def keep(place: Path, mesh: "MeshHierarchy") -> None:
+    """Keep ``mesh`` for next time, if the folder can be written, instead of what other versions or contents left."""
     values: dict[str, Any] = {field.name: getattr(mesh, field.name) for field in fields(mesh)}
     terms = values.pop("entry_terms")
-    values |= _bytes("names", values["names"]) | _bytes("entry_terms_flat", terms.values)
+    values |= _bytes("names", values.pop("names")) | _bytes("entry_terms_flat", terms.values)
     values["entry_terms_rows"] = terms.offsets.to_numpy()
-    del values["names"]
+    source = place.name.rsplit(".", 3)[0]
     try:
-        with atomic_file(place(path, tolerate_orphans)) as partial, partial.open("wb") as sink:
+        with atomic_file(place) as partial, partial.open("wb") as sink:
             np.savez(sink, **values)
+        for other in place.parent.glob(f"{glob.escape(source)}.{'[0-9a-f]' * 16}.*.npz"):
+            checksum, kind = other.name.rsplit(".", 3)[1:3]
+            if checksum != place.name.rsplit(".", 3)[1] or not kind.startswith(_VERSION):
+                other.unlink(missing_ok=True)
     except OSError:
         pass
-    return mesh
 
 
 def _bytes(name: str, strings: pa.StringArray) -> dict[str, Any]:

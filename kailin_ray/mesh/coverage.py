@@ -53,7 +53,8 @@ def coverage(mesh: MeshHierarchy, accepted: Mapping[str, int], rejected: Mapping
     # A descriptor with tree numbers in C04 and C18 counts once in C.
     letters = np.unique(np.stack([descriptors, letter_of_category[mesh.branches]]), axis=1)
     holders = dict(zip(mesh.tree_numbers.tolist(), mesh.tree_holder.tolist(), strict=True))
-    names = [mesh.names[holders[c]].as_py() if c in holders else None for c in mesh.categories.tolist()]
+    at = [holders[category] for category in mesh.categories.tolist()]
+    names = [mesh.names[holder].as_py() if holder >= 0 else None for holder in at]
     letter_names = [LETTERS.get(letter.decode()) for letter in mesh.letters.tolist()]
     return {
         "letters": _level(mesh.letters, letter_names, letters[0], letters[1], spreads),

@@ -14,10 +14,9 @@ Ragged columns are offsets and values: row i is ``values[offsets[i]:offsets[i+1]
 Ray's object store gives them to a node's processes without a copy.
 """
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import pairwise
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kailin_ray.mesh import similarity
+from kailin_ray.mesh import build, similarity
+from kailin_ray.mesh.content import counted
 from kailin_ray.mesh.readers import Descriptor, descriptor, read_descriptors
 
 Ints = npt.NDArray[np.int32]
@@ -51,14 +51,14 @@ class MeshHierarchy:
     categories: npt.NDArray[np.bytes_]
     """(C,) the first components of tree numbers (``C18``), sorted."""
     tree_numbers: npt.NDArray[np.bytes_]
-    """(T,) all tree numbers, sorted."""
+    """(T,) all tree numbers and their prefixes, sorted."""
     tree_holder: Ints
-    """(T,) the descriptor at each tree number."""
+    """(T,) the descriptor at each tree number; -1 where nobody holds it, which only tolerated orphans make."""
     tree_length: Ints
     """(T,) characters of each tree number."""
     lineage_offsets: Ints
     lineage: Ints
-    """(D ragged) each descriptor's tree numbers and all their held prefixes, as places in ``tree_numbers``."""
+    """(D ragged) each descriptor's tree numbers and all their prefixes, as places in ``tree_numbers``."""
     ancestor_offsets: Ints
     ancestor_nodes: Ints
     """(D ragged) each descriptor's ancestors, the more informative first; empty without tree numbers."""
@@ -94,14 +94,17 @@ class MeshHierarchy:
         from kailin_ray.mesh import cache
 
         path = Path(path)
-        kept = cache.load(path, tolerate_orphans)
+        place = cache.place(path, tolerate_orphans)
+        kept = cache.load(place)
         if kept is not None:
             return kept
         try:
             parsed = cls.from_descriptors(read_descriptors(path), tolerate_orphans)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        return cache.keep(path, tolerate_orphans, parsed)
+        if cache.place(path, tolerate_orphans) == place:  # the file did not change while it was read
+            cache.keep(place, parsed)
+        return parsed
 
     @classmethod
     def from_descriptors(
@@ -113,53 +116,24 @@ class MeshHierarchy:
         one whose parent nobody holds (an orphan; subsets of MeSH have them, and ``tolerate_orphans`` takes them as they
         are); it names at most five.
         """
-        rows = sorted(d if isinstance(d, Descriptor) else descriptor(*d) for d in descriptors)
-        if not rows:
-            raise ValueError("no descriptors")
-        _refuse("UI given twice", (a.ui for a, b in pairwise(rows) if a.ui == b.ui))
-        held = sorted((tree, number) for number, row in enumerate(rows) for tree in row.tree_numbers)
-        trees = [tree for tree, _ in held]
-        _refuse("malformed tree number", (tree for tree in trees if not _TREE_NUMBER.fullmatch(tree)))
-        _refuse("tree number held twice", (a for a, b in pairwise(trees) if a == b))
-        place = {tree: number for number, tree in enumerate(trees)}
-        if not tolerate_orphans:
-            orphans = (tree for tree in trees if "." in tree and _up(tree) not in place)
-            _refuse("orphan tree number, its parent missing", orphans)
-        lineage = [sorted({place[p] for tree in row.tree_numbers for p in _path(tree) if p in place}) for row in rows]
-        letters = sorted({tree[0] for tree in trees})
-        letter = {name: len(rows) + i for i, name in enumerate(letters)}
-        categories = sorted({tree.partition(".")[0] for tree in trees})
-        category = {name: i for i, name in enumerate(categories)}
-        holder = [number for _, number in held]
-        ancestors = [
-            sorted({holder[p] for p in prefixes} | {letter[tree[0]] for tree in row.tree_numbers})
-            for row, prefixes in zip(rows, lineage, strict=True)
-        ]
-        branches = [sorted({category[tree.partition(".")[0]] for tree in row.tree_numbers}) for row in rows]
-        structure: dict[str, Any] = {
-            "uis": _bytes([row.ui for row in rows]),
-            "names": pa.array([row.name for row in rows], pa.string()),
-            "entry_terms": pa.array([row.entry_terms for row in rows], pa.list_(pa.string())),
-            "letters": _bytes(letters),
-            "categories": _bytes(categories),
-            "tree_numbers": _bytes(trees),
-            "tree_holder": np.array(holder, dtype=np.int32),
-            "tree_length": np.array([len(tree) for tree in trees], dtype=np.int32),
-            "alias_uis": _bytes([]),
-            "alias_numbers": np.zeros(0, dtype=np.int32),
-        }
-        for name, column in (("lineage", lineage), ("ancestor", ancestors), ("branch", branches)):
-            offsets, values = _ragged(column)
-            structure |= {f"{name}_offsets": offsets, _VALUES[name]: values}
-        return cls(**_frozen(structure | _counted(structure, np.zeros(len(rows), dtype=np.int64))))
+        rows = (d if isinstance(d, Descriptor) else descriptor(*d) for d in descriptors)
+        structure = build.structure(rows, tolerate_orphans)
+        counts = np.zeros(len(structure["uis"]), dtype=np.int64)
+        return cls(**_frozen(structure | counted(structure, counts)))
 
     def with_counts(self, counts: Mapping[str, int]) -> "MeshHierarchy":
-        """Return a new hierarchy with the corpus counts ``{UI: documents}``; UIs unknown here are left out."""
+        """Return a new hierarchy with the corpus counts ``{UI: documents}``; UIs unknown here are left out.
+
+        Raises ``ValueError`` for a count that is not a whole number of 0 or more.
+        """
+        build.refuse(
+            "not a count", (f"{ui}: {n!r}" for ui, n in counts.items() if not isinstance(n, Integral) or n < 0)
+        )
         found = self.find(list(counts))
         known = found >= 0
         values = np.zeros(len(self.uis), dtype=np.int64)
         np.add.at(values, found[known], np.fromiter(counts.values(), np.int64, len(counts))[known])
-        return replace(self, **_frozen(_counted(self.__dict__, values)))
+        return replace(self, **_frozen(counted(self.__dict__, values)))
 
     def with_aliases(self, aliases: Mapping[str, int]) -> "MeshHierarchy":
         """Return a new hierarchy that also knows descriptors (by their numbers) under further UIs.
@@ -167,7 +141,7 @@ class MeshHierarchy:
         For a corpus that calls a descriptor by another UI than the hierarchy does, such as a tree list, which has
         names alone.
         """
-        uis, numbers = _bytes(list(aliases)), np.fromiter(aliases.values(), np.int32, len(aliases))
+        uis, numbers = build.utf8(list(aliases)), np.fromiter(aliases.values(), np.int32, len(aliases))
         order = np.argsort(uis)
         return replace(self, **_frozen({"alias_uis": uis[order], "alias_numbers": numbers[order]}))
 
@@ -176,7 +150,7 @@ class MeshHierarchy:
         if len(uis) == 0:
             return np.zeros(0, dtype=np.int32)
         encoded = pa.array(uis, pa.string()).dictionary_encode()
-        wanted = _bytes(encoded.dictionary.to_pylist())
+        wanted = build.utf8(encoded.dictionary.to_pylist())
         found = np.full(len(wanted) + 1, -1, dtype=np.int32)  # the last place is for null
         found[:-1] = _places(wanted, self.uis)
         if len(self.alias_uis):
@@ -243,7 +217,7 @@ class MeshHierarchy:
         return pa.array(scores, mask=np.isnan(scores))
 
     def __repr__(self) -> str:
-        return f"MeshHierarchy({len(self.uis):,} descriptors, {len(self.tree_numbers):,} tree numbers)"
+        return f"MeshHierarchy({len(self.uis):,} descriptors, {self.num_tree_numbers:,} tree numbers)"
 
     def equals(self, other: "MeshHierarchy") -> bool:
         """Whether both hold the same descriptors, at the same places, with the same counts and aliases."""
@@ -251,78 +225,41 @@ class MeshHierarchy:
         return all(a.equals(b) if isinstance(a, pa.Array) else np.array_equal(a, b) for a, b in pairs)
 
     @property
+    def num_tree_numbers(self) -> int:
+        """Tree numbers that a descriptor holds."""
+        return int((self.tree_holder >= 0).sum())
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
         return sum(getattr(getattr(self, field.name), "nbytes", 0) for field in fields(self))
 
-    def _numbers(self, sets: Sets) -> tuple[npt.NDArray[Any], Ints]:
+    def _numbers(self, sets: Sets) -> tuple[npt.NDArray[np.int64], Ints]:
         """Offsets and descriptor numbers; -1 for what is unknown."""
         if isinstance(sets, tuple) and len(sets) == 2 and isinstance(sets[0], np.ndarray):
-            offsets, values = np.asarray(sets[0]), np.asarray(sets[1])
-            if len(offsets) == 0 or offsets[0] < 0 or offsets[-1] > len(values) or (np.diff(offsets) < 0).any():
-                raise ValueError(f"offsets must rise from 0 or more to at most {len(values)}, the number of values")
-            if not np.issubdtype(values.dtype, np.integer):
-                return offsets, self.find(values.astype(str).tolist())
-            if len(values) and not -1 <= values.min() <= values.max() < len(self.uis):
-                raise ValueError(f"descriptor numbers must lie in [-1, {len(self.uis)})")
-            return offsets, values.astype(np.int32)
+            return self._numbers_of_numpy(*sets)
         if isinstance(sets, pa.ChunkedArray):
             sets = sets.combine_chunks()
-        if not isinstance(sets, pa.ListArray | pa.LargeListArray):
+        if not isinstance(sets, pa.Array):
             sets = pa.array(sets, pa.list_(pa.string()))
-        if sets.null_count:
-            sets = pc.fill_null(sets, pa.scalar([], sets.type))
-        return sets.offsets.to_numpy(), self.find(sets.values)
+        elif isinstance(sets, pa.FixedSizeListArray):
+            sets = sets.cast(pa.list_(pa.string()))
+        elif not isinstance(sets, pa.ListArray | pa.LargeListArray):  # Arrow casts list views to invalid arrays
+            raise ValueError(f"sets of descriptors must be a list array, not {sets.type}")
+        sizes = pc.list_value_length(sets).fill_null(0).to_numpy()
+        return np.cumsum([0, *sizes], dtype=np.int64), self.find(sets.flatten())
 
-
-_TREE_NUMBER = re.compile(r"[A-Z]\d+(\.\d+)*")
-_VALUES = {"lineage": "lineage", "ancestor": "ancestor_nodes", "branch": "branches"}
-
-
-def _counted(structure: Mapping[str, Any], counts: npt.NDArray[np.int64]) -> dict[str, Any]:
-    """All that follows from the corpus counts; the ancestors too, as their order does."""
-    offsets, nodes = structure["ancestor_offsets"], structure["ancestor_nodes"]
-    sizes = np.diff(offsets)
-    num_nodes = len(structure["uis"]) + len(structure["letters"])
-    frequency = np.bincount(nodes, np.repeat(counts + 1, sizes), minlength=num_nodes).astype(np.int64)
-    total = int((counts + 1)[sizes > 0].sum())
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ic = np.abs(-np.log(frequency / total)) if total else np.full(num_nodes, np.inf)
-    of_descriptors = ic[: len(counts)][sizes > 0]
-    rows = np.repeat(np.arange(len(sizes)), sizes)
-    return {
-        "counts": counts,
-        "frequency": frequency,
-        "total": total,
-        "information_content": ic,
-        "max_information_content": float(of_descriptors.max()) if len(of_descriptors) else 0.0,
-        "ancestor_nodes": nodes[np.lexsort((nodes, -ic[nodes], rows))],
-        **_counted_branches(structure, counts),
-    }
-
-
-def _counted_branches(structure: Mapping[str, Any], counts: npt.NDArray[np.int64]) -> dict[str, Any]:
-    """``IC_c(d) = -log10(Σ f_c(x))`` over d and its descendants x within c, ``f_c(x)`` = count(x) / Σ counts in c."""
-    branch_offsets, branches = structure["branch_offsets"], structure["branches"]
-    num_categories, num_descriptors = len(structure["categories"]), len(counts)
-    descriptors = np.repeat(np.arange(num_descriptors), np.diff(branch_offsets))
-    # A pair is a descriptor in a category. Each tree number belongs to the pair of its holder and its category.
-    pairs = descriptors.astype(np.int64) * num_categories + branches
-    firsts = np.array([tree.partition(b".")[0] for tree in structure["tree_numbers"]], dtype=np.bytes_)
-    tree_category = np.searchsorted(structure["categories"], firsts)
-    tree_pair = np.searchsorted(pairs, structure["tree_holder"].astype(np.int64) * num_categories + tree_category)
-    # A descriptor counts once for each pair that it lies under, by however many of its tree numbers.
-    rows = np.repeat(np.arange(num_descriptors, dtype=np.int64), np.diff(structure["lineage_offsets"]))
-    under = np.unique(rows * len(pairs) + tree_pair[structure["lineage"]]) if len(pairs) else np.zeros(0, np.int64)
-    row, pair = np.divmod(under, max(len(pairs), 1))
-    below = np.bincount(pair, counts[row], minlength=len(pairs))
-    in_category = np.bincount(branches, counts[descriptors], minlength=num_categories)[branches]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.where(in_category > 0, below / in_category, 0.0)
-        ic = np.where((share > 0.0) & (share <= 1.0), np.abs(-np.log10(share)), 0.0)
-    highest = np.zeros(num_categories)
-    np.maximum.at(highest, branches, ic)
-    return {"branch_ic": ic, "branch_max_ic": highest}
+    def _numbers_of_numpy(self, offsets: Any, values: Any) -> tuple[npt.NDArray[np.int64], Ints]:
+        offsets, values = np.asarray(offsets), np.asarray(values)
+        whole = np.issubdtype(offsets.dtype, np.integer) and offsets.ndim == values.ndim == 1 and len(offsets) > 0
+        if not whole or offsets[0] < 0 or offsets[-1] > len(values) or (np.diff(offsets) < 0).any():
+            raise ValueError(f"offsets: whole numbers that rise from 0 or more to at most {len(values)}, the values")
+        if np.issubdtype(values.dtype, np.integer):
+            if len(values) and not -1 <= values.min() <= values.max() < len(self.uis):
+                raise ValueError(f"descriptor numbers must lie in [-1, {len(self.uis)})")
+            return offsets.astype(np.int64), values.astype(np.int32)
+        uis = [ui.decode("utf-8") if isinstance(ui, bytes) else ui for ui in values.tolist()]
+        return offsets.astype(np.int64), self.find(uis)
 
 
 def _places(wanted: npt.NDArray[np.bytes_], known: npt.NDArray[np.bytes_]) -> Ints:
@@ -331,36 +268,8 @@ def _places(wanted: npt.NDArray[np.bytes_], known: npt.NDArray[np.bytes_]) -> In
     return np.where(known[at] == wanted, at, -1).astype(np.int32)
 
 
-def _ragged(rows: Sequence[Sequence[int]]) -> tuple[Ints, Ints]:
-    offsets = np.cumsum([0, *map(len, rows)], dtype=np.int32)
-    return offsets, np.fromiter((value for row in rows for value in row), np.int32, offsets[-1])
-
-
-def _bytes(strings: Sequence[str]) -> npt.NDArray[np.bytes_]:
-    encoded = [text.encode("utf-8") for text in strings]
-    return np.array(encoded, dtype=np.bytes_) if encoded else np.zeros(0, dtype="S1")
-
-
 def _frozen(values: dict[str, Any]) -> dict[str, Any]:
     for value in values.values():
         if isinstance(value, np.ndarray):
             value.flags.writeable = False
     return values
-
-
-def _up(tree: str) -> str:
-    return tree.rpartition(".")[0]
-
-
-def _path(tree: str) -> Iterator[str]:
-    """A tree number and its prefixes: C18.452 gives C18.452, C18."""
-    while tree:
-        yield tree
-        tree = _up(tree)
-
-
-def _refuse(fault: str, found: Iterable[str]) -> None:
-    names = sorted(set(found))
-    if names:
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        raise ValueError(f"{fault}: {', '.join(names[:5])}{more}")

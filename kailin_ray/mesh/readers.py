@@ -14,6 +14,7 @@ import gzip
 import io
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,11 +45,14 @@ def descriptor(ui: str, name: str, tree_numbers: Iterable[str] = (), entry_terms
 def read_descriptors(path: Path) -> Iterator[Descriptor]:
     """Stream the descriptors of a file, whichever of the four kinds it is.
 
-    Raises ``ValueError`` that says what is wrong and, where there is one, in which line.
+    Raises ``ValueError`` that says what is wrong and, where there is one, in which line; ``OSError`` where the file
+    cannot be opened.
     """
     try:
         with _open(path) as stream:
             head = stream.read(1 << 16)
+        if not head.strip():
+            raise ValueError("the file is empty")
         kind = _kind(head)
         if kind is None:
             raise ValueError(
@@ -56,7 +60,7 @@ def read_descriptors(path: Path) -> Iterator[Descriptor]:
             )
         with _open(path) as stream:
             yield from _READERS[kind](stream)
-    except (etree.XMLSyntaxError, OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+    except (etree.XMLSyntaxError, gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"damaged: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
@@ -90,8 +94,10 @@ def _read_xml(stream: BinaryIO) -> Iterator[Descriptor]:
         raise ValueError(f"not MeSH: its root element is <{root.tag}>, not <DescriptorRecordSet>")
     stream.seek(0)
     for _, element in etree.iterparse(stream, tag="DescriptorRecord", **_SAFE):
-        ui, name = element.findtext("DescriptorUI"), element.findtext("DescriptorName/String")
-        if not ui or not name:
+        if next(element.iter(etree.Entity), None) is not None:
+            raise ValueError(f"line {element.sourceline}: a descriptor with an entity of the file's own")
+        ui, name = element.findtext("DescriptorUI", ""), element.findtext("DescriptorName/String", "")
+        if not ui.strip() or not name.strip():
             raise ValueError(f"line {element.sourceline}: a descriptor without UI or name")
         trees = (node.text or "" for node in element.iterfind("TreeNumberList/TreeNumber"))
         terms = (node.text or "" for node in element.iterfind("ConceptList/Concept/TermList/Term/String"))
@@ -114,15 +120,20 @@ def _read_mtrees(stream: BinaryIO) -> Iterator[Descriptor]:
 
 
 _SYNONYM = re.compile(r'"((?:[^"\\]|\\.)*)"')
-_TREE_PROPERTY = re.compile(r'(\S*?)tree_?number\S*[\s:]\s*"?([A-Z]\d+(?:\.\d+)*)', re.IGNORECASE)
+_TREE_PROPERTY = re.compile(r'\S*tree_?number\S*?[\s:]\s*"?([^"\s]+)', re.IGNORECASE)
+_TERM_ID = re.compile(r"^\[Term\]\s*\n(?:.*\n)*?id:\s*(\S+)", re.MULTILINE)
 _SUPPLEMENTARY = re.compile(r"C\d{6,}")
 
 
 def _read_obo(stream: BinaryIO) -> Iterator[Descriptor]:
     # Tree numbers stand in a property_value or an xref called tree_number or treeNumber. They cannot be made from
     # is_a: these lead from descriptor to descriptor and say nothing of which place leads to which.
+    text = io.TextIOWrapper(stream, "utf-8-sig").read()
+    twice = [ui for ui, number in Counter(_TERM_ID.findall(text)).items() if number > 1]
+    if twice:  # obonet would keep the last
+        raise ValueError(f"UI given twice: {', '.join(sorted(twice)[:5])}")
     try:
-        graph = obonet.read_obo(io.TextIOWrapper(stream, "utf-8-sig"))
+        graph = obonet.read_obo(io.StringIO(text))
     except (ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"damaged: {error}") from error
     any_tree = False
@@ -131,7 +142,7 @@ def _read_obo(stream: BinaryIO) -> Iterator[Descriptor]:
         if not term or _SUPPLEMENTARY.fullmatch(ui):  # only named by others, or a supplementary concept
             continue
         found = [_TREE_PROPERTY.match(value) for value in (*term.get("property_value", ()), *term.get("xref", ()))]
-        trees = [match[2] for match in found if match]
+        trees = [match[1] for match in found if match]
         any_tree |= bool(trees)
         terms = [_SYNONYM.match(value) for value in term.get("synonym", ())]
         yield descriptor(ui, term.get("name", ui), trees, (_unescaped(match[1]) for match in terms if match))
@@ -150,6 +161,8 @@ def _read_table(stream: BinaryIO) -> Iterator[Descriptor]:
     for number, fields in enumerate(lines, start=1):
         if number == 1 and "descriptor_ui" in fields:
             columns = fields
+            continue
+        if not any(fields):
             continue
         row = dict(zip(columns, fields, strict=False))
         if not {"descriptor_ui", "name", "tree_numbers"} <= row.keys() or not row["descriptor_ui"]:

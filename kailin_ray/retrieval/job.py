@@ -22,6 +22,8 @@ from kailin_ray.retrieval.index import build
 from kailin_ray.watch import progress_bar
 
 ROWS_PER_BLOCK = 64
+FORMAT = 2
+"""Of the folder that is made; to be raised with it."""
 
 
 def made_index(config: IndexConfig) -> dict[str, Any] | None:
@@ -56,6 +58,7 @@ def _made_from(config: IndexConfig) -> dict[str, Any]:
         "documents": sha256(config.documents / "manifest.json"),
         "limit": config.limit,
         "encoder": encoder_identity(config.encoder) | {"max_length": config.encoder.max_length},
+        "format": FORMAT,
     }
 
 
@@ -98,6 +101,8 @@ def make_index(config: IndexConfig, terminal: TextIO) -> dict[str, Any]:
             raise ConfigError(f"documents: {config.documents} has no document with an abstract to index")
         counts = ray.get(_build.remote(str(folder)))
         shutil.rmtree(parts)
+        # What the passages' headings are called, for a hierarchy that does not know their UIs.
+        shutil.copyfile(config.documents / "descriptors.json", folder / "descriptors.json")
         manifest = {
             "kind": "index",
             "made_from": _made_from(config),

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kailin_ray.agents import answer, evaluation
-from kailin_ray.agents.preamble import ANSWER, EXAMPLES
+from kailin_ray.agents.preamble import EXAMPLES, SUITS
 from kailin_ray.schema import REASONS
 
 DOCUMENT = {"title": "Azide.", "abstract": "Azide preserved tissues."}
@@ -40,12 +40,13 @@ def test_the_decision_prompt_starts_with_the_answer_prompt() -> None:
     assert asked[-1]["content"].index("[2] two") < asked[-1]["content"].index(ASKED)
 
 
-def test_the_pointwise_judge_s_prompt_starts_the_answer_s() -> None:
-    asked = evaluation.pointwise_messages(DOCUMENT, (ASKED, ["one", "two"]))
-    answered = answer.messages(DOCUMENT, ASKED, ["one", "two"], judged=True)
-    assert answered[: len(asked)] == asked
-    assert [(m["role"], m["content"]) for m in answered[len(asked) :]] == [("assistant", "yes"), ("user", ANSWER)]
-    assert answer.decision_messages(DOCUMENT, ASKED, ["one", "two"], "Yes.", judged=True)[: len(answered)] == answered
+def test_the_pointwise_judge_s_prompt_is_the_answer_s_but_for_the_last_line() -> None:
+    judged = evaluation.pointwise_messages(DOCUMENT, (ASKED, ["one", "two"]))
+    answered = answer.messages(DOCUMENT, ASKED, ["one", "two"])
+    assert judged[:-1] == answered[:-1]
+    one, two = (messages[-1]["content"].rpartition("\n") for messages in (judged, answered))
+    assert one[0] == two[0]
+    assert (one[2], two[2]) == (SUITS, "Answer in one sentence.")
 
 
 def test_without_contexts_the_prompt_has_no_empty_heading() -> None:

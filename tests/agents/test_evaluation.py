@@ -1,3 +1,5 @@
+from itertools import permutations
+
 import numpy as np
 import pytest
 
@@ -19,6 +21,7 @@ DOCUMENT = {"title": "Azide.", "abstract": "Azide preserved tissues."}
         ([0.5, None], 0.0, Verdict()),
         ([None, None], 0.0, Verdict()),
         ([0.5], 0.0, Verdict()),
+        ([0.5, 0.5 + 1e-15], 0.0, Verdict()),  # rounding
         ([], 0.0, Verdict()),
     ],
 )
@@ -30,6 +33,8 @@ def test_the_higher_score_is_preferred_and_it_abstains_where_it_cannot_tell(
 
 def test_a_candidate_s_score_is_the_mean_over_the_contexts_that_have_one() -> None:
     assert candidate_score([0.2, None, 0.4]) == pytest.approx(0.3)
+    # The same contexts in any order: the same score.
+    assert len({candidate_score(order) for order in permutations([0.1, 0.7, 0.35, 0.2])}) == 1
     assert candidate_score([None]) is None
     assert candidate_score([]) is None
 

@@ -84,7 +84,9 @@ class Reference:
         longest = max(sorted(prefixes), key=len)
         if not longest:
             return 0.0
-        lca = self.holder[longest]
+        lca = self.holder.get(longest)
+        if lca is None:
+            return 0.0
         values: list[float] = []
         for c in self._categories(a) & self._categories(b) & self._categories(lca):
             highest = max(self._branch_ic(x, c) for x in self.trees if c in self._categories(x))

@@ -68,10 +68,17 @@ def test_a_broken_hierarchy_is_refused_by_name(rows: list[tuple[str, str, list[s
         MeshHierarchy.from_descriptors(rows)
 
 
+@pytest.mark.parametrize("count", [-1, 1.5, "3", None])
+def test_what_is_no_count_is_refused_by_name(toy_mesh: MeshHierarchy, count: object) -> None:
+    with pytest.raises(ValueError, match="not a count: D11: "):
+        toy_mesh.with_counts({"D10": 1, "D11": count})  # type: ignore[dict-item]
+
+
 def test_orphans_may_be_tolerated() -> None:
     mesh = MeshHierarchy.from_descriptors([*TOY, ("D90", "Orphan", ["C1.9.5"])], tolerate_orphans=True)
     # The missing parent C1.9 is nobody's; what is there above it is found.
     assert ancestors(mesh, "D90") == ["D90", "D10", "C"]
+    assert mesh.num_tree_numbers == 12
 
 
 def test_names_resolve_exactly_then_without_case_then_by_entry_terms() -> None:
@@ -101,7 +108,7 @@ def test_an_alias_stands_for_its_descriptor(toy_mesh: MeshHierarchy) -> None:
 
 def test_the_whole_of_mesh() -> None:
     mesh = MeshHierarchy.load(MESH)
-    assert (len(mesh.uis), len(mesh.tree_numbers), len(mesh.letters)) == (30_764, 64_457, 16)
+    assert (len(mesh.uis), mesh.num_tree_numbers, len(mesh.letters)) == (30_764, 64_457, 16)
     assert mesh.nbytes < 100_000_000
     assert mesh.similarity("D003924", "D003922") > mesh.similarity("D003924", "D008175")
     # Male and Female have no tree number.

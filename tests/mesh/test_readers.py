@@ -13,6 +13,7 @@ from kailin_ray.mesh.readers import Descriptor, descriptor, read_descriptors
 from tests.conftest import MESH, TOY
 
 ROWS = [descriptor(ui, name, trees, [f"{name}, Other", f"The <{name}> & Co"]) for ui, name, trees in TOY]
+DATA = Path(__file__).parent / "data"
 HEADER = "descriptor_ui\tname\ttree_numbers\tentry_terms\n"
 
 
@@ -111,7 +112,8 @@ BOMB = '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa">' + "".join(
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        (b"", "not MeSH"),
+        (b"", "the file is empty"),
+        (gzip.compress(b"\n"), "the file is empty"),
         (b"hello\n", "not MeSH: neither"),
         (b"<PubmedArticleSet></PubmedArticleSet>", "its root element is <PubmedArticleSet>"),
         (xml(ROWS).encode()[:-200], "damaged"),
@@ -125,10 +127,13 @@ BOMB = '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa">' + "".join(
         (b"D1\tOne\t\tC\xff1\n", "damaged"),
         (b"D1\tOne\t\tC1.1\n", "orphan tree number, its parent missing: C1.1"),
         (f"{BOMB}]>\n<DescriptorRecordSet><DescriptorRecord><DescriptorUI>D1</DescriptorUI><DescriptorName><String>"
-         "&j;</String></DescriptorName></DescriptorRecord></DescriptorRecordSet>".encode(), "damaged|without UI"),
+         "&j;</String></DescriptorName></DescriptorRecord></DescriptorRecordSet>".encode(), "damaged|an entity"),
         (b'<!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/passwd">]><DescriptorRecordSet><DescriptorRecord><DescriptorUI>'
          b"D1</DescriptorUI><DescriptorName><String>&e;</String></DescriptorName></DescriptorRecord>"
-         b"</DescriptorRecordSet>", "a descriptor without UI or name"),
+         b"</DescriptorRecordSet>", "an entity of the file's own"),
+        (b"D1\tOne\t" + b"x" * 200_000 + b"\tC1\n", "damaged: field larger than field limit"),
+        (obo([*ROWS, ROWS[1]]).encode(), "UI given twice: mesh:D11"),
+        (obo([*ROWS[:2], Descriptor("D7", "Odd", ("C1.1x",))]).encode(), "malformed tree number: C1.1x"),
     ],
 )  # fmt: skip
 def test_what_is_no_mesh_is_refused_by_name(tmp_path: Path, content: bytes, fault: str) -> None:
@@ -139,6 +144,31 @@ def test_what_is_no_mesh_is_refused_by_name(tmp_path: Path, content: bytes, faul
     assert "mesh.file" in str(refused.value)
     assert "\n" not in str(refused.value)
     assert list(tmp_path.iterdir()) == [path]  # nothing is kept of it
+
+
+def test_blank_lines_of_a_table_say_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "mesh.tsv"
+    path.write_text(f"{table(ROWS)}\n\t\n")
+    assert MeshHierarchy.load(path).equals(MeshHierarchy.from_descriptors(ROWS))
+
+
+def test_a_file_that_cannot_be_opened_is_not_called_damaged(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        MeshHierarchy.load(tmp_path / "none.tsv")
+    with pytest.raises(IsADirectoryError):
+        MeshHierarchy.load(tmp_path)
+
+
+def test_genuine_records_of_nlm_load() -> None:
+    """43 records of NLM's descriptor file: a subset, so most tree numbers are orphans."""
+    with pytest.raises(ValueError, match="orphan tree number, its parent missing: A01.456.505, .* and 58 more"):
+        MeshHierarchy.load(DATA / "descriptor_records_sample.xml.gz")
+    mesh = MeshHierarchy.load(DATA / "descriptor_records_sample.xml.gz", tolerate_orphans=True)
+    assert (len(mesh.uis), mesh.num_tree_numbers) == (43, 71)
+    assert mesh.names[mesh.find(["D000001"])[0]].as_py() == "Calcimycin"
+    # Found by an entry term, in another case.
+    assert mesh.uis[mesh.find_names(["tylenol"])].tolist() == [b"D000082"]
+    assert mesh.similarity("D009369", "D009369") == 1.0
 
 
 def test_a_parsed_hierarchy_is_kept_beside_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,6 +186,7 @@ def test_a_parsed_hierarchy_is_kept_beside_its_source(tmp_path: Path, monkeypatc
     # Another content is another hierarchy, whatever the name and date.
     path.write_text(table(ROWS[:-1]))
     assert len(MeshHierarchy.load(path).uis) == len(ROWS) - 1
+    assert kept[0] not in list(tmp_path.iterdir())  # of no use any more
     # A damaged copy is no loss.
     damaged = cache.place(path, False)
     damaged.write_bytes(damaged.read_bytes()[:-1000])
@@ -166,3 +197,17 @@ def test_a_parsed_hierarchy_is_kept_beside_its_source(tmp_path: Path, monkeypatc
     assert len(MeshHierarchy.load(path, tolerate_orphans=True).uis) == len(ROWS) + 1
     with pytest.raises(ValueError, match=r"orphan.*C7\.7"):
         MeshHierarchy.load(path)
+
+
+def test_what_changes_while_it_is_read_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "mesh.tsv"
+    path.write_text(table(ROWS))
+
+    def read(source: Path) -> list[Descriptor]:
+        rows = list(read_descriptors(source))
+        source.write_text(table(ROWS[:-1]))
+        return rows
+
+    monkeypatch.setattr("kailin_ray.mesh.hierarchy.read_descriptors", read)
+    assert len(MeshHierarchy.load(path).uis) == len(ROWS)
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,70 @@
+"""PubMedQA as mesh_measures.py and judge.py use it: abstracts, their descriptors, and the contexts of each question."""
+
+import gzip
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kailin_ray.config import Encoder
+from kailin_ray.mesh import MeshHierarchy
+from kailin_ray.retrieval.encoder import TextEncoder
+
+TOP_K = 4
+
+
+@dataclass(frozen=True)
+class PubMedQA:
+    """n abstracts; ``similarity`` (n, n) of each question to each abstract, ``alike`` (n, n) of the questions."""
+
+    rows: list[dict[str, Any]]
+    descriptors: list[list[str]]
+    """The UIs of each abstract's headings that MeSH knows."""
+    unknown: list[str]
+    """Heading names that MeSH does not know."""
+    similarity: np.ndarray
+    alike: np.ndarray
+
+
+def read(path: Path, mesh: MeshHierarchy, encoder: str) -> PubMedQA:
+    """Read JSON lines with question, abstract and mesh (names), gzipped, and encode them."""
+    with gzip.open(path, "rt", encoding="utf-8") as stream:
+        rows = [json.loads(line) for line in stream]
+    names = sorted({name for row in rows for name in row["mesh"]})
+    numbers = dict(zip(names, mesh.find_names(names).tolist(), strict=True))
+    uis = [ui.decode() for ui in mesh.uis.tolist()]
+    descriptors = [[uis[numbers[name]] for name in row["mesh"] if numbers[name] >= 0] for row in rows]
+    model = TextEncoder(Encoder(path=encoder, revision=None, max_length=256, batch_size=16), on_gpu=False)
+    abstracts, questions = (model.encode([row[key] for row in rows]) for key in ("abstract", "question"))
+    unknown = [name for name in names if numbers[name] < 0]
+    return PubMedQA(rows, descriptors, unknown, questions @ abstracts.T, questions @ questions.T)
+
+
+def random_others(data: PubMedQA, number: int) -> np.ndarray:
+    """(n * number, 2) pairs of an abstract and another, drawn at random."""
+    n = len(data.rows)
+    source = np.repeat(np.arange(n), number)
+    return np.stack([source, (source + np.random.default_rng(0).integers(1, n, n * number)) % n], axis=1)
+
+
+def near_others(data: PubMedQA) -> np.ndarray:
+    """(n, 2) pairs of an abstract and the one whose question is the most similar."""
+    alike = data.alike.copy()
+    np.fill_diagonal(alike, -np.inf)
+    return np.stack([np.arange(len(alike)), alike.argmax(axis=1)], axis=1)
+
+
+def contexts(data: PubMedQA, asked: np.ndarray, without: np.ndarray) -> np.ndarray:
+    """(m, TOP_K) the abstracts nearest to the questions ``asked`` (m,), but for those in ``without`` (m, …)."""
+    found = data.similarity[asked].copy()
+    np.put_along_axis(found, without, -np.inf, axis=1)
+    return np.argsort(-found, axis=1)[:, :TOP_K]
+
+
+def interval(values: np.ndarray) -> tuple[float, float, float]:
+    """The mean and its 95 % bootstrap interval."""
+    draws = np.random.default_rng(1).integers(0, len(values), (2_000, len(values)))
+    low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
+    return round(float(values.mean()), 4), round(float(low), 4), round(float(high), 4)
