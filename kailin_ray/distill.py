@@ -7,7 +7,11 @@ are in flight on one engine; its continuous batching mixes their calls, and its 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from kailin_ray.agents import answer, evaluation, question
 from kailin_ray.agents.preamble import DECISIONS, SIDES, VERDICTS
@@ -74,7 +78,7 @@ class Distiller:
         if not document["abstract"]:
             raise RejectedRowError("no_abstract")
         source = [heading["ui"] for heading in document["mesh"]]
-        if self.config.evaluation.by == "rule" and len(self.mesh.placed(source)) == 0:
+        if self.config.evaluation.by == "rule" and not self._has_place(source):
             raise RejectedRowError("no_mesh", f"{len(source)} MeSH headings")
         agents = {"general": self.config.model.general, "biomedical": self.config.model.biomedical}
         asked = (self._candidate(row, name, agent, source) for name, agent in agents.items())
@@ -162,10 +166,28 @@ class Distiller:
         )
         if not hits:
             return f"{name}: no_contexts: {asked.text[:150]!r}"
-        rule = self.config.evaluation
-        scores = self.mesh.score([source] * len(hits), [hit.mesh for hit in hits], rule.measure, rule.aggregate)
         contexts = [_shown(hit, retrieval.max_context_words) for hit in hits]
-        return Candidate(name, asked.text, hits, contexts, evaluation.candidate_score(scores.to_pylist()))
+        return Candidate(name, asked.text, hits, contexts, self._mesh_score(source, hits))
+
+    def _mesh_score(self, source: Sequence[str], hits: list[Hit]) -> float | None:
+        """The rule's score of a candidate: the mean similarity of its contexts' descriptors to the source's."""
+        rule = self.config.evaluation
+        sources, contexts = self._numbers([source] * len(hits)), self._numbers([hit.mesh for hit in hits])
+        return evaluation.candidate_score(self.mesh.score(sources, contexts, rule.measure, rule.aggregate).to_pylist())
+
+    def _numbers(self, sets: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
+        number = self._number.get
+        values = np.array([number(ui, -1) for uis in sets for ui in uis], dtype=np.int32)
+        return np.array([0, *accumulate(map(len, sets))]), values
+
+    def _has_place(self, uis: Sequence[str]) -> bool:
+        offsets = self.mesh.ancestor_offsets
+        found = (self._number.get(ui, -1) for ui in uis)
+        return any(number >= 0 and offsets[number + 1] > offsets[number] for number in found)
+
+    @cached_property
+    def _number(self) -> dict[str, int]:
+        return self.mesh.numbers()
 
     async def _answer(self, row: "_Row", preferred: Candidate) -> None:
         asked, agent = preferred.question, self.config.model.answer

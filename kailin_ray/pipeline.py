@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 
-from kailin_ray.actor import DistillActor, Progress
+from kailin_ray.actor import DistillActor, Progress, StartEngine, start_vllm
 from kailin_ray.config import ConfigError, DistillConfig
 from kailin_ray.documents import PMIDS, among, first_documents, select_rows
 from kailin_ray.files import atomic_file, read_json
@@ -93,10 +93,18 @@ def check_complete(config: DistillConfig, work: Work) -> None:
         raise RuntimeError(f"{config.out}: {missing} documents have no record, {doubled} records are doubles")
 
 
-def distill(config: DistillConfig, work: Work, mesh: MeshHierarchy, terminal: TextIO) -> dict[str, float]:
+def distill(
+    config: DistillConfig,
+    work: Work,
+    mesh: MeshHierarchy,
+    terminal: TextIO,
+    start_engine: StartEngine = start_vllm,
+    retriever: Any = None,
+) -> dict[str, float]:
     """Distil what is not in the records yet; return the seconds it took: total, engine_start, distill.
 
-    Needs a Ray session. Raises ``TooManyFailuresError``; what is done is kept.
+    Another engine or retriever (an actor with ``ready`` and ``search``) than the configuration's serves to measure the
+    pipeline itself. Needs a Ray session. Raises ``TooManyFailuresError``; what is done is kept.
     """
     started = time.monotonic()
     out, cluster = config.out.absolute(), config.cluster
@@ -106,9 +114,10 @@ def distill(config: DistillConfig, work: Work, mesh: MeshHierarchy, terminal: Te
     actor = {
         "config": config,
         "mesh": ray.put(mesh),
-        "retriever": start_retriever(config),
+        "retriever": retriever or start_retriever(config),
         "progress": progress,
         "log": str(out / "logs" / "engines.log"),
+        "start_engine": start_engine,
     }
     with Watch(
         progress,

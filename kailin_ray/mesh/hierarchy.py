@@ -158,6 +158,12 @@ class MeshHierarchy:
             found[:-1] = np.where((found[:-1] < 0) & (aliases >= 0), self.alias_numbers[aliases], found[:-1])
         return found[encoded.indices.fill_null(len(wanted)).to_numpy()]
 
+    def numbers(self) -> dict[str, int]:
+        """The descriptors' numbers by UI, aliases included: for looking up a few at a time, where ``find`` is slow."""
+        aliases = zip(self.alias_uis.tolist(), self.alias_numbers.tolist(), strict=True)
+        own = ((ui, number) for number, ui in enumerate(self.uis.tolist()))
+        return {ui.decode("utf-8"): number for ui, number in (*aliases, *own)}
+
     def find_names(self, names: Sequence[str]) -> Ints:
         """(len(names),) the numbers of the descriptors of these names, -1 for a name unknown here.
 

@@ -9,7 +9,10 @@ from kailin_ray.retrieval.index import Hit, PassageIndex
 
 MAX_BATCH = 256
 
-_Request = tuple[str, int, int | None, asyncio.Future[list[Hit]]]
+Query = tuple[str, int, int | None]
+"""A question, how many passages, and the PMID whose passage is left out, or None."""
+
+_Request = tuple[Query, asyncio.Future[list[Hit]]]
 
 
 class Retriever:
@@ -29,13 +32,15 @@ class Retriever:
         """Answer once the actor is up."""
         return True
 
-    async def search(self, question: str, k: int, exclude: int | None) -> list[Hit]:
-        """The ``k`` passages nearest to ``question``, without the passage of PMID ``exclude``."""
+    async def search(self, queries: list[Query]) -> list[list[Hit]]:
+        """The passages nearest to each question, best first."""
         if self._worker is None:
             self._worker = asyncio.create_task(self._work())
-        answer: asyncio.Future[list[Hit]] = asyncio.get_running_loop().create_future()
-        await self._queue.put((question, k, exclude, answer))
-        return await answer
+        loop = asyncio.get_running_loop()
+        requests = [(query, loop.create_future()) for query in queries]
+        for request in requests:
+            await self._queue.put(request)
+        return await asyncio.gather(*(answer for _, answer in requests))
 
     async def _work(self) -> None:
         while True:
@@ -45,14 +50,13 @@ class Retriever:
             try:
                 hits = await asyncio.to_thread(self._search, batch)
             except Exception as error:  # the batch's callers get it; the next batch may fare better
-                for *_, answer in batch:
+                for _, answer in batch:
                     answer.set_exception(error)
                 continue
-            for (*_, answer), found in zip(batch, hits, strict=True):
+            for (_, answer), found in zip(batch, hits, strict=True):
                 answer.set_result(found)
 
     def _search(self, batch: list[_Request]) -> list[list[Hit]]:
-        vectors = self._encoder.encode([question for question, *_ in batch])
-        most = max(k for _, k, _, _ in batch)
-        found = self._index.search(vectors, most, [exclude for _, _, exclude, _ in batch])
-        return [hits[:k] for hits, (_, k, _, _) in zip(found, batch, strict=True)]
+        questions, numbers, excluded = zip(*(query for query, _ in batch), strict=True)
+        found = self._index.search(self._encoder.encode(questions), max(numbers), list(excluded))
+        return [hits[:k] for hits, k in zip(found, numbers, strict=True)]

@@ -1,0 +1,222 @@
+"""What the pipeline itself costs: real abstracts through an engine that answers at once. Prints one JSON line last.
+
+    python benchmarks/overhead.py [--sizes 1000 10000] [--replicas 1 4 16] [--demo demo]
+
+Everything is the pipeline's own (Ray Data, actors, coroutines, checks of what was written, MeSH scores, records on
+disk) but the models: the engine replies with made-up text that passes the checks, the retriever with passages at
+random. So no tokenizer, encoder or model counts. *cpu_ms_per_abstract* is the CPU time of the whole machine from the
+first size to the next, by the rows between them: start-up falls out, whatever else the machine does counts in.
+*driver_mb* is the most private memory of the driver while a size ran. *efficiency*: abstracts a second of so many
+replicas of an engine that takes as long as a GPU would (``--latency`` seconds an abstract, 64 at once) once all of them
+are up, by what they could do without a pipeline.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import ray
+from hydra import compose, initialize_config_dir
+
+from kailin_ray.__main__ import conf_dir
+from kailin_ray.config import DistillConfig, check
+from kailin_ray.files import read_json
+from kailin_ray.generation import Generation
+from kailin_ray.manifest import versions
+from kailin_ray.mesh import MeshHierarchy
+from kailin_ray.pipeline import check_complete, distill, find_work
+from kailin_ray.retrieval.index import Hit
+from kailin_ray.retrieval.retriever import Query
+
+ROWS_PER_PART = 10_000
+ROWS_AT_ONCE = 64
+STEPS = 3
+"""Of an abstract, one after another: both questions at once, the answer, the decision."""
+ROUNDS = 10
+"""Abstracts per place of an engine, where it takes its time."""
+
+
+class FakeEngine:
+    """Replies to every prompt at once, or after ``latency`` seconds, with text that the agents accept."""
+
+    def __init__(self, latency: float):
+        self._latency = latency
+        self._room = asyncio.Semaphore(ROWS_AT_ONCE * 2)  # the two questions are asked at the same time
+
+    async def generate(self, messages: Sequence[dict[str, str]], sampling: dict[str, Any]) -> Generation:
+        """A question made of the abstract's first words, or a sentence."""
+        content = messages[-1]["content"]
+        asks = "Evidence from other abstracts" not in content
+        words = [word for word in content[:400].split() if word.isalpha() and len(word) > 5][1:6]
+        ending = "effect" if "yes/no" in content else "mechanism"
+        text = f"Does {' '.join(words)} have an {ending}?" if asks else "It had an effect in the patients who took it."
+        return await self._reply(text, {})
+
+    async def choose(self, messages: Sequence[dict[str, str]], words: Sequence[str]) -> Generation:
+        """The first word, a little."""
+        share = 1 / (len(words) + 1)
+        return await self._reply(words[0], {word: share * (2 if word == words[0] else 1) for word in words})
+
+    async def _reply(self, text: str, probabilities: dict[str, float]) -> Generation:
+        if self._latency:
+            async with self._room:
+                await asyncio.sleep(self._latency / STEPS)
+        return Generation(
+            text=text, finish_reason="stop", prompt_tokens=900, cached_tokens=700, completion_tokens=20,
+            probabilities=probabilities,
+        )  # fmt: skip
+
+
+class RandomRetriever:
+    """Actor: passages at random."""
+
+    def __init__(self, passages: list[dict[str, Any]]):
+        self._hits = [
+            Hit(row["pmid"], 0.5, row["title"], row["abstract"], [h["ui"] for h in row["mesh"]]) for row in passages
+        ]
+        self._dice = np.random.default_rng(0)
+
+    async def ready(self) -> bool:
+        """Answer once the actor is up."""
+        return True
+
+    async def search(self, queries: list[Query]) -> list[list[Hit]]:
+        """Passages for each query."""
+        return [[self._hits[place] for place in self._dice.integers(0, len(self._hits), k)] for _, k, _ in queries]
+
+
+def main() -> None:
+    """Measure all that is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000], help="abstracts")
+    parser.add_argument("--replicas", type=int, nargs="*", default=[1, 4, 16], help="of the engine that takes its time")
+    parser.add_argument("--latency", type=float, default=16.0, help="seconds an abstract takes, 64 at once")
+    parser.add_argument("--demo", type=Path, default=Path("demo"), help="a folder with documents")
+    parser.add_argument("--mesh", type=Path, default=Path("assets/mesh.tsv"))
+    options = parser.parse_args()
+    table = ds.dataset(sorted((options.demo / "documents").glob("part-*.parquet"))).to_table()
+    counts = {ui: h["documents"] for ui, h in read_json(options.demo / "documents" / "descriptors.json").items()}
+    mesh = MeshHierarchy.load(options.mesh).with_counts(counts)
+    with tempfile.TemporaryDirectory() as folder:
+        sizes = [ran(Path(folder, f"size{n}"), table, n, 1, 0.0, mesh) for n in options.sizes]
+        many = []
+        for replicas in options.replicas:
+            rows = ROUNDS * ROWS_AT_ONCE * replicas
+            found = ran(Path(folder, f"replicas{replicas}"), table, rows, replicas, options.latency, mesh)
+            ideal = ROWS_AT_ONCE * replicas / options.latency
+            many.append(
+                found | {"ideal": round(ideal, 1), "efficiency": round(found["steady_abstracts_per_second"] / ideal, 3)}
+            )
+    cpu = [
+        round(1000 * (b["cpu_seconds"] - a["cpu_seconds"]) / (b["abstracts"] - a["abstracts"]), 2)
+        for a, b in pairwise(sizes)
+    ]
+    result = {"benchmark": "overhead", "cpu_ms_per_abstract": cpu, "sizes": sizes, "replicas": many}
+    print(json.dumps(result | {"cores": os.cpu_count(), "versions": versions()}))
+
+
+def ran(folder: Path, table: pa.Table, rows: int, replicas: int, latency: float, mesh: MeshHierarchy) -> dict[str, Any]:
+    """Distil so many abstracts in a Ray session of its own; seconds, CPU seconds, memory of the driver."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        paths = [f"documents={folder}/documents", "index=.", "mesh=.", f"out={folder}/run"]
+        config = check(DistillConfig, compose("distill", [*paths, "retrieval=brief"]))
+    cluster = replace(config.cluster, num_engines=replicas, rows_per_block=16, blocks_in_flight=ROWS_AT_ONCE // 16)
+    config = replace(config, cluster=cluster)
+    documents(folder / "documents", table, rows)
+    passages = table.slice(0, 1_000).to_pylist()
+    with quiet(folder / "driver.log"):
+        ray.init(address="local", num_cpus=replicas + 3, include_dashboard=False, log_to_driver=False)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    retriever = ray.remote(num_cpus=0, max_concurrency=1_000)(RandomRetriever).remote(passages)
+    ray.get(retriever.ready.remote())
+    with watched() as most, quiet(folder / "driver.log"):
+        busy, work = cpu_seconds(), find_work(config)
+        seconds = distill(config, work, mesh, sys.stderr, lambda _: FakeEngine(latency), retriever)
+        busy = cpu_seconds() - busy
+    check_complete(config, work)
+    ray.shutdown()
+    return {
+        "abstracts": rows,
+        "engines": replicas,
+        "seconds": seconds["distill"],
+        "abstracts_per_second": round(rows / seconds["distill"], 1),
+        "steady_abstracts_per_second": round(steady_rate(folder / "run" / "records"), 1),
+        "cpu_seconds": round(busy, 1),
+        "driver_mb": round(most[0] / 1e6),
+    }
+
+
+def steady_rate(records: Path) -> float:
+    """Abstracts a second while the third to the eighth tenth of them were written: all engines are up, and busy."""
+    files = sorted((file.stat().st_mtime, pq.read_metadata(file).num_rows) for file in records.glob("*.parquet"))
+    times, done = np.array([when for when, _ in files]), np.cumsum([number for _, number in files])
+    first, last = np.searchsorted(done, [0.3 * done[-1], 0.8 * done[-1]])
+    return float((done[last] - done[first]) / (times[last] - times[first]))
+
+
+def documents(folder: Path, table: pa.Table, rows: int) -> None:
+    """So many documents: the real ones over and over, each with a PMID of its own."""
+    folder.mkdir(parents=True)
+    for number, start in enumerate(range(0, rows, ROWS_PER_PART)):
+        pmids = np.arange(start, min(start + ROWS_PER_PART, rows), dtype=np.int64)
+        part = table.take(pa.array(pmids % table.num_rows)).set_column(0, "pmid", pa.array(pmids + 1))
+        pq.write_table(part, folder / f"part-{number:05}.parquet", row_group_size=2_000)
+
+
+def cpu_seconds() -> float:
+    """CPU time of the whole machine so far."""
+    times = psutil.cpu_times()
+    return float(times.user + times.system)
+
+
+@contextmanager
+def watched() -> Iterator[list[int]]:
+    """The most private memory that this process has inside the block, in bytes."""
+    process, most, stop = psutil.Process(), [0], threading.Event()
+
+    def look() -> None:
+        while not stop.wait(0.5):
+            most[0] = max(most[0], process.memory_full_info().uss)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield most
+    finally:
+        stop.set()
+        thread.join()
+
+
+@contextmanager
+def quiet(log: Path) -> Iterator[None]:
+    """Send what Ray prints to a file."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    with log.open("ab") as sink:
+        os.dup2(sink.fileno(), 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+if __name__ == "__main__":
+    main()
