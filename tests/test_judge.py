@@ -8,6 +8,7 @@ import datasets
 import matplotlib.image
 import pytest
 
+from kailin_ray.agents.evaluation import TIE
 from kailin_ray.publish import held_out
 from tests.conftest import MESH, Command
 from tests.test_run import records
@@ -74,7 +75,7 @@ def test_the_manifest_tells_agreement_position_bias_and_coverage(pairwise: Path)
         for row in rows
         if two_questions(row)
         for scores, chances in [[[c[name] for c in row["candidates"]] for name in ("mesh_score", "judge_probability")]]
-        if scores[0] != scores[1] and chances[0] != chances[1]
+        if abs(scores[0] - scores[1]) > TIE and abs(chances[0] - chances[1]) > TIE
     ]
     assert found["agreement"]["rows"] == len(both)
     assert found["agreement"]["share"] == pytest.approx(sum(a == b for a, b in both) / len(both), abs=1e-4)
@@ -95,9 +96,13 @@ def test_the_judge_s_training_data_is_balanced_and_disjoint(
     assert done.returncode == 0, done.stderr
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     splits = datasets.load_dataset(f"{tmp_path}/dataset", "judge", cache_dir=str(tmp_path / "cache"))
-    assert set(splits["train"]["pmid"]) & set(splits["test"]["pmid"] if "test" in splits else []) == set()
+    # Of so few abstracts all may fall into one split.
+    pmids = [set(data["pmid"]) for data in splits.values()]
+    assert len(set().union(*pmids)) == sum(map(len, pmids))
     assert {pmid for data in splits.values() for pmid in data["pmid"]} == {
-        row["pmid"] for row in records(pairwise) if two_questions(row)
+        row["pmid"]
+        for row in records(pairwise)
+        if two_questions(row) and abs(row["candidates"][0]["mesh_score"] - row["candidates"][1]["mesh_score"]) > TIE
     }
     for split, data in splits.items():
         said = [row["completion"][0]["content"] for row in data]
@@ -119,7 +124,7 @@ def test_rule_then_judge_asks_pointwise_only_where_the_rule_abstains(
     kailin: Command, base: list[str], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    by = ["evaluation.by=rule_then_judge", "evaluation.judge.form=pointwise", "evaluation.min_margin=0.04"]
+    by = ["evaluation.by=rule_then_judge", "evaluation.judge.form=pointwise", "evaluation.min_margin=0.1"]
     done = kailin(*base, f"out={out}", *by)
     assert done.returncode == 0, done.stderr
     rows = records(out)
@@ -131,7 +136,7 @@ def test_rule_then_judge_asks_pointwise_only_where_the_rule_abstains(
             assert row["preferred_by"] in (None, "only")
             continue
         scores = [candidate["mesh_score"] for candidate in candidates]
-        if abs(scores[0] - scores[1]) >= 0.04:
+        if abs(scores[0] - scores[1]) >= 0.1:
             assert row["preferred_by"] == "rule"
             assert all(candidate["judge_probability"] is None for candidate in candidates)
         else:
