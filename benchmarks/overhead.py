@@ -15,7 +15,6 @@ import argparse
 import asyncio
 import json
 import os
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -40,6 +39,7 @@ from kailin_ray.generation import Generation
 from kailin_ray.manifest import versions
 from kailin_ray.mesh import MeshHierarchy
 from kailin_ray.pipeline import check_complete, distill, find_work
+from kailin_ray.plan import output_to
 from kailin_ray.retrieval.index import Hit
 from kailin_ray.retrieval.retriever import Query
 
@@ -139,15 +139,13 @@ def ran(folder: Path, table: pa.Table, rows: int, replicas: int, latency: float,
     config = replace(config, cluster=cluster)
     documents(folder / "documents", table, rows)
     passages = table.slice(0, 1_000).to_pylist()
-    with quiet(folder / "driver.log"):
+    with watched() as most, output_to(folder / "driver.log") as terminal:
         ray.init(address="local", num_cpus=replicas + 3, include_dashboard=False, log_to_driver=False)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    retriever = ray.remote(num_cpus=0, max_concurrency=1_000)(RandomRetriever).remote(passages)
-    ray.get(retriever.ready.remote())
-    with watched() as most, quiet(folder / "driver.log"):
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        retriever = ray.remote(num_cpus=0, max_concurrency=1_000)(RandomRetriever).remote(passages)
+        ray.get(retriever.ready.remote())
         busy, work = cpu_seconds(), find_work(config)
-        seconds = distill(config, work, mesh, sys.stderr, lambda _: FakeEngine(latency), retriever)
+        seconds = distill(config, work, mesh, terminal, lambda _: FakeEngine(latency), retriever)
         busy = cpu_seconds() - busy
     check_complete(config, work)
     ray.shutdown()
@@ -201,21 +199,6 @@ def watched() -> Iterator[list[int]]:
     finally:
         stop.set()
         thread.join()
-
-
-@contextmanager
-def quiet(log: Path) -> Iterator[None]:
-    """Send what Ray prints to a file."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    with log.open("ab") as sink:
-        os.dup2(sink.fileno(), 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
 
 
 if __name__ == "__main__":

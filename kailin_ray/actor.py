@@ -75,7 +75,6 @@ class DistillActor:
         started = time.monotonic()
         progress.engine_starts.remote()
         engine = start_engine(config)
-
         ray.get(retriever.ready.remote())
         self._distiller = Distiller(config, engine, Searcher(retriever).search, ray.get(mesh))
         self._verdicts_to_log = VERDICTS_TO_LOG

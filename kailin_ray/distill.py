@@ -78,7 +78,7 @@ class Distiller:
         if not document["abstract"]:
             raise RejectedRowError("no_abstract")
         source = [heading["ui"] for heading in document["mesh"]]
-        if self.config.evaluation.by == "rule" and not self._has_place(source):
+        if self.config.evaluation.by == "rule" and not any(ui in self._number for ui in source):
             raise RejectedRowError("no_mesh", f"{len(source)} MeSH headings")
         agents = {"general": self.config.model.general, "biomedical": self.config.model.biomedical}
         asked = (self._candidate(row, name, agent, source) for name, agent in agents.items())
@@ -179,11 +179,6 @@ class Distiller:
         number = self._number.get
         values = np.array([number(ui, -1) for uis in sets for ui in uis], dtype=np.int32)
         return np.array([0, *accumulate(map(len, sets))]), values
-
-    def _has_place(self, uis: Sequence[str]) -> bool:
-        offsets = self.mesh.ancestor_offsets
-        found = (self._number.get(ui, -1) for ui in uis)
-        return any(number >= 0 and offsets[number + 1] > offsets[number] for number in found)
 
     @cached_property
     def _number(self) -> dict[str, int]:

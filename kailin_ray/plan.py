@@ -34,7 +34,7 @@ def ray_session(cluster: Cluster, log: Path, actors: Sequence[Actors] = ()) -> I
     Raises ``ConfigError`` if the cluster cannot be reached or lacks what the configuration asks for.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with _output_to(log) as terminal:
+    with output_to(log) as terminal:
         _start_ray(cluster)
         try:
             check_resources(actors, [node["Resources"] for node in ray.nodes() if node["Alive"]])
@@ -44,7 +44,8 @@ def ray_session(cluster: Cluster, log: Path, actors: Sequence[Actors] = ()) -> I
 
 
 @contextmanager
-def _output_to(log: Path) -> Iterator[TextIO]:
+def output_to(log: Path) -> Iterator[TextIO]:
+    """Send this process's output, also that of its C++ parts, to ``log``; yield the person's terminal."""
     sys.stdout.flush()
     stdout, terminal = os.dup(1), os.fdopen(os.dup(2), "w", buffering=1)
     with log.open("ab") as sink:

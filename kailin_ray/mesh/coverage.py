@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.spatial.distance import jensenshannon
 
 from kailin_ray.mesh.hierarchy import MeshHierarchy
 
 Counts = npt.NDArray[np.int64]
-SPREADS = ("corpus", "accepted", "rejected")
 
 LETTERS = {
     "A": "Anatomy",
@@ -84,11 +84,4 @@ def divergence(one: npt.NDArray[Any], two: npt.NDArray[Any]) -> float | None:
     """Jensen-Shannon divergence in bits (Lin 1991, doi:10.1109/18.61115) of two spreads, given as counts."""
     if not one.sum() or not two.sum():
         return None
-    p, q = one / one.sum(), two / two.sum()
-    middle = (p + q) / 2
-
-    def relative_entropy(x: npt.NDArray[Any]) -> float:
-        some = x > 0
-        return float((x[some] * np.log2(x[some] / middle[some])).sum())
-
-    return round(max(0.0, (relative_entropy(p) + relative_entropy(q)) / 2), 4)
+    return round(float(jensenshannon(one, two, base=2)) ** 2, 4)

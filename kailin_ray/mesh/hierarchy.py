@@ -159,10 +159,16 @@ class MeshHierarchy:
         return found[encoded.indices.fill_null(len(wanted)).to_numpy()]
 
     def numbers(self) -> dict[str, int]:
-        """The descriptors' numbers by UI, aliases included: for looking up a few at a time, where ``find`` is slow."""
+        """Of the descriptors with tree numbers their numbers by UI, aliases included.
+
+        For looking up a few at a time, where ``find`` and ``placed`` are slow.
+        """
+        there = np.diff(self.ancestor_offsets) > 0
         aliases = zip(self.alias_uis.tolist(), self.alias_numbers.tolist(), strict=True)
         own = ((ui, number) for number, ui in enumerate(self.uis.tolist()))
-        return {ui.decode("utf-8"): number for ui, number in (*aliases, *own)}
+        # A UI of the hierarchy's own comes before an alias, also where it has no place.
+        numbers = {ui.decode("utf-8"): number for ui, number in (*aliases, *own)}
+        return {ui: number for ui, number in numbers.items() if there[number]}
 
     def find_names(self, names: Sequence[str]) -> Ints:
         """(len(names),) the numbers of the descriptors of these names, -1 for a name unknown here.

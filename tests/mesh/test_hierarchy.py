@@ -101,6 +101,7 @@ def test_an_alias_stands_for_its_descriptor(toy_mesh: MeshHierarchy) -> None:
     also = toy_mesh.with_aliases({"X2": 1, "X1": 2, "D10": 5})
     assert also.find(["X1", "X2", "D10", "D11", "X3"]).tolist() == [2, 1, 0, 1, -1]  # its own UIs come first
     assert [also.numbers().get(ui, -1) for ui in ["X1", "X2", "D10", "D11", "X3"]] == [2, 1, 0, 1, -1]
+    assert "D99" not in also.numbers()  # it has no place
     assert also.similarity("X2", "D12") == also.similarity("D11", "D12")
     counted = also.with_counts({"X2": 3, "D11": 4})
     assert counted.counts[1] == 7
