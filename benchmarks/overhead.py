@@ -6,15 +6,17 @@ Everything is the pipeline's own (Ray Data, actors, coroutines, checks of what w
 disk) but the models: the engine replies with made-up text that passes the checks, the retriever with passages at
 random. So no tokenizer, encoder or model counts. *cpu_ms_per_abstract* is the CPU time of the whole machine from the
 first size to the next, by the rows between them: start-up falls out, whatever else the machine does counts in.
-*driver_mb* is the most private memory of the driver while a size ran. *efficiency*: abstracts a second of so many
-replicas of an engine that takes as long as a GPU would (``--latency`` seconds an abstract, 64 at once) once all of them
-are up, by what they could do without a pipeline.
+*driver_mb* is the private memory of the driver when the work began, and the most while it went on. *efficiency*:
+abstracts a second of so many replicas of an engine that takes as long as a GPU would (``--latency`` seconds an
+abstract, 64 at once) once all of them are up, by what they could do without a pipeline.
 """
 
 import argparse
 import asyncio
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -39,14 +41,18 @@ from kailin_ray.generation import Generation
 from kailin_ray.manifest import versions
 from kailin_ray.mesh import MeshHierarchy
 from kailin_ray.pipeline import check_complete, distill, find_work
-from kailin_ray.plan import output_to
+from kailin_ray.plan import make_plan
+from kailin_ray.pools import Node
 from kailin_ray.retrieval.index import Hit
 from kailin_ray.retrieval.retriever import Query
+from kailin_ray.session import output_to
+from kailin_ray.sessions import all_sessions
 
 ROWS_PER_PART = 10_000
 ROWS_AT_ONCE = 64
 STEPS = 3
 """Of an abstract, one after another: both questions at once, the answer, the decision."""
+CPUS = 4
 ROUNDS = 10
 """Abstracts per place of an engine, where it takes its time."""
 
@@ -58,7 +64,9 @@ class FakeEngine:
         self._latency = latency
         self._room = asyncio.Semaphore(ROWS_AT_ONCE * 2)  # the two questions are asked at the same time
 
-    async def generate(self, messages: Sequence[dict[str, str]], sampling: dict[str, Any]) -> Generation:
+    async def generate(
+        self, messages: Sequence[dict[str, str]], sampling: dict[str, Any], adapter: str | None = None
+    ) -> Generation:
         """A question made of the abstract's first words, or a sentence."""
         content = messages[-1]["content"]
         asks = "Evidence from other abstracts" not in content
@@ -67,7 +75,9 @@ class FakeEngine:
         text = f"Does {' '.join(words)} have an {ending}?" if asks else "It had an effect in the patients who took it."
         return await self._reply(text, {})
 
-    async def choose(self, messages: Sequence[dict[str, str]], words: Sequence[str]) -> Generation:
+    async def choose(
+        self, messages: Sequence[dict[str, str]], words: Sequence[str], adapter: str | None = None
+    ) -> Generation:
         """The first word, a little."""
         share = 1 / (len(words) + 1)
         return await self._reply(words[0], {word: share * (2 if word == words[0] else 1) for word in words})
@@ -108,20 +118,18 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=16.0, help="seconds an abstract takes, 64 at once")
     parser.add_argument("--demo", type=Path, default=Path("demo"), help="a folder with documents")
     parser.add_argument("--mesh", type=Path, default=Path("assets/mesh.tsv"))
+    parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    table = ds.dataset(sorted((options.demo / "documents").glob("part-*.parquet"))).to_table()
-    counts = {ui: h["documents"] for ui, h in read_json(options.demo / "documents" / "descriptors.json").items()}
-    mesh = MeshHierarchy.load(options.mesh).with_counts(counts)
-    with tempfile.TemporaryDirectory() as folder:
-        sizes = [ran(Path(folder, f"size{n}"), table, n, 1, 0.0, mesh) for n in options.sizes]
-        many = []
-        for replicas in options.replicas:
-            rows = ROUNDS * ROWS_AT_ONCE * replicas
-            found = ran(Path(folder, f"replicas{replicas}"), table, rows, replicas, options.latency, mesh)
-            ideal = ROWS_AT_ONCE * replicas / options.latency
-            many.append(
-                found | {"ideal": round(ideal, 1), "efficiency": round(found["steady_abstracts_per_second"] / ideal, 3)}
-            )
+    if options.one:
+        print(json.dumps(ran(mesh=options.mesh, demo=options.demo, **options.one)))
+        return
+    sizes = [alone(options, rows=rows, replicas=1, latency=0.0) for rows in options.sizes]
+    many = []
+    for replicas in options.replicas:
+        found = alone(options, rows=ROUNDS * ROWS_AT_ONCE * replicas, replicas=replicas, latency=options.latency)
+        ideal = ROWS_AT_ONCE * replicas / options.latency
+        efficiency = round(found["steady_abstracts_per_second"] / ideal, 3)
+        many.append(found | {"ideal": round(ideal, 1), "efficiency": efficiency})
     cpu = [
         round(1000 * (b["cpu_seconds"] - a["cpu_seconds"]) / (b["abstracts"] - a["abstracts"]), 2)
         for a, b in pairwise(sizes)
@@ -130,33 +138,50 @@ def main() -> None:
     print(json.dumps(result | {"cores": os.cpu_count(), "versions": versions()}))
 
 
-def ran(folder: Path, table: pa.Table, rows: int, replicas: int, latency: float, mesh: MeshHierarchy) -> dict[str, Any]:
+def alone(options: argparse.Namespace, **one: float) -> dict[str, Any]:
+    """One measurement, with a driver process of its own."""
+    command = [sys.executable, __file__, f"--demo={options.demo}", f"--mesh={options.mesh}", f"--one={json.dumps(one)}"]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(json.dumps(found), file=sys.stderr)
+    return found
+
+
+def ran(mesh: Path, demo: Path, rows: int, replicas: int, latency: float) -> dict[str, Any]:
     """Distil so many abstracts in a Ray session of its own; seconds, CPU seconds, memory of the driver."""
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        paths = [f"documents={folder}/documents", "index=.", "mesh=.", f"out={folder}/run"]
-        config = check(DistillConfig, compose("distill", [*paths, "retrieval=brief"]))
-    cluster = replace(config.cluster, num_engines=replicas, rows_per_block=16, blocks_in_flight=ROWS_AT_ONCE // 16)
-    config = replace(config, cluster=cluster)
-    documents(folder / "documents", table, rows)
-    passages = table.slice(0, 1_000).to_pylist()
-    with watched() as most, output_to(folder / "driver.log") as terminal:
-        ray.init(address="local", num_cpus=replicas + 3, include_dashboard=False, log_to_driver=False)
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        retriever = ray.remote(num_cpus=0, max_concurrency=1_000)(RandomRetriever).remote(passages)
-        ray.get(retriever.ready.remote())
-        busy, work = cpu_seconds(), find_work(config)
-        seconds = distill(config, work, mesh, terminal, lambda _: FakeEngine(latency), retriever)
-        busy = cpu_seconds() - busy
-    check_complete(config, work)
-    ray.shutdown()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        counts = {ui: h["documents"] for ui, h in read_json(demo / "documents" / "descriptors.json").items()}
+        hierarchy = MeshHierarchy.load(mesh).with_counts(counts)
+        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+            paths = [f"documents={folder}/documents", "index=.", "mesh=.", f"out={folder}/run"]
+            config = check(DistillConfig, compose("distill", [*paths, "retrieval=brief"]))
+        # Engines that only wait hold next to no CPU, so that no more tasks run beside them than this machine can bear.
+        cluster = replace(config.cluster, num_engines=replicas, cpus_per_engine=0.01)
+        cluster = replace(cluster, rows_per_block=16, rows_in_flight=ROWS_AT_ONCE)
+        config = replace(config, cluster=cluster)
+        plan = make_plan(config, [Node(cpus=CPUS, memory_gib=1e6)])
+        passages = documents(folder / "documents", demo / "documents", rows)
+        with watched() as memory, output_to(folder / "driver.log") as terminal:
+            ray.init(address="local", num_cpus=CPUS, include_dashboard=False, log_to_driver=False)
+            ray.data.DataContext.get_current().enable_progress_bars = False
+            retriever = ray.remote(num_cpus=0, max_concurrency=1_000)(RandomRetriever).remote(passages)
+            ray.get(retriever.ready.remote())
+            busy, work = cpu_seconds(), find_work(config)
+            distill(config, plan, work, hierarchy, terminal, lambda _: FakeEngine(latency), retriever)
+            busy = cpu_seconds() - busy
+        check_complete(config, work)
+        ray.shutdown()
+        seconds = all_sessions(config.out)["seconds"]["distill"]
+        steady = steady_rate(folder / "run" / "records")
     return {
         "abstracts": rows,
         "engines": replicas,
-        "seconds": seconds["distill"],
-        "abstracts_per_second": round(rows / seconds["distill"], 1),
-        "steady_abstracts_per_second": round(steady_rate(folder / "run" / "records"), 1),
+        "seconds": round(seconds, 1),
+        "abstracts_per_second": round(rows / seconds, 1),
+        "steady_abstracts_per_second": round(steady, 1),
         "cpu_seconds": round(busy, 1),
-        "driver_mb": round(most[0] / 1e6),
+        "driver_mb": [round(bytes / 1e6) for bytes in memory],
     }
 
 
@@ -168,13 +193,15 @@ def steady_rate(records: Path) -> float:
     return float((done[last] - done[first]) / (times[last] - times[first]))
 
 
-def documents(folder: Path, table: pa.Table, rows: int) -> None:
-    """So many documents: the real ones over and over, each with a PMID of its own."""
+def documents(folder: Path, source: Path, rows: int) -> list[dict[str, Any]]:
+    """Make so many documents: the real ones over and over, each with a PMID of its own; return the first passages."""
     folder.mkdir(parents=True)
+    table = ds.dataset(sorted(source.glob("part-*.parquet"))).to_table()
     for number, start in enumerate(range(0, rows, ROWS_PER_PART)):
         pmids = np.arange(start, min(start + ROWS_PER_PART, rows), dtype=np.int64)
         part = table.take(pa.array(pmids % table.num_rows)).set_column(0, "pmid", pa.array(pmids + 1))
         pq.write_table(part, folder / f"part-{number:05}.parquet", row_group_size=2_000)
+    return table.slice(0, 1_000).to_pylist()
 
 
 def cpu_seconds() -> float:
@@ -185,17 +212,18 @@ def cpu_seconds() -> float:
 
 @contextmanager
 def watched() -> Iterator[list[int]]:
-    """The most private memory that this process has inside the block, in bytes."""
-    process, most, stop = psutil.Process(), [0], threading.Event()
+    """Private memory of this process in bytes: when the block began, and the most inside it."""
+    process, stop = psutil.Process(), threading.Event()
+    memory = [process.memory_full_info().uss] * 2
 
     def look() -> None:
         while not stop.wait(0.5):
-            most[0] = max(most[0], process.memory_full_info().uss)
+            memory[1] = max(memory[1], process.memory_full_info().uss)
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
     try:
-        yield most
+        yield memory
     finally:
         stop.set()
         thread.join()

@@ -22,6 +22,7 @@ from kailin_ray.config import (
     FetchConfig,
     IndexConfig,
     IngestConfig,
+    PlanConfig,
     PublishConfig,
     ReportConfig,
     check,
@@ -32,6 +33,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int], str]] = {
     "ingest": (IngestConfig, commands.ingest, "PubMed XML to documents"),
     "index": (IndexConfig, commands.index, "documents to a dense index"),
     "distill": (DistillConfig, commands.distill, "documents to records: question, contexts, answer"),
+    "plan": (PlanConfig, commands.plan, "what distill would run where, with the arithmetic; nothing starts"),
     "publish": (PublishConfig, commands.publish, "a run's records to a Hugging Face dataset folder"),
     "report": (ReportConfig, commands.report, "what a run gave, and some of its triples"),
 }

@@ -2,117 +2,158 @@
 
 import asyncio
 import os
+import threading
 import time
-from collections import Counter
+import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import ray
+from ray.util import metrics
 
 from kailin_ray.config import DistillConfig
-from kailin_ray.distill import Distiller, Document
+from kailin_ray.distill import Distiller, Record
 from kailin_ray.generation import EngineDeadError
+from kailin_ray.meter import TOKENS, Meter, MeteredEngine
 from kailin_ray.retrieval.index import Hit
 from kailin_ray.retrieval.retriever import Query
 from kailin_ray.schema import RECORDS
+from kailin_ray.stages import EngineSpec, Stage
 
-if TYPE_CHECKING:
-    from kailin_ray.engine import Engine
-
-StartEngine = Callable[[DistillConfig], Any]
+StartEngine = Callable[[EngineSpec], Any]
 
 VERDICTS_TO_LOG = 5
 """Of each engine's first verdicts the probabilities are written to its log."""
 
-TELL_S = 0.5
-"""Seconds between two words to the driver of what is done: a call per row would cost more than the row."""
+TELL_S = 1.0
+"""Seconds between two words to the driver: a call per row would cost more than the row."""
 
 
 class Progress:
-    """Actor: what the engine actors did so far; the driver reads it to show it."""
+    """Actor: what the engine actors did so far; the driver reads it to show it and to write it down."""
 
     def __init__(self) -> None:
-        self._rows: Counter[str] = Counter()
-        self._starts = 0
-        self._engines: list[dict[str, float]] = []
+        self._accounts: dict[str, dict[str, Any]] = {}
 
-    def engine_starts(self) -> None:
-        """An engine is about to start, for the first time or after a death."""
-        self._starts += 1
+    def tell(self, replica: str, account: dict[str, Any]) -> None:
+        """The account of one replica so far; it replaces its last one."""
+        if account["seconds"] >= self._accounts.get(replica, account)["seconds"]:  # words may overtake one another
+            self._accounts[replica] = account
 
-    def engine_ready(self, start_seconds: float) -> None:
-        """An engine can serve."""
-        self._engines.append({"ready": time.time(), "seconds": start_seconds})
-
-    def rows_done(self, statuses: dict[str, int]) -> None:
-        """So many rows of each status have their records."""
-        self._rows.update(statuses)
-
-    def snapshot(self) -> dict[str, Any]:
-        """Rows by status, engine starts begun, and of those that came up when and after how many seconds."""
-        return {"rows": dict(self._rows), "starts": self._starts, "engines": list(self._engines)}
+    def accounts(self) -> list[dict[str, Any]]:
+        """The last account of each replica that ever started, dead ones too; see ``meter``."""
+        return list(self._accounts.values())
 
 
-def start_vllm(config: DistillConfig) -> "Engine":
-    """Start the vLLM engine that a configuration asks for; returns when it can serve."""
+def start_vllm(spec: EngineSpec) -> Any:
+    """Start the vLLM engine of a stage; returns when it can serve."""
     # Here and not above: the driver, which only names the actor, needs no vLLM.
     from kailin_ray.engine import Engine
 
-    judges = config.evaluation.by != "rule"
-    return Engine(config.model.path, config.model.revision, config.model.engine, float32_head=judges)
+    return Engine(spec, ray_metrics=True)
 
 
 class DistillActor:
-    """Ray Data actor: hosts one engine; a block of documents in, the block of their records out."""
+    """Ray Data actor: hosts one engine; a block of documents or records in, the block of their records out."""
 
     def __init__(
-        self, config: DistillConfig, mesh: Any, retriever: Any, progress: Any, log: str, start_engine: StartEngine
+        self,
+        config: DistillConfig,
+        stage: Stage,
+        gpus: float,
+        mesh: Any,
+        retriever: Any,
+        progress: Any,
+        log: str,
+        start_engine: StartEngine,
     ):
         """Start the engine. ``mesh`` is a reference: its arrays are read where they lie in shared memory."""
         _send_output_to(Path(log))
-        started = time.monotonic()
-        progress.engine_starts.remote()
-        engine = start_engine(config)
-        ray.get(retriever.ready.remote())
-        self._distiller = Distiller(config, engine, Searcher(retriever).search, ray.get(mesh))
-        self._verdicts_to_log = VERDICTS_TO_LOG
-        self._progress = progress
-        self._done: Counter[str] = Counter()
-        self._told = 0.0
-        progress.engine_ready.remote(time.monotonic() - started)
+        self._replica, self._progress = uuid.uuid4().hex, progress
+        self._meter, self._gauges = Meter(stage.name, gpus), Gauges(stage.name)
+        threading.Thread(target=self._keep_telling, daemon=True).start()
+        self._engine = start_engine(stage.engine)
+        if retriever is not None:
+            ray.get(retriever.ready.remote())
+        search = Searcher(retriever, self._meter).search
+        engine: Any = MeteredEngine(self._engine, self._meter)
+        self._distiller = Distiller(config, stage.steps, engine, search, ray.get(mesh))
+        # More blocks than rows at once are here: where a block waits for its last row, the others go on.
+        self._room = asyncio.Semaphore(config.cluster.rows_in_flight)
+        self._verdicts_to_log = VERDICTS_TO_LOG if "judge" in stage.steps else 0
+        self._meter.ready()
 
     async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
         """Work on a block's rows at the same time; a dead engine ends this actor, and Ray replaces it."""
         try:
             records = await asyncio.gather(*(self._record(row) for row in batch.to_pylist()))
         except EngineDeadError:
+            ray.get(self._tell())
             os._exit(1)
+        # Counted by the block, as what an engine's death leaves unfinished is done, and counted, again.
+        self._meter.rows_done(record.get("status") for record in records)
         self._tell()
         yield pa.Table.from_pylist(records, RECORDS)
 
-    async def _record(self, document: Document) -> dict[str, Any]:
-        record = await self._distiller.record(document)
+    def __del__(self) -> None:
+        """Ray Data lets go of an actor that has no more to do: stop the engine's processes in good order."""
+        if engine := getattr(self, "_engine", None):
+            getattr(engine, "shutdown", lambda: None)()
+
+    async def _record(self, row: Record) -> Record:
+        async with self._room:
+            record = await self._distiller.record(row)
         if self._verdicts_to_log and (line := judged(record)):
             self._verdicts_to_log -= 1
             print(line, flush=True)
-        self._done[record["status"]] += 1
-        if time.monotonic() - self._told > TELL_S:
-            self._tell()
         return record
 
-    def _tell(self) -> None:
-        self._told = time.monotonic()
-        self._progress.rows_done.remote(dict(self._done))
-        self._done.clear()
+    def _keep_telling(self) -> None:
+        # A thread, so that the time of an engine that starts, or has nothing to do, is known too.
+        while True:
+            self._tell()
+            time.sleep(TELL_S)
+
+    def _tell(self) -> Any:
+        account = self._meter.account()
+        self._gauges.set(account)
+        return self._progress.tell.remote(self._replica, account)
+
+
+class Gauges:
+    """An engine's account as metrics of Ray's Prometheus endpoint; vLLM's own stand beside them."""
+
+    def __init__(self, stage: str):
+        """Ray adds the node and the worker to the tags."""
+
+        def gauge(name: str, about: str, *tags: str) -> metrics.Gauge:
+            made = metrics.Gauge(f"kailin_ray_{name}", about, tag_keys=("stage", *tags))
+            made.set_default_tags({"stage": stage})
+            return made
+
+        self._rows = gauge("rows", "Abstracts that left this stage, by status", "status")
+        self._tokens = gauge("tokens", "Tokens of this engine's calls", "kind")
+        self._seconds = gauge("engine_seconds", "This engine's time: start, busy, retrieval, idle", "state")
+        self._in_flight = gauge("calls_in_flight", "Calls in the engine")
+
+    def set(self, account: dict[str, Any]) -> None:
+        """Show an account."""
+        for status, number in account["rows"].items():
+            self._rows.set(number, {"status": status})
+        for name in TOKENS:
+            self._tokens.set(account[name], {"kind": name.removesuffix("_tokens")})
+        for state in ("start", "busy", "retrieval", "idle"):
+            self._seconds.set(account[state], {"state": state})
+        self._in_flight.set(account["in_flight"])
 
 
 class Searcher:
     """Asks the retriever actor. What many coroutines ask in one turn of the event loop goes as one call."""
 
-    def __init__(self, retriever: Any):
-        self._retriever = retriever
+    def __init__(self, retriever: Any, meter: Meter):
+        self._retriever, self._meter = retriever, meter
         self._waiting: list[tuple[Query, asyncio.Future[list[Hit]]]] = []
         self._calls: set[asyncio.Task[None]] = set()
 
@@ -123,7 +164,8 @@ class Searcher:
         self._waiting.append(((question, k, exclude), answer))
         if len(self._waiting) == 1:
             loop.call_soon(self._send)
-        return await answer
+        with self._meter.searching():
+            return await answer
 
     def _send(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -142,7 +184,7 @@ class Searcher:
             answer.set_result(hits)
 
 
-def judged(record: dict[str, Any]) -> str | None:
+def judged(record: Record) -> str | None:
     """What the judge thought of a row, for the log."""
     candidates = record.get("candidates") or []
     if not candidates or candidates[0]["judge_probability"] is None:

@@ -1,6 +1,5 @@
 """The card of a published dataset: what it is, how it was made, what it holds."""
 
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData
@@ -31,7 +30,14 @@ def card(manifest: dict[str, Any], counts: dict[str, dict[str, int]], samples: l
             if any(splits.values())
         ],
     )
-    model, statuses = manifest["config"]["model"]["path"], manifest["num_by_status"]
+    statuses = manifest["num_by_status"]
+    agents: dict[str, list[str]] = {}
+    for agent, model in manifest["models"].items():
+        with_adapter = f" with the adapter `{model['adapter']}`" if model["adapter"] else ""
+        which = model["identity"].rpartition("@")[2][:16]
+        agents.setdefault(f"`{model['name']}`{with_adapter} (`{which}`)", []).append(agent)
+    models = "\n".join(f"- {model}: {', '.join(names)}" for model, names in agents.items())
+    names = ", ".join(sorted({f"`{model['name']}`" for model in manifest["models"].values()}))
     reasons = "\n".join(f"| {reason} | {number:,} |" for reason, number in manifest["num_by_reason"].items())
     configs = "\n".join(f"| `{name}` | {sum(splits.values()):,} | {_USES[name]} |" for name, splits in counts.items())
     shown = "\n\n".join(
@@ -51,8 +57,8 @@ def card(manifest: dict[str, Any], counts: dict[str, dict[str, int]], samples: l
 Distilled from {manifest["num_documents"]:,} PubMed abstracts with kailin_ray {manifest["versions"]["kailin_ray"]}, an
 implementation of [m-KAILIN](https://arxiv.org/abs/2504.19565): two question agents propose a question for an abstract,
 a retrieval agent finds contexts, an evaluation agent prefers the question whose contexts fit the abstract's place in
-the MeSH hierarchy, an answer agent answers it. **The questions and answers were written by a language model
-(`{Path(model).name}`) and were not checked by people; they are no medical advice.**
+the MeSH hierarchy, an answer agent answers it. **The questions and answers were written by language
+models ({names}) and were not checked by people; they are no medical advice.**
 
 | config | rows | what for |
 |---|---|---|
@@ -73,7 +79,7 @@ load_dataset("path/to/this/folder", "sft")
 |---|---|
 {reasons}
 
-- model: `{Path(model).name}` (`{manifest["sha256"]["model"][:16]}`)
+{models}
 - preferred by: {preferred}; MeSH similarity: {rule["measure"]}, {rule["aggregate"]}
 - contexts: {retrieval["top_k"]} a question
 - of the {coverage["num_in_corpus"]} second-level MeSH branches of the corpus the accepted abstracts reach \

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import re
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,13 +14,16 @@ from typing import Any, TypeVar
 
 from kailin_ray import assets
 from kailin_ray.config import (
+    Agent,
     ConfigError,
     DistillConfig,
     Encoder,
     FetchConfig,
     IndexConfig,
     IngestConfig,
+    Layout,
     Model,
+    PlanConfig,
     PublishConfig,
     ReportConfig,
 )
@@ -28,7 +32,7 @@ from kailin_ray.files import locked, read_json, read_manifest
 # Ray, torch and the rest are imported by the command that needs them: --help and a refusal come at once.
 
 
-M = TypeVar("M", Model, Encoder)
+M = TypeVar("M", Model, Agent, Encoder)
 
 
 class CommandFailedError(RuntimeError):
@@ -51,7 +55,7 @@ def fetch(config: FetchConfig) -> int:
 def ingest(config: IngestConfig) -> int:
     """PubMed XML to documents."""
     from kailin_ray.ingest import find_files, made_documents, make_documents
-    from kailin_ray.plan import ray_session
+    from kailin_ray.session import ray_session
 
     files = find_files(config.source.path)
     manifest = made_documents(config, files)
@@ -76,14 +80,14 @@ def index(config: IndexConfig) -> int:
     """Documents to a dense index."""
     read_manifest(config.documents, "documents", "documents", "ingest")
     config = replace(config, encoder=_found(config.encoder, "encoder.path"))
-    from kailin_ray.plan import Actors, ray_session
     from kailin_ray.retrieval.job import made_index, make_index
+    from kailin_ray.session import check_encoders, cluster_nodes, ray_session
 
     manifest = made_index(config)
     if manifest is None:
-        encoders = Actors("encoders", config.cluster.num_encoders, 1, config.cluster.gpus_per_encoder)
-        session = ray_session(config.cluster, _log(config.out), [encoders])
+        session = ray_session(config.cluster, _log(config.out))
         with locked(config.out), _faults(_log(config.out)), session as terminal:
+            check_encoders(config.cluster, cluster_nodes(config.cluster))
             manifest = make_index(config, terminal)
     else:
         print(f"{config.out}: made already")
@@ -102,8 +106,7 @@ def distill(config: DistillConfig) -> int:
         raise ConfigError(f"mesh: {config.mesh} does not exist")
     if importlib.util.find_spec("vllm") is None:
         raise ConfigError("vllm is not installed: pip install '.[cpu]' or, for GPUs, pip install '.[gpu]'")
-    config = replace(config, model=_found(config.model, "model.path"))
-    _check_engine_arguments(config.model.engine)
+    config = replace(config, model=_found_models(config))
     from kailin_ray import manifest, pipeline
     from kailin_ray.report import report as summary
 
@@ -114,14 +117,14 @@ def distill(config: DistillConfig) -> int:
         more = ", ..." if headings["unknown"] > len(headings["most_used_unknown"]) else ""
         print(f"mesh: {headings['unknown']:,} of the corpus' headings are unknown to {config.mesh.name}: {names}{more}")
     with locked(config.out):
-        checksums = manifest.open_run(config)
+        made_from = manifest.open_run(config)
         work = pipeline.find_work(config)
         if work.num_left or not (config.out / "manifest.json").exists():
             # A run that goes on, perhaps with a higher limit, is not complete until it is again.
             (config.out / "manifest.json").unlink(missing_ok=True)
-            seconds = _work(config, work, mesh)
+            plan = _work(config, work, mesh)
             pipeline.check_complete(config, work)
-            made = manifest.write_manifest(config, checksums, seconds, len(work.done), mesh, mesh_note)
+            made = manifest.write_manifest(config, made_from, plan, len(work.done), mesh, mesh_note)
             _draw(made["coverage"], config.out / "coverage.png")
         else:
             print(f"{config.out}: complete, nothing to do")
@@ -142,19 +145,39 @@ def _draw(coverage: dict[str, Any], path: Path) -> None:
         print(f"{path}: not drawn: {type(error).__name__}: {error}")
 
 
-def _work(config: DistillConfig, work: Any, mesh: Any) -> dict[str, float]:
+def _work(config: DistillConfig, work: Any, mesh: Any) -> Any:
+    """Distil what is left; return the plan by which it was done, or None if nothing was left."""
     from kailin_ray import pipeline
-    from kailin_ray.plan import Actors, ray_session
+    from kailin_ray.plan import make_plan
+    from kailin_ray.plan_table import describe
+    from kailin_ray.session import cluster_nodes, ray_session
 
-    log, cluster = config.out / "logs" / "driver.log", config.cluster
+    log = config.out / "logs" / "driver.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     print(f"{config.out}: {work.num_left:,} of {work.num_documents:,} abstracts to distil; logs in {log.parent}")
     if not work.num_left:
-        return {"total": 0.0, "engine_start": 0.0, "distill": 0.0}
-    engines = Actors("engines", cluster.num_engines, 1, cluster.gpus_per_engine)
-    retriever = Actors("retriever", 1, 0, cluster.gpus_per_encoder)
-    with _faults(log), ray_session(cluster, log, [engines, retriever]) as terminal:
-        return pipeline.distill(config, work, mesh, terminal)
+        return None
+    with _faults(log), ray_session(config.cluster, log) as terminal:
+        plan = make_plan(config, cluster_nodes(config.cluster))
+        print(describe(plan, brief=True), file=terminal)
+        pipeline.distill(config, plan, work, mesh, terminal)
+    return plan
+
+
+def plan(config: PlanConfig) -> int:
+    """What would run where, with the arithmetic; nothing starts."""
+    config = replace(config, model=_found_models(config))
+    from kailin_ray.plan import make_plan, nodes_of
+    from kailin_ray.plan_table import describe
+    from kailin_ray.session import cluster_nodes, ray_session
+
+    if config.cluster.nodes:
+        nodes = nodes_of(config.cluster.nodes)
+    else:
+        with tempfile.TemporaryDirectory() as folder, ray_session(config.cluster, Path(folder, "ray.log")):
+            nodes = cluster_nodes(config.cluster)
+    print(describe(make_plan(config, nodes)))
+    return 0
 
 
 def publish(config: PublishConfig) -> int:
@@ -188,7 +211,7 @@ _USUAL = frozenset(
 )  # fmt: skip
 
 
-def _check_engine_arguments(given: dict[str, Any]) -> None:
+def _check_engine_arguments(key: str, given: dict[str, Any]) -> None:
     unusual = set(given) - _USUAL
     if not unusual:
         return
@@ -196,7 +219,34 @@ def _check_engine_arguments(given: dict[str, Any]) -> None:
 
     for name in sorted(unusual - argument_names()):
         close = difflib.get_close_matches(name, argument_names() | _USUAL, n=3)
-        raise ConfigError(f"model.engine.{name}: not an engine argument of vLLM; like it: {', '.join(close) or 'none'}")
+        raise ConfigError(f"{key}.{name}: not an engine argument of vLLM; like it: {', '.join(close) or 'none'}")
+
+
+def _found_models(config: Layout) -> Model:
+    """The same models, checked; local paths are made absolute, as actors have other working folders."""
+    from kailin_ray.stages import make_stages
+
+    model = config.model
+    used = {agent for stage in make_stages(config) for agent in stage.agents}
+    _check_engine_arguments("model.engine", model.engine)
+    if model.path and any(getattr(model, name).path is None for name in used):
+        model = _found(model, "model.path")
+    for name in sorted(used):
+        agent = getattr(model, name)
+        _check_engine_arguments(f"model.{name}.engine", agent.engine)
+        if agent.path:
+            agent = _found(agent, f"model.{name}.path")
+        if agent.adapter:
+            agent = replace(agent, adapter=_found_adapter(agent.adapter, f"model.{name}.adapter"))
+        model = replace(model, **{name: agent})
+    return model
+
+
+def _found_adapter(path: str, key: str) -> str:
+    for needed in ("adapter_config.json", "adapter_model.safetensors"):
+        if not Path(path, needed).is_file():
+            raise ConfigError(f"{key}: {path} is not a LoRA adapter's directory: it has no {needed}")
+    return str(Path(path).absolute())
 
 
 def _check_encoder(config: DistillConfig, index: dict[str, Any]) -> None:
@@ -210,6 +260,7 @@ def _check_encoder(config: DistillConfig, index: dict[str, Any]) -> None:
 
 def _found(model: M, key: str) -> M:
     """The same model or encoder, checked; a local path is made absolute, as actors have other working folders."""
+    assert model.path
     _check_model(key, model.path, model.revision)
     return replace(model, path=str(Path(model.path).absolute())) if Path(model.path).is_dir() else model
 

@@ -27,11 +27,30 @@ class Sampling:
     max_tokens: Positive
     temperature: Annotated[float, Field(ge=0.0)] = 0.0
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    top_k: NotNegative = 0
+    """0 for all."""
     repetition_penalty: Annotated[float, Field(gt=0.0, le=2.0)] = 1.0
+    presence_penalty: Annotated[float, Field(ge=-2.0, le=2.0)] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
-class QuestionAgent:
+class Agent:
+    """The model of an agent, where it is not the one of all agents."""
+
+    path: str | None
+    """A local directory or a hub id of its own; null for the model of all agents."""
+    revision: str | None
+    """Of its own model."""
+    adapter: str | None
+    """A local directory of a LoRA adapter of its model (PEFT's files); agents of one model share its engine."""
+    engine: dict[str, Any]
+    """vLLM's engine arguments, over those of all agents."""
+    chat_template: dict[str, bool | int | float | str]
+    """Arguments of the chat template, over those of all agents."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class QuestionAgent(Agent):
     """One of the two question agents."""
 
     persona: Literal["clinical", "mechanism", "any"]
@@ -40,7 +59,12 @@ class QuestionAgent:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
-class AnswerAgent:
+class JudgeAgent(Agent):
+    """The evaluation agent's judge; it is read by its probabilities, so nothing is sampled."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class AnswerAgent(Agent):
     """The answer agent."""
 
     sampling: Sampling
@@ -48,16 +72,19 @@ class AnswerAgent:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Model:
-    """The model that all agents use, and what each agent does with it."""
+    """The model of all agents that have none of their own, and what each agent does."""
 
-    path: str
-    """A local directory or a hub id."""
+    path: str | None
+    """A local directory or a hub id; null where each agent has its own."""
     revision: str | None
-    """The hub revision; null for a local directory."""
+    """The hub revision, best a commit; null for a local directory."""
     engine: dict[str, Any]
     """vLLM's engine arguments, passed on untouched."""
+    chat_template: dict[str, bool | int | float | str]
+    """Arguments of the chat template, such as enable_thinking."""
     general: QuestionAgent
     biomedical: QuestionAgent
+    judge: JudgeAgent
     answer: AnswerAgent
 
 
@@ -111,23 +138,44 @@ class Evaluation:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Nodes:
+    """Machines that are alike."""
+
+    count: Positive
+    cpus: Positive
+    memory_gib: Annotated[float, Field(gt=0.0)]
+    gpus: NotNegative
+    gpu_memory_gib: Annotated[float, Field(ge=0.0)]
+    """Of one GPU."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Cluster:
     """Where it runs."""
 
     address: str | None
     """Of a running Ray cluster; null starts one on this machine, unless RAY_ADDRESS is set."""
-    num_engines: Positive
-    gpus_per_engine: NotNegative
-    """0 runs the engines on CPUs, with vLLM's CPU build."""
+    nodes: Nodes | None
+    """For ``plan``, a cluster that is not at hand; null for the one that is."""
+    device: Literal["cpu", "gpu"]
+    """What engines run on; cpu needs vLLM's CPU build."""
+    num_engines: Positive | None
+    """Replicas of each engine; null for what the plan finds best."""
+    cut: Literal["auto", "never", "always"]
+    """Stages that do not fit side by side run one after another: as few cuts as it takes, none, or after each stage."""
+    cpus_per_engine: Annotated[float, Field(gt=0.0)]
+    """That an engine's actor holds in Ray; on CPUs its threads are another matter."""
     threads_per_engine: Positive | None
     """Of an engine on CPUs; null shares the machine's cores out evenly."""
     num_encoders: Positive
     gpus_per_encoder: Annotated[float, Field(ge=0.0)]
     """Also of the retriever, which encodes the questions."""
     rows_per_block: Positive
-    """Abstracts that are written together: what a crash can cost, times blocks_in_flight."""
-    blocks_in_flight: Positive
-    """Blocks that an engine works on at once."""
+    """Abstracts that are handed on and written together."""
+    rows_in_flight: Positive
+    """Abstracts that an engine works on at once: what a crash of it can cost, about twice."""
+    gpu_hour_price: Annotated[float, Field(ge=0.0)] | None
+    """Money for a GPU and hour; null leaves money out of the summary."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -171,7 +219,17 @@ class IndexConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
-class DistillConfig:
+class Layout:
+    """What a plan is made from."""
+
+    model: Model
+    retrieval: Retrieval
+    evaluation: Evaluation
+    cluster: Cluster
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class DistillConfig(Layout):
     """``python -m kailin_ray distill``."""
 
     documents: Path
@@ -184,10 +242,19 @@ class DistillConfig:
     """Distil the first so many documents only."""
     max_failed_fraction: Fraction
     """The run stops when more of its rows failed (not: were rejected)."""
-    model: Model
-    retrieval: Retrieval
-    evaluation: Evaluation
-    cluster: Cluster
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class PlanConfig(Layout):
+    """``python -m kailin_ray plan``: takes ``distill``'s keys, so that the same line serves, and needs few of them."""
+
+    documents: Path | None
+    index: Path | None
+    mesh: Path | None
+    tolerate_orphans: bool
+    out: Path | None
+    limit: Positive | None
+    max_failed_fraction: Fraction
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -3,7 +3,9 @@
 Sample::
 
     {"status": {"ok": 34, "rejected": 14}, "reason": {"answer_truncated": 6, ...}, "preferred_by": {"judge": 31, ...},
-     "tokens": {"general": {"calls": 48, "prompt": 36433, ...}, ...},
+     "tokens": {"general": {"calls": 48, "prompt": 36433, "cached": 24064, "completion": 846, "with_contexts_cut": 0,
+                            "seconds": 310.2, "seconds_not_accepted": 71.0,
+                            "first_token": {"p50": 0.21, "p95": 0.9}, "queue": {"p50": 0.01, "p95": 0.4}}, ...},
      "agreement": {"rows": 40, "share": 0.55, "cohens_kappa": 0.1},
      "position_bias": {"rows": 43, "first": 0.71, "flipped": 0.6},
      "headings": {"accepted": {"D006801": 30, ...}, "rejected": {...}}}
@@ -22,6 +24,9 @@ from kailin_ray.agents.evaluation import TIE, agreement, position_bias, position
 from kailin_ray.schema import OK, REJECTED
 
 _TOKENS = ("prompt", "cached", "completion")
+_WAITS = ("queue", "first_token")
+_EDGES = np.geomspace(1e-3, 1e4, 141)
+"""Of the histograms that percentiles are read from, in seconds: 20 to the decade, so within 6 %."""
 _COLUMNS = [
     "status", "reason", "preferred_by", "usage", "judge_orders", "mesh.list.element.ui",
     "candidates.list.element.question", "candidates.list.element.mesh_score",
@@ -33,6 +38,7 @@ def count_records(run: Path) -> dict[str, Any]:
     """Add up the records of ``run``; see the sample above."""
     counted: dict[str, Counter[str]] = {name: Counter() for name in ("status", "reason", "preferred_by")}
     tokens: dict[str, Counter[str]] = {}
+    waits: dict[tuple[str, str], np.ndarray] = {}
     headings: dict[str, Counter[str]] = {"accepted": Counter(), "rejected": Counter()}
     table = np.zeros((2, 2), dtype=np.int64)
     positions = np.zeros(3)
@@ -40,7 +46,7 @@ def count_records(run: Path) -> dict[str, Any]:
         for batch in pq.ParquetFile(file).iter_batches(columns=_COLUMNS):
             for name, counter in counted.items():
                 counter.update(_values(batch[name]))
-            _add_usage(tokens, batch["usage"])
+            _add_usage(tokens, waits, batch)
             for name, status in (("accepted", OK), ("rejected", REJECTED)):
                 chosen = batch["mesh"].filter(pc.equal(batch["status"], status))
                 headings[name].update(_values(pc.struct_field(pc.list_flatten(chosen), "ui")))
@@ -49,7 +55,10 @@ def count_records(run: Path) -> dict[str, Any]:
             positions += position_sums(asked.flatten().to_numpy().reshape(-1, 2))
     return {
         **{name: dict(counter.most_common()) for name, counter in counted.items()},
-        "tokens": {name: dict(counts) for name, counts in sorted(tokens.items())},
+        "tokens": {
+            name: {**counts, **{wait: _percentiles(waits[name, wait]) for wait in _WAITS}}
+            for name, counts in sorted(tokens.items())
+        },
         "agreement": agreement(table),
         "position_bias": position_bias(positions),
         "headings": {name: dict(counter) for name, counter in headings.items()},
@@ -61,13 +70,33 @@ def _values(column: pa.Array) -> dict[str, int]:
     return dict(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True))
 
 
-def _add_usage(tokens: dict[str, Counter[str]], usage: pa.ListArray) -> None:
-    columns = [f"{name}_tokens" for name in _TOKENS]
-    calls = pa.Table.from_struct_array(pc.list_flatten(usage))
-    sums = calls.group_by("agent").aggregate([("agent", "count"), *((column, "sum") for column in columns)])
-    for row in sums.to_pylist():
-        agent = tokens.setdefault(row["agent"], Counter())
-        agent.update(calls=row["agent_count"], **{name: row[f"{name}_tokens_sum"] for name in _TOKENS})
+def _add_usage(
+    tokens: dict[str, Counter[str]], waits: dict[tuple[str, str], np.ndarray], batch: pa.RecordBatch
+) -> None:
+    """Add a batch's calls to each agent's sums and to its histograms of waiting."""
+    calls = pa.Table.from_struct_array(pc.list_flatten(batch["usage"]))
+    accepted = pc.equal(batch["status"], OK).take(pc.list_parent_indices(batch["usage"]))
+    for agent in calls["agent"].unique().to_pylist():
+        mine = pc.equal(calls["agent"], agent)
+        used = calls.filter(mine)
+        lost = used["seconds"].filter(pc.invert(accepted.filter(mine.combine_chunks())))
+        tokens.setdefault(agent, Counter()).update(
+            calls=used.num_rows,
+            **{name: pc.sum(used[f"{name}_tokens"]).as_py() for name in _TOKENS},
+            with_contexts_cut=pc.sum(pc.greater(used["contexts_cut"], 0)).as_py(),
+            seconds=pc.sum(used["seconds"]).as_py(),
+            seconds_not_accepted=pc.sum(lost, min_count=0).as_py(),
+        )
+        for wait in _WAITS:
+            seconds = np.clip(used[f"{wait}_seconds"].to_numpy(), _EDGES[0], _EDGES[-1])
+            waits[agent, wait] = waits.get((agent, wait), 0) + np.histogram(seconds, _EDGES)[0]
+
+
+def _percentiles(histogram: np.ndarray) -> dict[str, float]:
+    """The median and the 95th percentile, each as the middle of its bin."""
+    middle = np.sqrt(_EDGES[1:] * _EDGES[:-1])
+    below = np.cumsum(histogram) / histogram.sum()
+    return {f"p{percent}": round(float(middle[np.searchsorted(below, percent / 100)]), 4) for percent in (50, 95)}
 
 
 def _leanings(candidates: pa.ListArray) -> np.ndarray:

@@ -1,12 +1,13 @@
-"""One abstract's way through all its agents.
+"""One abstract's way through its agents.
 
 One row is one abstract and one coroutine: ask (both question agents) → retrieve → evaluate → answer. Many coroutines
 are in flight on one engine; its continuous batching mixes their calls, and its prefix cache finds the abstract again.
+Where agents have engines of their own, the way is cut into stages: the record carries all that the next one needs.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -15,16 +16,17 @@ import numpy as np
 
 from kailin_ray.agents import answer, evaluation, question
 from kailin_ray.agents.preamble import DECISIONS, SIDES, VERDICTS
-from kailin_ray.config import DistillConfig, QuestionAgent
+from kailin_ray.config import DistillConfig
 from kailin_ray.generation import EngineDeadError, Generation, PromptTooLongError
 from kailin_ray.mesh import MeshHierarchy
 from kailin_ray.retrieval.index import Hit
 from kailin_ray.schema import FAILED, OK, REJECTED
+from kailin_ray.stages import QUESTION_AGENTS, RULE
 
 if TYPE_CHECKING:
     from kailin_ray.engine import Engine
 
-Document = dict[str, Any]
+Record = dict[str, Any]
 Search = Callable[[str, int, int | None], Awaitable[list[Hit]]]
 
 DETAIL_CHARS = 500
@@ -39,98 +41,108 @@ class RejectedRowError(Exception):
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """One agent's question with its contexts."""
-
-    agent: str
-    question: str
-    hits: list[Hit]
-    contexts: list[str]
-    """What the other agents are shown of the hits."""
-    mesh_score: float | None
-
-
-@dataclass(frozen=True)
 class Distiller:
-    """What the agents of one actor work with."""
+    """What the agents of one stage work with."""
 
     config: DistillConfig
+    steps: tuple[str, ...]
+    """Of ``stages.Stage``: what is done here of an abstract's way."""
     engine: "Engine"
     search: Search
     mesh: MeshHierarchy
 
-    async def record(self, document: Document) -> dict[str, Any]:
-        """Walk one document through all agents; return its record. Only a dead engine raises."""
-        row = _Row(document)
+    async def record(self, row: Record) -> Record:
+        """Walk a document, or the record that an earlier stage began, through this stage's steps; return its record.
+
+        A record without a status is on its way to a later stage. Only a dead engine raises.
+        """
+        if row.get("status"):
+            return row
+        record = {**dict.fromkeys(("usage", "candidates", "status", "reason", "detail")), **row}
+        record["usage"] = list(record["usage"] or [])
         try:
-            await self._walk(row)
-            status, reason, detail = OK, None, None
+            await self._walk(record)
+            if "answer" in self.steps:
+                record["status"] = OK
         except RejectedRowError as end:
-            status, reason, detail = REJECTED, end.reason, end.detail
+            record |= {"status": REJECTED, "reason": end.reason, "detail": end.detail}
         except EngineDeadError:
             raise
         except Exception as error:  # one row's fault must not end the run; it is recorded and counted
-            status, reason, detail = FAILED, "agent_error", f"{type(error).__name__}: {error}"[:DETAIL_CHARS]
-        return {**document, **row.columns, "usage": row.usage, "status": status, "reason": reason, "detail": detail}
+            detail = f"{type(error).__name__}: {error}"[:DETAIL_CHARS]
+            record |= {"status": FAILED, "reason": "agent_error", "detail": detail}
+        return record
 
-    async def _walk(self, row: "_Row") -> None:
-        document = row.document
-        if not document["abstract"]:
+    async def _walk(self, record: Record) -> None:
+        asking = [step for step in self.steps if step in QUESTION_AGENTS]
+        if asking:
+            await self._ask(record, asking)
+        if RULE in self.steps:
+            self._rule(record)
+        if "judge" in self.steps and record.get("preferred_by") is None:
+            await self._judge(record)
+        if "answer" in self.steps:
+            await self._answer(record)
+
+    async def _ask(self, record: Record, agents: Sequence[str]) -> None:
+        """Fill in the candidates of the question agents; of those that give none, ``detail`` says why."""
+        if not record["abstract"]:
             raise RejectedRowError("no_abstract")
-        source = [heading["ui"] for heading in document["mesh"]]
-        if self.config.evaluation.by == "rule" and not any(ui in self._number for ui in source):
+        source = [heading["ui"] for heading in record["mesh"]]
+        if self.config.evaluation.by == RULE and not any(ui in self._number for ui in source):
             raise RejectedRowError("no_mesh", f"{len(source)} MeSH headings")
-        agents = {"general": self.config.model.general, "biomedical": self.config.model.biomedical}
-        asked = (self._candidate(row, name, agent, source) for name, agent in agents.items())
+        asked = (self._candidate(record, name, source) for name in agents)
         made = await asyncio.gather(*asked, return_exceptions=True)
         for fault in made:
             if isinstance(fault, BaseException):
                 raise fault
-        candidates = [one for one in made if isinstance(one, Candidate)]
+        candidates = [*(record["candidates"] or []), *(one for one in made if isinstance(one, dict))]
+        record["candidates"] = sorted(candidates, key=lambda one: QUESTION_AGENTS.index(one["agent"]))
+        problems = [record.get("detail"), *(one for one in made if isinstance(one, str))]
+        record["detail"] = "; ".join(one for one in problems if one)[:DETAIL_CHARS] or None
+
+    def _rule(self, record: Record) -> None:
+        """Prefer a candidate where no judge is needed; reject the row where none could help."""
+        candidates = record["candidates"]
         if not candidates:
-            detail = "; ".join(str(one) for one in made)
+            detail = record["detail"] or ""
             raise RejectedRowError("no_contexts" if "no_contexts: " in detail else "no_valid_question", detail)
-        row.columns["candidates"] = [_candidate_row(one) for one in candidates]
-        verdict = await self._evaluate(row, candidates)
-        row.columns |= {"preferred": verdict.preferred, "preferred_by": verdict.by, "margin": verdict.margin}
-        if verdict.preferred is None:
-            fields = ("mesh_score", "judge_probability")
-            scores = "; ".join(f"{name} {[c[name] for c in row.columns['candidates']]}" for name in fields)
-            raise RejectedRowError("no_preference", scores)
-        await self._answer(row, candidates[verdict.preferred])
-
-    async def _evaluate(self, row: "_Row", candidates: list[Candidate]) -> evaluation.Verdict:
-        """Which candidate is preferred; fills in the judge's columns."""
-        # Two agents that ask the same question leave nothing to prefer.
-        if len({one.question for one in candidates}) < 2:
-            return evaluation.ONLY
         settings = self.config.evaluation
-        if settings.by != "judge":
-            verdict = evaluation.prefer([one.mesh_score for one in candidates], settings.min_margin, "rule")
-            if verdict.preferred is not None or settings.by == "rule":
-                return verdict
-        probabilities, orders = await self._judge(row, candidates)
-        row.columns["judge_orders"] = orders
-        for column, probability in zip(row.columns["candidates"], probabilities, strict=True):
-            column["judge_probability"] = probability
-        return evaluation.prefer(probabilities, settings.judge.min_margin, "judge")
+        # Two agents that ask the same question leave nothing to prefer.
+        if len({one["question"] for one in candidates}) < 2:
+            _settle(record, evaluation.ONLY)
+        elif settings.by != "judge":
+            scores = [one["mesh_score"] for one in candidates]
+            _settle(record, evaluation.prefer(scores, settings.min_margin, RULE))
+        if settings.by == RULE:
+            _require_preference(record)
 
-    async def _judge(self, row: "_Row", candidates: list[Candidate]) -> tuple[list[float], list[float] | None]:
+    async def _judge(self, record: Record) -> None:
+        probabilities, orders = await self._verdicts(record)
+        record["judge_orders"] = orders
+        for candidate, probability in zip(record["candidates"], probabilities, strict=True):
+            candidate["judge_probability"] = probability
+        _settle(record, evaluation.prefer(probabilities, self.config.evaluation.judge.min_margin, "judge"))
+        _require_preference(record)
+
+    async def _verdicts(self, record: Record) -> tuple[list[float], list[float] | None]:
         """Each candidate's probability, and of a pairwise judge that of the first candidate in either order."""
         pairwise = self.config.evaluation.judge.form == "pairwise"
-        shown = [(one.question, list(one.contexts)) for one in candidates]
+        adapter = self.config.model.judge.adapter
+        shown = [(one["question"], _texts(one)) for one in record["candidates"]]
+        cut = 0
         while True:
             if pairwise:
                 words: Sequence[str] = SIDES
-                prompts = [evaluation.pairwise_messages(row.document, *pair) for pair in (shown, shown[::-1])]
+                prompts = [evaluation.pairwise_messages(record, *pair) for pair in (shown, shown[::-1])]
             else:
                 words = VERDICTS
-                prompts = [evaluation.pointwise_messages(row.document, one) for one in shown]
-            calls = [self.engine.choose(messages, words) for messages in prompts]
+                prompts = [evaluation.pointwise_messages(record, one) for one in shown]
+            calls = [self.engine.choose(messages, words, adapter) for messages in prompts]
             asked = await asyncio.gather(*calls, return_exceptions=True)
             said = [call for call in asked if isinstance(call, Generation)]
             for call in said:
-                row.count("judge", call)
+                _count(record, "judge", call, cut)
             if len(said) == len(asked):
                 break
             fault = next(call for call in asked if isinstance(call, BaseException))
@@ -141,33 +153,38 @@ class Distiller:
             # Of both, so that neither candidate is shown with more evidence than the other.
             for _, contexts in shown:
                 del contexts[-1:]
+            cut += 1
         if not pairwise:
             return [call.probabilities[VERDICTS[0]] for call in said], None
         orders = [call.probabilities[side] for call, side in zip(said, SIDES, strict=True)]
         return evaluation.from_orders(*orders), orders
 
-    async def _candidate(
-        self, row: "_Row", name: str, agent: QuestionAgent, source: Sequence[str]
-    ) -> "Candidate | str":
+    async def _candidate(self, record: Record, name: str, source: Sequence[str]) -> "Record | str":
         """The agent's question with its contexts and their MeSH score, or what was wrong with the question."""
+        agent = getattr(self.config.model, name)
         try:
             asked = await self.engine.generate(
-                question.messages(row.document, agent.persona), _sampling(agent.sampling)
+                question.messages(record, agent.persona), _sampling(agent.sampling), agent.adapter
             )
         except PromptTooLongError as error:
             raise RejectedRowError("abstract_too_long", str(error)) from error
-        row.count(name, asked)
-        problem = question.problem(asked.text, asked.finish_reason, row.document)
+        _count(record, name, asked)
+        problem = question.problem(asked.text, asked.finish_reason, record)
         if problem:
             return f"{name}: {problem}: {asked.text[:150]!r}"
         retrieval = self.config.retrieval
-        hits = await self.search(
-            asked.text, retrieval.top_k, row.document["pmid"] if retrieval.exclude_source else None
-        )
+        hits = await self.search(asked.text, retrieval.top_k, record["pmid"] if retrieval.exclude_source else None)
         if not hits:
             return f"{name}: no_contexts: {asked.text[:150]!r}"
-        contexts = [_shown(hit, retrieval.max_context_words) for hit in hits]
-        return Candidate(name, asked.text, hits, contexts, self._mesh_score(source, hits))
+        return {
+            "agent": name,
+            "question": asked.text,
+            "contexts": [
+                {"pmid": hit.pmid, "score": hit.score, "text": _shown(hit, retrieval.max_context_words)} for hit in hits
+            ],
+            "mesh_score": self._mesh_score(source, hits),
+            "judge_probability": None,
+        }
 
     def _mesh_score(self, source: Sequence[str], hits: list[Hit]) -> float | None:
         """The rule's score of a candidate: the mean similarity of its contexts' descriptors to the source's."""
@@ -184,13 +201,13 @@ class Distiller:
     def _number(self) -> dict[str, int]:
         return self.mesh.numbers()
 
-    async def _answer(self, row: "_Row", preferred: Candidate) -> None:
-        asked, agent = preferred.question, self.config.model.answer
-        contexts = list(preferred.contexts)
+    async def _answer(self, record: Record) -> None:
+        preferred, agent = record["candidates"][record["preferred"]], self.config.model.answer
+        asked, contexts = preferred["question"], _texts(preferred)
         while True:
             try:
                 given = await self.engine.generate(
-                    answer.messages(row.document, asked, contexts), _sampling(agent.sampling)
+                    answer.messages(record, asked, contexts), _sampling(agent.sampling), agent.adapter
                 )
                 break
             except PromptTooLongError as error:
@@ -198,55 +215,56 @@ class Distiller:
                 if not contexts:
                     raise RejectedRowError("abstract_too_long", str(error)) from error
                 contexts.pop()
-        row.count("answer", given)
-        row.columns |= {"contexts_text": contexts, "answer": given.text}
+        _count(record, "answer", given, len(preferred["contexts"]) - len(contexts))
+        record |= {"contexts_text": contexts, "answer": given.text}
         problem = answer.problem(given.text, given.finish_reason, asked)
         if problem:
             raise RejectedRowError(problem, given.text)
         if question.is_yes_no(asked):
             try:
                 decided = await self.engine.choose(
-                    answer.decision_messages(row.document, asked, contexts, given.text), DECISIONS
+                    answer.decision_messages(record, asked, contexts, given.text), DECISIONS, agent.adapter
                 )
             except PromptTooLongError as error:
                 raise RejectedRowError("abstract_too_long", str(error)) from error
-            row.count("decision", decided)
-            row.columns["decision"] = {"word": decided.text, **decided.probabilities}
+            _count(record, "decision", decided, len(preferred["contexts"]) - len(contexts))
+            record["decision"] = {"word": decided.text, **decided.probabilities}
 
 
-@dataclass
-class _Row:
-    document: Document
-    columns: dict[str, Any] = field(default_factory=dict)
-    usage: list[dict[str, Any]] = field(default_factory=list)
+def _settle(record: Record, verdict: evaluation.Verdict) -> None:
+    record |= {"preferred": verdict.preferred, "preferred_by": verdict.by, "margin": verdict.margin}
 
-    def count(self, agent: str, call: Generation) -> None:
-        self.usage.append(
-            {
-                "agent": agent,
-                "prompt_tokens": call.prompt_tokens,
-                "cached_tokens": call.cached_tokens,
-                "completion_tokens": call.completion_tokens,
-                "finish_reason": call.finish_reason,
-            }
-        )
+
+def _require_preference(record: Record) -> None:
+    if record["preferred"] is None:
+        fields = ("mesh_score", "judge_probability")
+        scores = (f"{name} {[one[name] for one in record['candidates']]}" for name in fields)
+        raise RejectedRowError("no_preference", "; ".join(scores))
+
+
+def _count(record: Record, agent: str, call: Generation, contexts_cut: int = 0) -> None:
+    """Add what a call took to the record's usage."""
+    record["usage"].append(
+        {
+            "agent": agent,
+            "prompt_tokens": call.prompt_tokens,
+            "cached_tokens": call.cached_tokens,
+            "completion_tokens": call.completion_tokens,
+            "finish_reason": call.finish_reason,
+            "contexts_cut": contexts_cut,
+            "queue_seconds": call.queue_seconds,
+            "first_token_seconds": call.first_token_seconds,
+            "seconds": call.seconds,
+        }
+    )
 
 
 def _sampling(sampling: Any) -> dict[str, Any]:
     return dict(vars(sampling))
 
 
-def _candidate_row(one: Candidate) -> dict[str, Any]:
-    return {
-        "agent": one.agent,
-        "question": one.question,
-        "contexts": [
-            {"pmid": hit.pmid, "score": hit.score, "text": text}
-            for hit, text in zip(one.hits, one.contexts, strict=True)
-        ],
-        "mesh_score": one.mesh_score,
-        "judge_probability": None,
-    }
+def _texts(candidate: Record) -> list[str]:
+    return [context["text"] for context in candidate["contexts"]]
 
 
 def _shown(hit: Hit, max_words: int | None) -> str:

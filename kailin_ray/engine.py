@@ -6,19 +6,25 @@ tokens, what stands in the messages without, so text of an abstract can never be
 
 import dataclasses
 import itertools
+import json
 import math
+import time
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer
 from vllm import SamplingParams, TokensPrompt
 from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.sampling_params import StructuredOutputsParams
+from vllm.lora.request import LoRARequest
+from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
+from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 
 from kailin_ray.generation import EngineDeadError, Generation, PromptTooLongError
+from kailin_ray.stages import EngineSpec
 
 Message = dict[str, str]
 
@@ -29,36 +35,44 @@ _MARK = "\ue0ff"
 class Engine:
     """One vLLM engine in this process's charge. Many calls may be in flight at once."""
 
-    def __init__(self, model: str, revision: str | None, engine_args: dict[str, Any], float32_head: bool = False):
-        """Start the engine; returns when it can serve. ``engine_args`` go to vLLM untouched.
+    def __init__(self, spec: EngineSpec, ray_metrics: bool = False):
+        """Start the engine; returns when it can serve. ``spec.args`` go to vLLM untouched, over the defaults here.
 
-        ``float32_head`` computes the logits in float32: in bfloat16 they come in steps of 1/8 or more, which makes ties
-        of probabilities that differ. It needs a model whose head is not quantized.
+        A float32 head computes the logits in float32: in bfloat16 they come in steps of 1/8 or more, which makes ties
+        of probabilities that differ. It needs a model whose head is not quantized. ``ray_metrics`` sends vLLM's metrics
+        to Ray's Prometheus endpoint.
         """
         # Weights are data from outside: safetensors only, unless the user's own arguments say otherwise.
         defaults: dict[str, Any] = {"load_format": "safetensors", "enable_prefix_caching": True}
-        if float32_head:
-            engine_args = engine_args | {
-                "hf_overrides": {"head_dtype": "float32"} | (engine_args.get("hf_overrides") or {})
-            }
-        args = AsyncEngineArgs(model=model, revision=revision, **(defaults | engine_args))
-        self._llm = AsyncLLM.from_engine_args(args)
+        given = dict(spec.args)
+        if spec.adapters:
+            ranks = [lora_rank(adapter) for adapter in spec.adapters]
+            defaults |= {"enable_lora": True, "max_loras": len(ranks), "max_lora_rank": _vllm_rank(max(ranks))}
+        if spec.float32_head:
+            given["hf_overrides"] = {"head_dtype": "float32"} | (given.get("hf_overrides") or {})
+        args = AsyncEngineArgs(model=spec.path, revision=spec.revision, **(defaults | given))
+        loggers: list[Any] | None = [RayPrometheusStatLogger] if ray_metrics else None
+        self._llm = AsyncLLM.from_engine_args(args, stat_loggers=loggers)
         self._tokenizer = AutoTokenizer.from_pretrained(
-            model, revision=revision, trust_remote_code=args.trust_remote_code
+            spec.path, revision=spec.revision, trust_remote_code=args.trust_remote_code
         )
         if not self._tokenizer.chat_template:
-            raise ValueError(f"model {model}: its tokenizer has no chat template; an instruct model is needed")
+            raise ValueError(f"model {spec.path}: its tokenizer has no chat template; an instruct model is needed")
+        self._template = tuple(sorted(spec.chat_template.items()))
+        self._adapters = {path: LoRARequest(path, i, path) for i, path in enumerate(spec.adapters, start=1)}
         self.max_model_len = int(self._llm.model_config.max_model_len)
         self._ids = itertools.count()
 
-    async def generate(self, messages: Sequence[Message], sampling: dict[str, Any]) -> Generation:
-        """Continue ``messages`` with the assistant's turn.
+    async def generate(
+        self, messages: Sequence[Message], sampling: dict[str, Any], adapter: str | None = None
+    ) -> Generation:
+        """Continue ``messages`` with the assistant's turn; ``adapter`` is one of the engine's.
 
         Raises ``PromptTooLongError`` if prompt and ``max_tokens`` do not fit, ``EngineDeadError`` if the engine died.
         """
-        return await self._run(messages, SamplingParams(**sampling))
+        return await self._run(messages, SamplingParams(**sampling), adapter)
 
-    async def choose(self, messages: Sequence[Message], words: Sequence[str]) -> Generation:
+    async def choose(self, messages: Sequence[Message], words: Sequence[str], adapter: str | None = None) -> Generation:
         """Let the assistant's turn be one of ``words`` and read their probabilities from its first token.
 
         The words must differ in their first token. Raises as ``generate`` does.
@@ -69,22 +83,30 @@ class Engine:
             logprobs=min(20, 4 * len(words)),
             structured_outputs=StructuredOutputsParams(choice=list(words)),
         )
-        return await self._run(messages, sampling, words)
+        return await self._run(messages, sampling, adapter, words)
 
-    async def _run(self, messages: Sequence[Message], params: SamplingParams, words: Sequence[str] = ()) -> Generation:
-        prompt = prompt_ids(self._tokenizer, messages)
+    async def _run(
+        self, messages: Sequence[Message], params: SamplingParams, adapter: str | None, words: Sequence[str] = ()
+    ) -> Generation:
+        arrived = time.monotonic()
+        prompt = prompt_ids(self._tokenizer, messages, self._template)
         room = self.max_model_len - (params.max_tokens or 1)
         if len(prompt) > room:
             raise PromptTooLongError(f"{len(prompt)} prompt tokens, {room} fit")
+        # What came before a text's end is of no use here, and costs a message and a copy per token.
+        params.output_kind = RequestOutputKind.FINAL_ONLY
+        lora = self._adapters[adapter] if adapter else None
         final = None
         try:
-            async for output in self._llm.generate(TokensPrompt(prompt_token_ids=prompt), params, str(next(self._ids))):
+            async for output in self._llm.generate(
+                TokensPrompt(prompt_token_ids=prompt), params, str(next(self._ids)), lora_request=lora
+            ):
                 final = output
         except VllmEngineDeadError as error:
             raise EngineDeadError(str(error)) from error
         if final is None:
             raise RuntimeError("the engine returned nothing")
-        completion = final.outputs[0]
+        completion, times = final.outputs[0], final.metrics
         probabilities = word_probabilities(completion.logprobs[0], words) if words and completion.logprobs else {}
         return Generation(
             text=max(probabilities, key=probabilities.__getitem__) if probabilities else completion.text.strip(),
@@ -93,6 +115,10 @@ class Engine:
             cached_tokens=final.num_cached_tokens or 0,
             completion_tokens=len(completion.token_ids),
             probabilities=probabilities,
+            # Without vLLM's statistics (disable_log_stats) there are no times of its own.
+            queue_seconds=max(0.0, times.scheduled_ts - times.queued_ts) if times else 0.0,
+            first_token_seconds=times.first_token_latency if times else 0.0,
+            seconds=time.monotonic() - arrived,
         )
 
     def shutdown(self) -> None:
@@ -100,15 +126,27 @@ class Engine:
         self._llm.shutdown()
 
 
+def lora_rank(adapter: str) -> int:
+    """The rank of a LoRA adapter in PEFT's format."""
+    return int(json.loads(Path(adapter, "adapter_config.json").read_text(encoding="utf-8"))["r"])
+
+
+def _vllm_rank(rank: int) -> int:
+    """The least rank that vLLM reserves room for and that holds ``rank``."""
+    return next((size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= rank), rank)
+
+
 def argument_names() -> set[str]:
     """The names of vLLM's engine arguments."""
     return {field.name for field in dataclasses.fields(AsyncEngineArgs)}
 
 
-def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+def prompt_ids(
+    tokenizer: Any, messages: Sequence[Message], template_arguments: tuple[tuple[str, Any], ...] = ()
+) -> list[int]:
     """Token ids of the prompt. Special tokens come from the chat template alone, never from a message."""
     ids: list[int] = []
-    for piece in _template_pieces(tokenizer, tuple(message["role"] for message in messages)):
+    for piece in _template_pieces(tokenizer, tuple(message["role"] for message in messages), template_arguments):
         if isinstance(piece, str):
             ids += tokenizer.encode(piece, add_special_tokens=False)
         else:
@@ -125,10 +163,14 @@ def _plain_ids(tokenizer: Any, text: str) -> list[int]:
 
 
 @lru_cache(maxsize=64)
-def _template_pieces(tokenizer: Any, roles: tuple[str, ...]) -> tuple[str | int, ...]:
+def _template_pieces(
+    tokenizer: Any, roles: tuple[str, ...], arguments: tuple[tuple[str, Any], ...]
+) -> tuple[str | int, ...]:
     """The rendered chat template, cut at the messages: template text as str, a message's place as its number."""
     marked = [{"role": role, "content": f"{_MARK}{i}{_MARK}"} for i, role in enumerate(roles)]
-    parts = tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True).split(_MARK)
+    parts = tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True, **dict(arguments)).split(
+        _MARK
+    )
     if parts[1::2] != [str(i) for i in range(len(roles))]:
         raise ValueError(f"the model's chat template does not show each of the messages once: roles {list(roles)}")
     return tuple(int(part) if place % 2 else part for place, part in enumerate(parts) if part)

@@ -22,3 +22,9 @@ class Generation:
     completion_tokens: int
     probabilities: dict[str, float]
     """Of the words asked for by ``choose``; empty after ``generate``."""
+    queue_seconds: float = 0.0
+    """Waiting in the engine until it was scheduled."""
+    first_token_seconds: float = 0.0
+    """From its arrival to its first token (TTFT)."""
+    seconds: float = 0.0
+    """From its arrival to its end."""

@@ -8,48 +8,76 @@ import importlib.metadata
 import platform
 import shutil
 import subprocess
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from kailin_ray import __version__
-from kailin_ray.config import ConfigError, DistillConfig, settings
+from kailin_ray.config import ConfigError, DistillConfig, Layout, settings
 from kailin_ray.counts import count_records
 from kailin_ray.files import read_json, sha256, write_json
 from kailin_ray.mesh import MeshHierarchy
 from kailin_ray.mesh.coverage import coverage
-from kailin_ray.schema import STATUSES
+from kailin_ray.plan import Plan, as_json
+from kailin_ray.schema import OK, STATUSES
+from kailin_ray.sessions import account, all_sessions
+from kailin_ray.stages import AGENTS, make_stages
 
 # What a run may change between two calls into one folder: where and how much, not what.
 FREE = ("cluster", "limit", "out", "max_failed_fraction", "documents", "index", "mesh")
 
 
-def inputs(config: DistillConfig) -> dict[str, str]:
-    """Checksums (or, of a hub model, the revision) of all that a run reads."""
-    model = Path(config.model.path)
+def models(config: Layout) -> dict[str, dict[str, str | None]]:
+    """The model of each agent: ``name``, ``revision`` of a hub model, ``adapter``, and ``identity``.
+
+    The identity says which model and adapter it is, wherever they lie: checksums, or the hub's revision.
+    """
+    checksum = lru_cache(sha256)
+    found: dict[str, dict[str, str | None]] = {}
+    for stage in make_stages(config):
+        for agent in stage.agents:
+            path, revision = stage.engine.path, stage.engine.revision
+            local, adapter = Path(path).is_dir(), getattr(config.model, agent).adapter
+            identity = checksum(Path(path)) if local else f"{path}@{revision or 'main'}"
+            found[agent] = {
+                "name": Path(path).name if local else path,
+                "revision": revision,
+                "adapter": Path(adapter).name if adapter else None,
+                "identity": identity + (f"+{checksum(Path(adapter))}" if adapter else ""),
+            }
+    return found
+
+
+def inputs(config: DistillConfig) -> dict[str, Any]:
+    """Checksums of the files that a run reads, and the models of its agents."""
     return {
         "documents": sha256(config.documents / "manifest.json"),
         "index": sha256(config.index / "manifest.json"),
         "mesh": sha256(config.mesh),
-        "model": sha256(model) if model.is_dir() else f"{config.model.path}@{config.model.revision or 'main'}",
+        "models": models(config),
     }
 
 
-def open_run(config: DistillConfig) -> dict[str, str]:
-    """Start a run's folder, or go on with it; return the checksums of what it reads.
+def open_run(config: DistillConfig) -> dict[str, Any]:
+    """Start a run's folder, or go on with it; return ``inputs``.
 
     Raises ``ConfigError`` that names what differs if the folder holds a run made from something else.
     """
-    checksums = inputs(config)
-    matters = {key: value for key, value in settings(config).items() if key not in FREE} | {"inputs": checksums}
-    # Which model it is, its checksum or revision says; where it lies may change.
-    del matters["model"]["path"], matters["model"]["revision"]
+    found = inputs(config)
+    identities = {agent: model["identity"] for agent, model in found["models"].items()}
+    matters = {key: value for key, value in settings(config).items() if key not in FREE}
+    matters["inputs"] = found | {"models": identities}
+    # Which models and adapters they are, their identities say; where they lie may change.
+    for one in (matters["model"], *(matters["model"][agent] for agent in AGENTS)):
+        for place in ("path", "revision", "adapter"):
+            one.pop(place, None)
     note = config.out / "run.json"
     if not note.exists() and config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
         raise ConfigError(f"out: {config.out} exists and is not a run's folder; choose another")
     # A start that failed before its first record binds nobody.
     if not any((config.out / "records").glob("*.parquet")):
         write_json(note, matters)
-        return checksums
+        return found
     before, now = _flat(read_json(note)), _flat(matters)
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if changed:
@@ -59,7 +87,7 @@ def open_run(config: DistillConfig) -> dict[str, str]:
             f"out: {config.out} holds a run with another {key} ({before.get(key)!r}, now {now.get(key)!r}){more}; "
             "choose a new out= to start another run"
         )
-    return checksums
+    return found
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -70,8 +98,8 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 def write_manifest(
     config: DistillConfig,
-    checksums: dict[str, str],
-    seconds: dict[str, float],
+    made_from: dict[str, Any],
+    plan: Plan | None,
     num_resumed: int,
     mesh: MeshHierarchy,
     mesh_note: dict[str, Any],
@@ -81,6 +109,8 @@ def write_manifest(
     spread = coverage(mesh, **counts["headings"])
     num_documents = sum(counts["status"].values())
     by_agent = counts["tokens"]
+    sessions = all_sessions(config.out)
+    ok = counts["status"].get(OK, 0)
     manifest = {
         "kind": "run",
         "num_documents": num_documents,
@@ -92,14 +122,13 @@ def write_manifest(
             **{key: sum(used[key] for used in by_agent.values()) for key in ("prompt", "cached", "completion")},
             "by_agent": by_agent,
         },
-        "seconds": seconds,
-        "abstracts_per_second": round((num_documents - num_resumed) / seconds["distill"], 3)
-        if seconds["distill"]
-        else 0,
+        **account(sessions, by_agent, num_documents, ok, config.cluster.gpu_hour_price),
+        "plan": as_json(plan) if plan else None,
         "mesh": mesh_note,
         "coverage": spread,
         "config": settings(config),
-        "sha256": checksums,
+        "models": made_from["models"],
+        "sha256": {name: made_from[name] for name in ("documents", "index", "mesh")},
         "documents": read_json(config.documents / "manifest.json")["sha256"],
         "versions": versions(),
     }

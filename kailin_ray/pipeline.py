@@ -1,11 +1,12 @@
-"""Distil documents into records: Ray Data reads, one stage of engine actors works, files are written, runs resume.
+"""Distil documents into records: Ray Data reads, pools of engine actors work, files are written, runs resume.
 
 A record file is written under a temporary name and renamed, and nothing else says what is done: the resume state of a
-run is the PMIDs in its records.
+run is the PMIDs in its records. Where the plan cuts a run into parts, each part writes such files for the next one.
 """
 
 import hashlib
-import time
+import math
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +24,14 @@ from kailin_ray.config import ConfigError, DistillConfig
 from kailin_ray.documents import PMIDS, among, first_documents, select_rows
 from kailin_ray.files import atomic_file, read_json
 from kailin_ray.mesh import MeshHierarchy
-from kailin_ray.plan import engine_environment
+from kailin_ray.plan import Part, Plan
+from kailin_ray.pools import Pool
 from kailin_ray.retrieval.job import recorded_encoder
 from kailin_ray.retrieval.retriever import Retriever
 from kailin_ray.schema import DOCUMENTS, RECORDS
+from kailin_ray.session import engine_environment
+from kailin_ray.sessions import Session
+from kailin_ray.stages import QUESTION_AGENTS
 from kailin_ray.watch import Watch
 
 
@@ -51,15 +56,23 @@ class RecordSink(ray.data.Datasink[None]):
             pq.write_table(table, partial, compression="zstd")
 
 
-def record_pmids(run: Path) -> PMIDS:
-    """The PMIDs in a run's records, sorted: 8 bytes a row, whatever the records hold."""
-    parts = [batch["pmid"].to_numpy() for batch in records(run).to_batches(columns=["pmid"])]
-    return np.sort(np.concatenate(parts)) if parts else np.zeros(0, dtype=np.int64)
-
-
 def records(run: Path) -> ds.Dataset:
     """A run's records as an Arrow dataset. Files under a temporary name start with a dot and are left out."""
-    return ds.dataset(sorted(str(path) for path in (run / "records").glob("*.parquet")), schema=RECORDS)
+    return _dataset(run / "records")
+
+
+def _dataset(folder: Path) -> ds.Dataset:
+    return ds.dataset([str(path) for path in _files(folder)], schema=RECORDS)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.parquet"))
+
+
+def _pmids(folder: Path) -> PMIDS:
+    """The PMIDs in a folder of records, sorted: 8 bytes a row, whatever the records hold."""
+    parts = [batch["pmid"].to_numpy() for batch in _dataset(folder).to_batches(columns=["pmid"])]
+    return np.sort(np.concatenate(parts)) if parts else np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -79,86 +92,107 @@ class Work:
 def find_work(config: DistillConfig) -> Work:
     """Find the first ``limit`` documents, and those of them that have no record yet."""
     files, total, wanted = first_documents(config.documents, config.limit)
-    done = record_pmids(config.out)
-    left = total - len(done) if wanted is None else int((~among(wanted, done)).sum())
-    return Work(files, total, wanted, done, left)
+    done = _pmids(config.out / "records")
+    return Work(files, total, wanted, done, _num_left(total, wanted, done))
+
+
+def _num_left(total: int, wanted: PMIDS | None, done: PMIDS) -> int:
+    return total - len(done) if wanted is None else int((~among(wanted, done)).sum())
 
 
 def check_complete(config: DistillConfig, work: Work) -> None:
     """Raise ``RuntimeError`` unless every document has exactly one record: such a run must not look complete."""
-    pmids = record_pmids(config.out)
+    pmids = _pmids(config.out / "records")
     doubled = len(pmids) - len(np.unique(pmids))
-    missing = work.num_documents - len(pmids) if work.wanted is None else int((~among(work.wanted, pmids)).sum())
+    missing = _num_left(work.num_documents, work.wanted, pmids)
     if doubled or missing:
         raise RuntimeError(f"{config.out}: {missing} documents have no record, {doubled} records are doubles")
 
 
 def distill(
     config: DistillConfig,
+    plan: Plan,
     work: Work,
     mesh: MeshHierarchy,
     terminal: TextIO,
     start_engine: StartEngine = start_vllm,
     retriever: Any = None,
-) -> dict[str, float]:
-    """Distil what is not in the records yet; return the seconds it took: total, engine_start, distill.
+) -> None:
+    """Distil what is not in the records yet, part after part.
 
     Another engine or retriever (an actor with ``ready`` and ``search``) than the configuration's serves to measure the
     pipeline itself. Needs a Ray session. Raises ``TooManyFailuresError``; what is done is kept.
     """
-    started = time.monotonic()
-    out, cluster = config.out.absolute(), config.cluster
-    progress: Any = ray.remote(num_cpus=0)(Progress).remote()
-    for stale in (out / "records").glob(".*.partial"):
-        stale.unlink()
-    actor = {
-        "config": config,
-        "mesh": ray.put(mesh),
-        "retriever": retriever or start_retriever(config),
-        "progress": progress,
-        "log": str(out / "logs" / "engines.log"),
-        "start_engine": start_engine,
-    }
-    with Watch(
-        progress,
-        work.num_documents,
-        work.num_documents - work.num_left,
-        cluster.num_engines,
-        config.max_failed_fraction,
-        terminal,
-    ) as watch:
-        (
-            ray.data.read_parquet(work.files, columns=DOCUMENTS.names)
-            .map_batches(
-                select_rows,
-                batch_format="pyarrow",
-                batch_size=None,
-                fn_kwargs={"wanted": ray.put(work.wanted), "done": ray.put(work.done)},
-            )
-            .repartition(target_num_rows_per_block=cluster.rows_per_block)
-            .map_batches(
-                DistillActor,
-                batch_format="pyarrow",
-                batch_size=None,
-                fn_constructor_kwargs=actor,
-                compute=ray.data.ActorPoolStrategy(
-                    size=cluster.num_engines,
-                    max_tasks_in_flight_per_actor=2 * cluster.blocks_in_flight,
-                    max_concurrent_calls_per_actor=cluster.blocks_in_flight,
-                ),
-                num_cpus=1,
-                num_gpus=cluster.gpus_per_engine,
-                runtime_env={"env_vars": engine_environment(cluster)},
-            )
-            .write_datasink(RecordSink(out / "records"))
-        )
-    engines = watch.last["engines"]
-    ready = min((engine["ready"] for engine in engines), default=time.time())
-    return {
-        "total": round(time.monotonic() - started, 1),
-        "engine_start": round(max((engine["seconds"] for engine in engines), default=0.0), 1),
-        "distill": round(max(time.time() - ready, 0.0), 1),
-    }
+    out = config.out.absolute()
+    session = Session(out, plan)
+    shared = {"config": config, "mesh": ray.put(mesh), "start_engine": start_engine}
+    shared["log"] = str(out / "logs" / "engines.log")
+    files, agents = work.files, ""
+    for number, part in enumerate(plan.parts, start=1):
+        agents = "+".join((*([agents] if agents else []), *(pool.stage.name for pool in part)))
+        last = number == len(plan.parts)
+        folder = out / "records" if last else out / "parts" / agents
+        for stale in folder.glob(".*.partial"):
+            stale.unlink()
+        done = np.union1d(work.done, _pmids(folder))
+        left = _num_left(work.num_documents, work.wanted, done)
+        if left:
+            asks = any(agent in QUESTION_AGENTS for pool in part for agent in pool.stage.agents)
+            progress: Any = ray.remote(num_cpus=0)(Progress).remote()
+            actor = shared | {
+                "progress": progress,
+                "retriever": (retriever or start_retriever(config)) if asks else None,
+            }
+            rows = (work.num_documents, work.num_documents - left)
+            named = number if len(plan.parts) > 1 else 0
+            with Watch(progress, session, named, part, rows, config.max_failed_fraction, terminal):
+                columns = DOCUMENTS.names if number == 1 else RECORDS.names
+                selected = {"wanted": ray.put(work.wanted), "done": ray.put(done)}
+                _run_part(part, config, ray.data.read_parquet(files, columns=columns), selected, actor, folder)
+        files = [str(path) for path in _files(folder)]
+    # What the records have, the parts need not keep.
+    shutil.rmtree(out / "parts", ignore_errors=True)
+
+
+def _run_part(
+    part: Part,
+    config: DistillConfig,
+    rows: ray.data.Dataset,
+    selected: dict[str, Any],
+    actor: dict[str, Any],
+    folder: Path,
+) -> None:
+    rows = rows.map_batches(select_rows, batch_format="pyarrow", batch_size=None, fn_kwargs=selected).repartition(
+        target_num_rows_per_block=config.cluster.rows_per_block
+    )
+    num_engines = sum(pool.replicas for pool in part)
+    for pool in part:
+        rows = _through(rows, pool, config, actor, num_engines)
+    rows.write_datasink(RecordSink(folder))
+
+
+def _through(
+    rows: ray.data.Dataset, pool: Pool, config: DistillConfig, actor: dict[str, Any], num_engines: int
+) -> ray.data.Dataset:
+    """The rows of a dataset after one pool of engines."""
+    cluster = config.cluster
+    blocks = math.ceil(cluster.rows_in_flight / cluster.rows_per_block)
+    # Half as many again: where a block waits for its slowest row, the next one's rows take the places of its others.
+    concurrent = blocks + math.ceil(blocks / 2)
+    return rows.map_batches(
+        DistillActor,
+        batch_format="pyarrow",
+        batch_size=None,
+        fn_constructor_kwargs=actor | {"stage": pool.stage, "gpus": pool.demand.gpus},
+        compute=ray.data.ActorPoolStrategy(
+            size=pool.replicas,
+            max_tasks_in_flight_per_actor=concurrent + 2,
+            max_concurrent_calls_per_actor=concurrent,
+        ),
+        num_cpus=pool.demand.cpus,
+        num_gpus=pool.demand.gpus,
+        runtime_env={"env_vars": engine_environment(cluster, num_engines)},
+    )
 
 
 def load_mesh(config: DistillConfig) -> tuple[MeshHierarchy, dict[str, Any]]:

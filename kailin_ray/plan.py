@@ -1,109 +1,131 @@
-"""What runs where: the Ray session, and the check that the cluster has what the configuration asks for."""
+"""What runs where: pools of engines on the cluster's machines.
 
-import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TextIO
+Everything here is computed: nothing starts, and what cannot run is refused before anything does.
+"""
 
-import ray
-import ray.data
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from kailin_ray.config import Cluster, ConfigError
+from kailin_ray.config import Cluster, Layout, Nodes
+from kailin_ray.errors import ConfigError
+from kailin_ray.pools import Demand, Node, Pool, make_pool
+from kailin_ray.stages import QUESTION_AGENTS, make_stages
+
+Part = tuple[Pool, ...]
+"""Pools that run side by side."""
 
 
 @dataclass(frozen=True)
-class Actors:
-    """So many actors of a kind that a job starts, and what each of them holds."""
+class Plan:
+    """The parts of a distillation, in order; each runs over all abstracts before the next."""
 
-    name: str
-    count: int
-    cpus: float
-    gpus: float
+    parts: tuple[Part, ...]
+    nodes: tuple[Node, ...]
 
 
-@contextmanager
-def ray_session(cluster: Cluster, log: Path, actors: Sequence[Actors] = ()) -> Iterator[TextIO]:
-    """Connect to the cluster, or start one on this machine; yield the person's terminal.
-
-    Inside the block this process's output goes to ``log``: Ray writes there from Python and from C++, and none
-    of it is for the person who watches.
-
-    Raises ``ConfigError`` if the cluster cannot be reached or lacks what the configuration asks for.
-    """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with output_to(log) as terminal:
-        _start_ray(cluster)
-        try:
-            check_resources(actors, [node["Resources"] for node in ray.nodes() if node["Alive"]])
-            yield terminal
-        finally:
-            ray.shutdown()
+def make_plan(config: Layout, nodes: Sequence[Node]) -> Plan:
+    """Lay a distillation out on the machines. Raises ``ConfigError``, with the arithmetic, if it cannot run there."""
+    pools = [make_pool(config, stage, nodes) for stage in make_stages(config)]
+    parts = [_replicated(part, config.cluster, nodes) for part in _cut(pools, config.cluster, nodes)]
+    return Plan(tuple(parts), tuple(nodes))
 
 
-@contextmanager
-def output_to(log: Path) -> Iterator[TextIO]:
-    """Send this process's output, also that of its C++ parts, to ``log``; yield the person's terminal."""
-    sys.stdout.flush()
-    stdout, terminal = os.dup(1), os.fdopen(os.dup(2), "w", buffering=1)
-    with log.open("ab") as sink:
-        os.dup2(sink.fileno(), 1)
-        os.dup2(sink.fileno(), 2)
-    try:
-        yield terminal
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.dup2(stdout, 1)
-        os.dup2(terminal.fileno(), 2)
-        os.close(stdout)
-        terminal.close()
+def _cut(pools: Sequence[Pool], cluster: Cluster, nodes: Sequence[Node]) -> list[Part]:
+    """The pools as parts that fit, each as long as it can be."""
+    parts: list[Part] = []
+    for pool in pools:
+        together = (*parts[-1], pool) if parts else (pool,)
+        wanted = [_times(one, cluster.num_engines or 1) for one in together]
+        short = _shortage(wanted, cluster, nodes)
+        if parts and not short and cluster.cut != "always":
+            parts[-1] = together
+            continue
+        if parts and short and cluster.cut == "never":
+            raise ConfigError(
+                f"cluster: {len(pools)} stages side by side need {short}; "
+                "cluster.cut=auto runs them one after another where they do not fit"
+            )
+        parts.append((pool,))
+        alone = _shortage([_times(pool, cluster.num_engines or 1)], cluster, nodes)
+        if alone:
+            raise ConfigError(f"cluster: {alone}")
+    return parts
 
 
-def _start_ray(cluster: Cluster) -> None:
-    address = cluster.address or os.environ.get("RAY_ADDRESS")
-    local: dict[str, Any] = {} if address else {"include_dashboard": False}
-    try:
-        ray.init(address=address, log_to_driver=False, **local)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"cluster.address: {address}: {' '.join(str(error).split())}") from error
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
+def _times(pool: Pool, replicas: int) -> Pool:
+    return replace(pool, replicas=replicas)
 
 
-def check_resources(actors: Sequence[Actors], nodes: Sequence[dict[str, float]]) -> None:
-    """Raise ``ConfigError``, with the arithmetic, for what Ray would otherwise wait for, silently and for ever.
+def _replicated(part: Part, cluster: Cluster, nodes: Sequence[Node]) -> Part:
+    """As many replicas of each pool as fit, one more for the slowest each time, so that none starves another."""
+    if cluster.num_engines:
+        return tuple(_times(pool, cluster.num_engines) for pool in part)
+    pools = list(part)
+    while True:
+        slowest = max(range(len(pools)), key=lambda i: pools[i].work / pools[i].replicas)
+        more = [_times(pool, pool.replicas + (i == slowest)) for i, pool in enumerate(pools)]
+        if _shortage(more, cluster, nodes):
+            return tuple(pools)
+        pools = more
 
-    ``nodes`` are the resources of each node of the cluster.
-    """
-    for resource, unit in (("gpus", "GPU"), ("cpus", "CPU")):
-        have = sum(node.get(unit, 0) for node in nodes)
-        need = sum(group.count * getattr(group, resource) for group in actors)
-        sums = " + ".join(f"{g.count} {g.name} x {getattr(g, resource):g}" for g in actors if getattr(g, resource))
+
+def _demands(pools: Sequence[Pool], cluster: Cluster) -> list[Demand]:
+    """All actors of a part, those that are hardest to place first."""
+    actors = [pool.demand for pool in pools for _ in range(pool.replicas)]
+    if any(step in QUESTION_AGENTS for pool in pools for step in pool.stage.steps):
+        actors.append(Demand("retriever", 0, gpus=cluster.gpus_per_encoder))
+    return sorted(actors, key=lambda demand: (-demand.gpus, -demand.memory_gib, -demand.cpus))
+
+
+def _shortage(pools: Sequence[Pool], cluster: Cluster, nodes: Sequence[Node]) -> str:
+    """What the machines lack for a part, with the arithmetic; empty if all fits."""
+    demands = _demands(pools, cluster)
+    for unit, what in (("gpus", "GPUs"), ("cpus", "CPUs"), ("memory_gib", "GiB of memory")):
+        have = sum(getattr(node, unit) for node in nodes)
+        each = [(pool.replicas, getattr(pool.demand, unit), pool.stage.name) for pool in pools]
+        sums = " + ".join(f"{number} x {held:.3g} ({name})" for number, held, name in each)
+        need = sum(getattr(demand, unit) for demand in demands)
+        if unit == "gpus" and cluster.gpus_per_encoder and len(demands) > sum(pool.replicas for pool in pools):
+            sums += f" + {cluster.gpus_per_encoder:g} (retriever)"
         # Reading and writing need a CPU that no actor holds.
-        if need > have or (unit == "CPU" and need == have):
-            spare = ", and one more to read and write with" if unit == "CPU" else ""
-            raise ConfigError(f"cluster: {sums} = {need:g} {unit}s{spare}; the cluster has {have:g}")
-        for group in actors:
-            largest = max((node.get(unit, 0) for node in nodes), default=0)
-            if getattr(group, resource) > largest:
-                each = f"{getattr(group, resource):g} {unit}s on one node"
-                raise ConfigError(f"cluster: one of the {group.name} needs {each}; the largest has {largest:g}")
+        if unit == "cpus" and need >= have:
+            return f"{sums} = {need:g} CPUs, and one more to read and write with; the cluster has {have:g}"
+        if need > have:
+            return f"{sums} = {need:.3g} {what}; the cluster has {have:.3g}"
+    if not _placed(demands, nodes):
+        return f"{len(demands)} actors that its {len(nodes)} machines cannot hold: no actor is divided among machines"
+    return ""
 
 
-def engine_environment(cluster: Cluster) -> dict[str, str]:
-    """Environment of an engine actor. On CPUs: so many threads, free to move, as other actors share the cores."""
-    if cluster.gpus_per_engine:
-        return {}
-    threads = cluster.threads_per_engine or max(1, (os.cpu_count() or 1) // cluster.num_engines)
-    return {"OMP_NUM_THREADS": str(threads), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+def _placed(demands: Sequence[Demand], nodes: Sequence[Node]) -> bool:
+    """Whether each actor finds a machine, the fullest that has room first."""
+    left = [[node.gpus, node.cpus, node.memory_gib] for node in nodes]
+    for demand in demands:
+        holds = (demand.gpus, demand.cpus, demand.memory_gib)
+        room = [free for free in left if all(f >= h for f, h in zip(free, holds, strict=True))]
+        if not room:
+            return False
+        chosen = min(room)
+        chosen[:] = [f - h for f, h in zip(chosen, holds, strict=True)]
+    return True
 
 
-def encoder_environment(cluster: Cluster) -> dict[str, str]:
-    """Environment of an encoder actor: on CPUs, its share of the machine's cores as threads."""
-    if cluster.gpus_per_encoder:
-        return {}
-    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // cluster.num_encoders))}
+def nodes_of(nodes: Nodes) -> list[Node]:
+    """The machines that a configuration describes."""
+    return [Node(nodes.cpus, nodes.memory_gib, nodes.gpus, nodes.gpu_memory_gib)] * nodes.count
+
+
+def as_json(plan: Plan) -> list[list[dict[str, str | float]]]:
+    """The plan for a manifest: of each part its pools."""
+    return [
+        [
+            {
+                "stage": pool.stage.name,
+                "model": pool.stage.engine.path,
+                "replicas": pool.replicas,
+                "gpus_per_replica": pool.demand.gpus,
+            }
+            for pool in part
+        ]
+        for part in plan.parts
+    ]

@@ -11,6 +11,7 @@ from kailin_ray.publish import triple
 from kailin_ray.schema import OK, REASONS
 
 WIDTH = 100
+_STATES = {"busy": "busy", "start": "starting", "retrieval": "waiting for retrieval", "idle": "idle"}
 
 
 def report(run: Path, examples: int) -> str:
@@ -19,7 +20,7 @@ def report(run: Path, examples: int) -> str:
 
 
 def _summary(manifest: dict[str, Any]) -> list[str]:
-    total, tokens, seconds = manifest["num_documents"], manifest["tokens"], manifest["seconds"]
+    total, tokens = manifest["num_documents"], manifest["tokens"]
     lines = [f"{total:,} abstracts"]
     lines += [f"  {name:<9}{number:>8,}  {_share(number, total)}" for name, number in manifest["num_by_status"].items()]
     if manifest["num_by_reason"]:
@@ -30,14 +31,43 @@ def _summary(manifest: dict[str, Any]) -> list[str]:
         level = manifest["coverage"][name]
         apart = "" if level["divergence"] is None else f", divergence {level['divergence']:.3f} bits"
         lines.append(f"coverage    {level['num_reached']} of the corpus' {level['num_in_corpus']} MeSH {label}{apart}")
-    lines.append(f"tokens      {'calls':>8} {'prompt':>10} {'cached':>10} {'completion':>11}")
+    lines.append(
+        f"tokens      {'calls':>8} {'prompt':>10} {'cached':>10} {'completion':>11}   first token, s: p50    p95"
+    )
     for name, used in [*tokens["by_agent"].items(), ("all", tokens)]:
         counts = f"{used['prompt']:>10,} {used['cached']:>10,} {used['completion']:>11,}"
-        lines.append(f"  {name:<10}{used.get('calls', ''):>8} {counts}")
+        first = "{p50:>21.2f} {p95:>6.2f}".format(**used["first_token"]) if "first_token" in used else ""
+        lines.append(f"  {name:<10}{used.get('calls', ''):>8} {counts}{first}")
     lines.append(f"  {_share(tokens['cached'], tokens['prompt'])} of the prompt tokens came from the prefix cache")
-    lines.append(
+    cut = sum(used["with_contexts_cut"] for used in tokens["by_agent"].values())
+    if cut:
+        lines.append(f"  {cut:,} calls were shown fewer contexts than were found, so that their prompts would fit")
+    return lines + _time(manifest)
+
+
+def _time(manifest: dict[str, Any]) -> list[str]:
+    """Where the time went, and what it cost."""
+    seconds, cost = manifest["seconds"], manifest["cost"]
+    unit = cost["unit"]
+    lines = [
         f"time        {seconds['total']:.0f} s, of which {seconds['engine_start']:.0f} s engine start; "
         f"{manifest['abstracts_per_second']:.2f} abstracts/s once started"
+    ]
+    if manifest["sessions"] > 1 or manifest["restarts"]:
+        lines.append(f"  in {manifest['sessions']} sessions; engines restarted: {manifest['restarts']}")
+    for name, stage in manifest["engines"].items():
+        shares = ", ".join(f"{word} {100 * stage[f'{key}_share']:.0f} %" for key, word in _STATES.items())
+        lines.append(f"  {name}: {stage['replicas']} x {stage['gpus'] or 'no'} GPU: {shares}")
+        lines.append(
+            f"    {stage['output_tokens_per_second']:,.1f} output tokens/s and {stage['abstracts_per_second']:.3f} "
+            f"abstracts/s each {unit}, {stage['calls_at_once']:.0f} calls at once"
+        )
+    lines.append(f"  {100 * cost['not_accepted']:.0f} % of the engines' work went into rows that were not accepted")
+    price = cost["price_per_million_abstracts"]
+    lines.append(
+        f"cost        {cost['hours']:,.2f} {unit}-hours; {cost['accepted_per_hour']:,.0f} accepted triples each; "
+        f"{cost['hours_per_million_abstracts']:,.0f} {unit}-hours a million abstracts"
+        + ("" if price is None else f", {price:,.2f} in money")
     )
     return lines
 

@@ -42,8 +42,14 @@ USAGE = pa.struct(
         ("cached_tokens", pa.int32()),
         ("completion_tokens", pa.int32()),
         ("finish_reason", pa.string()),
+        ("contexts_cut", pa.int8()),
+        ("queue_seconds", pa.float32()),
+        ("first_token_seconds", pa.float32()),
+        ("seconds", pa.float32()),
     ]
 )
+"""One call of an agent. ``contexts_cut``: contexts left out so that its prompt would fit; the seconds count from the
+call's arrival at the engine: until it was scheduled, until its first token, until its end."""
 
 DECISION = pa.struct([("word", pa.string()), ("yes", pa.float32()), ("no", pa.float32()), ("maybe", pa.float32())])
 
@@ -64,10 +70,12 @@ RECORDS = pa.schema(
         ("usage", pa.list_(USAGE)),
     ]
 )
-"""One row per input abstract, nothing dropped. ``preferred`` indexes ``candidates``; it and ``margin`` are null where
-the evaluation abstained; ``preferred_by`` is rule, judge, or only (nothing to compare). ``judge_orders``, of a pairwise
-judge: the probability of the first candidate where it was shown first, and where second. ``contexts_text`` is what the
-answer agent was shown, word for word."""
+"""One row per input abstract, nothing dropped. Between stages ``status`` is null: the row is on its way.
+
+``preferred`` indexes ``candidates``; it and ``margin`` are null where the evaluation abstained; ``preferred_by`` is
+rule, judge, or only (nothing to compare). ``judge_orders``, of a pairwise judge: the probability of the first candidate
+where it was shown first, and where second. ``contexts_text`` is what the answer agent was shown, word for word.
+``detail`` of an ok row says why a question agent gave no candidate."""
 
 OK, REJECTED, FAILED = STATUSES = ("ok", "rejected", "failed")
 

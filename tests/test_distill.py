@@ -17,6 +17,7 @@ from kailin_ray.generation import EngineDeadError, Generation, PromptTooLongErro
 from kailin_ray.mesh import MeshHierarchy
 from kailin_ray.retrieval.index import Hit
 from kailin_ray.schema import REASONS, RECORDS
+from kailin_ray.stages import RULE, make_stages
 
 DOCUMENT = {
     "pmid": 1,
@@ -39,7 +40,9 @@ class FakeEngine:
     def __init__(self, replies: dict[str, Any], finish: str = "stop", judge: Callable[[str], Any] | None = None):
         self.replies, self.finish, self.judge = replies, finish, judge or (lambda task: RuntimeError("no judge"))
 
-    async def generate(self, messages: Sequence[dict[str, str]], sampling: dict[str, Any]) -> Generation:
+    async def generate(
+        self, messages: Sequence[dict[str, str]], sampling: dict[str, Any], adapter: str | None = None
+    ) -> Generation:
         await asyncio.sleep(0)
         reply = next(value for task, value in self.replies.items() if task in messages[-1]["content"])
         reply = reply(messages) if callable(reply) else reply
@@ -47,7 +50,9 @@ class FakeEngine:
             raise reply
         return made(reply, self.finish)
 
-    async def choose(self, messages: Sequence[dict[str, str]], words: Sequence[str]) -> Generation:
+    async def choose(
+        self, messages: Sequence[dict[str, str]], words: Sequence[str], adapter: str | None = None
+    ) -> Generation:
         task = messages[-1]["content"]
         if task != DECIDE:
             first = self.judge(task)
@@ -61,6 +66,10 @@ def made(text: str, finish: str) -> Generation:
     return Generation(
         text=text, finish_reason=finish, prompt_tokens=9, cached_tokens=4, completion_tokens=3, probabilities={}
     )
+
+
+def as_stored(row: dict[str, Any]) -> dict[str, Any]:
+    return pa.Table.from_pylist([row], RECORDS).to_pylist()[0]
 
 
 Run = Callable[..., dict[str, Any]]
@@ -78,8 +87,20 @@ def run(config: DistillConfig, toy_mesh: MeshHierarchy) -> Run:
             return hits[question]
 
         settings = replace(config.evaluation, **evaluation)
-        distiller = Distiller(replace(config, evaluation=settings), engine or FakeEngine(REPLIES), search, toy_mesh)
-        row = asyncio.run(distiller.record(document))
+        changed, engine = replace(config, evaluation=settings), engine or FakeEngine(REPLIES)
+        whole = make_stages(changed)[0].steps
+        row = asyncio.run(Distiller(changed, whole, engine, search, toy_mesh).record(document))
+        for cut in range(1, len(whole)):
+            # The same in two stages, with Arrow between them.
+            if whole[cut] == RULE or not isinstance(engine, FakeEngine):
+                continue
+            staged = asyncio.run(Distiller(changed, whole[:cut], engine, search, toy_mesh).record(document))
+            between = pa.Table.from_pylist([staged], RECORDS).to_pylist()[0]
+            assert (staged.get("status") is None) or staged["reason"] == row["reason"]
+            last = asyncio.run(Distiller(changed, whole[cut:], engine, search, toy_mesh).record(between))
+            # A call that raises keeps the other agent's from being counted, or comes before it.
+            apart = {"usage": None} if row["reason"] in ("agent_error", "abstract_too_long") else {}
+            assert as_stored(last) | apart == as_stored(row) | apart
         pa.Table.from_pylist([row], RECORDS)  # every record fits the schema
         assert (row["status"] == "ok") == (row["reason"] is None)
         assert row["reason"] is None or row["reason"] in REASONS

@@ -1,39 +1,230 @@
+"""What runs where, and what is refused with which arithmetic; machines are described, models are config.json alone."""
+
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kailin_ray.__main__ import conf_dir
-from kailin_ray.config import Cluster, ConfigError, IngestConfig, check
-from kailin_ray.plan import Actors, check_resources, engine_environment
+from kailin_ray.config import ConfigError, PlanConfig, check
+from kailin_ray.plan import Plan, make_plan
+from kailin_ray.plan_table import describe
+from kailin_ray.pools import Node
+from kailin_ray.session import check_encoders, engine_environment
+from tests.model_configs import config_only
 
-NODES = [{"CPU": 8.0, "GPU": 4.0}, {"CPU": 8.0, "GPU": 2.0}]
+Make = Callable[..., Plan]
+
+BIG = Node(cpus=64, memory_gib=512, gpus=8, gpu_memory_gib=80)
+SMALL = Node(cpus=8, memory_gib=64, gpus=1, gpu_memory_gib=24)
 
 
-def test_what_fits_is_let_through() -> None:
-    check_resources([], [{"CPU": 1.0}])
-    check_resources([Actors("engines", 1, 1, 0)], [{"CPU": 2.0}])
-    check_resources([Actors("engines", 3, 1, 1), Actors("retriever", 1, 0, 0.5)], NODES)
+def configured(*overrides: str) -> PlanConfig:
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        return check(PlanConfig, compose("plan", list(overrides)))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    for name in ("llama-3-8b", "llama-3-70b", "mistral-7b"):
+        config_only(folder, name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plan(models: Path) -> Make:
+    def make(nodes: list[Node], *overrides: str, model: str = "llama-3-8b") -> Plan:
+        keys = ["model=chat", f"model.path={models}/{model}", "cluster=gpu", *overrides]
+        return make_plan(configured(*(key.replace("{models}", str(models)) for key in keys)), nodes)
+
+    return make
+
+
+PAPER = (
+    "model.biomedical.path={models}/mistral-7b",
+    "model.answer.path={models}/llama-3-70b",
+    "+model.answer.engine.tensor_parallel_size=4",
+)
+
+
+def replicas(plan: Plan) -> list[list[tuple[str, int, float]]]:
+    return [[(pool.stage.name, pool.replicas, pool.demand.gpus) for pool in part] for part in plan.parts]
+
+
+def test_one_model_takes_every_gpu(plan: Make) -> None:
+    assert replicas(plan([BIG])) == [[("general+biomedical+answer", 8, 1)]]
+    assert replicas(plan([BIG] * 3)) == [[("general+biomedical+answer", 24, 1)]]
+    assert replicas(plan([BIG], "cluster.num_engines=3")) == [[("general+biomedical+answer", 3, 1)]]
+
+
+def test_stages_stand_side_by_side_with_replicas_by_their_work(plan: Make) -> None:
+    found = plan([BIG] * 4, *PAPER)
+    ((general, biomedical, answer),) = found.parts
+    assert [pool.demand.gpus for pool in found.parts[0]] == [1, 1, 4]
+    assert sum(pool.replicas * pool.demand.gpus for pool in found.parts[0]) <= 32
+    # No pool starves another: each could give what the slowest does, and with one replica fewer it could not.
+    slowest = max(pool.work / pool.replicas for pool in found.parts[0])
+    for pool in (general, biomedical):
+        assert pool.work / pool.replicas <= slowest
+        assert pool.replicas == 1 or pool.work / (pool.replicas - 1) >= 0.8 * slowest
+    assert answer.work > 3 * general.work
+    assert answer.replicas >= 5
+
+
+def test_what_does_not_fit_side_by_side_is_cut(plan: Make) -> None:
+    four = replace(BIG, gpus=4)
+    assert replicas(plan([four], *PAPER)) == [[("general", 2, 1), ("biomedical", 2, 1)], [("answer", 1, 4)]]
+    assert [len(part) for part in plan([BIG], *PAPER, "cluster.cut=always").parts] == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
-    ("actors", "fault"),
+    ("nodes", "model", "keys", "fault"),
     [
         (
-            [Actors("engines", 3, 1, 2), Actors("retriever", 1, 0, 0.5)],
-            r"cluster: 3 engines x 2 \+ 1 retriever x 0.5 = 6.5 GPUs; the cluster has 6",
+            [SMALL], "llama-3-70b", (),
+            r"model.general: .*llama-3-70b does not fit: 70.6 B parameters are 131.4 GiB of weights, on 1 GPU 131.4 "
+            r"each; with 2 for activations and 2.5 of KV cache for 8,192 tokens that is 135.9 GiB; a GPU has 24 x 0.92 "
+            r"= 22.1; tensor_parallel_size=8 would do",
         ),
-        ([Actors("engines", 16, 1, 0)], "16 engines x 1 = 16 CPUs, and one more to read and write with; .* has 16"),
-        ([Actors("engines", 1, 1, 5)], "one of the engines needs 5 GPUs on one node; the largest has 4"),
+        ([BIG], "llama-3-70b", (), r"a GPU has 80 x 0.92 = 73.6; tensor_parallel_size=2 would do"),
+        (
+            [replace(BIG, gpus=2)], "llama-3-8b", (*PAPER[:1], "model.answer.path={models}/llama-3-8b",
+             "+model.answer.engine.max_num_seqs=8", "cluster.cut=never"),
+            r"3 stages side by side need 1 x 1 \(general\) \+ 1 x 1 \(biomedical\) \+ 1 x 1 \(answer\) = 3 GPUs; "
+            r"the cluster has 2; cluster.cut=auto runs them one after another",
+        ),
+        (
+            [BIG], "llama-3-8b", ("retrieval.top_k=40",),
+            r"the answer agent's prompt of about 550 \(preamble\) \+ 345 \(abstract\) \+ 13,800 \(contexts\) \+ "
+            r"40 \(task\) \+ 103 \(completion\) = 14,838 tokens is longer than the 8,192 of .*; lower retrieval.top_k",
+        ),
+        (
+            [BIG], "llama-3-8b", ("model.engine.max_model_len=16384",),
+            r"max_model_len 16,384 is longer than the 8,192 tokens of .*llama-3-8b \(max_position_embeddings",
+        ),
+        (
+            [replace(BIG, gpus=2)], "llama-3-70b", ("+model.engine.tensor_parallel_size=4",),
+            r"takes 4 GPUs of one machine \(tensor_parallel_size x pipeline_parallel_size\); the largest has 2",
+        ),
+        (
+            [BIG], "llama-3-8b", ("cluster.num_engines=9",),
+            r"cluster: 9 x 1 \(general\+biomedical\+answer\) = 9 GPUs; the cluster has 8",
+        ),
+        (
+            [replace(BIG, cpus=4)], "llama-3-8b", ("cluster.num_engines=4",),
+            r"4 x 1 \(general\+biomedical\+answer\) = 4 CPUs, and one more to read and write with; the cluster has 4",
+        ),
+        (
+            [replace(BIG, gpus=3)] * 2, "llama-3-70b",
+            ("+model.engine.tensor_parallel_size=2", "cluster.num_engines=3"),
+            r"4 actors that its 2 machines cannot hold",
+        ),
+        (
+            [Node(cpus=8, memory_gib=24)], "llama-3-70b", ("cluster.device=cpu",),
+            r"131.4 GiB of weights, with 4.0 GiB of KV cache 135.4 GiB; the largest machine has 24.0",
+        ),
+        (
+            [Node(cpus=8, memory_gib=24)], "llama-3-8b",
+            ("cluster.device=cpu", "+model.engine.kv_cache_memory_bytes=1000"),
+            r"kv_cache_memory_bytes of 0.00 GiB holds less than one text of max_model_len 8,192 tokens, which",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_run_is_refused_with_the_arithmetic(
+    plan: Make, nodes: list[Node], model: str, keys: tuple[str, ...], fault: str
+) -> None:
+    with pytest.raises(ConfigError, match=fault):
+        plan(nodes, *keys, model=model)
+
+
+def test_a_model_of_an_unknown_kind_is_refused(plan: Make, models: Path) -> None:
+    (models / "odd").mkdir()
+    (models / "odd" / "config.json").write_text('{"model_type": "nonesuch"}')
+    with pytest.raises(ConfigError, match=r"model.general: the size of .*odd cannot be told"):
+        plan([BIG], model="odd")
+
+
+def test_the_memory_adds_up(plan: Make) -> None:
+    (pool,) = plan([BIG], "+model.engine.tensor_parallel_size=2", model="llama-3-70b").parts[0]
+    assert pool.weights_gib == pytest.approx(131.4 / 2, abs=0.1)
+    assert pool.cache_gib == pytest.approx(80 * 0.92 - 2 - 131.4 / 2, abs=0.1)
+    # 320 KiB a token over two GPUs; the longest call reads 550 + 345 + 1,380 + 40 and writes 102 tokens
+    assert pool.room == int(pool.cache_gib * 2 * 2**20 / 320 / 2417)
+
+
+@given(
+    st.lists(st.sampled_from([BIG, SMALL, replace(BIG, gpus=4)]), min_size=1, max_size=5),
+    st.sampled_from(["auto", "never", "always"]),
+    st.booleans(),
+)
+@settings(max_examples=40, deadline=None)
+def test_every_plan_does_every_step_once_with_what_there_is(plan: Make, nodes: list[Node], cut: str, own: bool) -> None:
+    keys = PAPER[:1] if own else PAPER
+    try:
+        found = plan(nodes, *keys, f"cluster.cut={cut}")
+    except ConfigError:
+        return
+    steps = [step for part in found.parts for pool in part for step in pool.stage.steps]
+    assert sorted(steps) == ["answer", "biomedical", "general", "rule"]
+    assert steps[-2:] == ["rule", "answer"]
+    for part in found.parts:
+        assert sum(pool.replicas * pool.demand.gpus for pool in part) <= sum(node.gpus for node in nodes)
+        assert all(pool.replicas >= 1 for pool in part)
+    assert len(found.parts) == 1 or cut != "never"
+
+
+def test_the_table_shows_the_arithmetic(plan: Make) -> None:
+    shown = describe(plan([replace(BIG, gpus=4)], *PAPER))
+    for line in (
+        "1 x  4 GPUs of 80 GiB, 64 CPUs, 512 GiB of memory",
+        "llama-3-70b: 70.55 B parameters, 131.4 GiB of weights, 320 KiB of KV cache a token, 8,192 tokens long",
+        "the parts run one after another over all abstracts",
+    ):
+        assert line in shown
+    assert [line.split()[:5] for line in shown.splitlines() if line.startswith(("  1     ", "  2     "))] == [
+        ["1", "general", "2", "x", "1"],
+        ["1", "biomedical", "2", "x", "1"],
+        ["2", "answer", "1", "x", "4"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("preset", "model", "nodes"),
+    [
+        ("qwen_24gb", "qwen3.5-9b", [SMALL]),
+        ("qwen_80gb", "qwen3.8-27b-fp8", [replace(BIG, gpus=1)]),
+        ("gemma_8x80gb", "gemma-4-31b", [BIG]),
     ],
 )
-def test_what_the_cluster_lacks_is_refused_with_the_arithmetic(actors: list[Actors], fault: str) -> None:
-    with pytest.raises(ConfigError, match=fault):
-        check_resources(actors, NODES)
+def test_a_preset_fits_what_it_is_for(tmp_path: Path, preset: str, model: str, nodes: list[Node]) -> None:
+    found = make_plan(configured(f"model={preset}", f"model.path={config_only(tmp_path, model)}", "cluster=gpu"), nodes)
+    assert [len(part) for part in found.parts] == [1]
+    assert found.parts[0][0].room > 16
+
+
+def test_the_paper_s_preset_fits_eight_gpus(models: Path) -> None:
+    paths = {"general": "llama-3-8b", "biomedical": "mistral-7b", "judge": "llama-3-70b", "answer": "llama-3-70b"}
+    keys = [f"model.{agent}.path={models}/{name}" for agent, name in paths.items()]
+    found = make_plan(configured("model=paper", "cluster=gpu", "evaluation.by=judge", *keys), [BIG])
+    assert [pool.stage.name for pool in found.parts[0]] == ["general", "biomedical", "judge+answer"]
+
+
+def test_encoders_that_the_cluster_lacks_are_refused() -> None:
+    cluster = configured("cluster.num_encoders=4").cluster
+    check_encoders(cluster, [Node(cpus=5, memory_gib=8)])
+    with pytest.raises(ConfigError, match="4 encoders x 1 = 4 CPUs, and one more to read and write with; .* has 4"):
+        check_encoders(cluster, [Node(cpus=4, memory_gib=8)])
+    with pytest.raises(ConfigError, match=r"4 encoders x 0.5 = 2 GPUs; the cluster has 1"):
+        check_encoders(replace(cluster, gpus_per_encoder=0.5), [Node(8, 8, gpus=1)])
 
 
 def test_engines_on_cpus_share_the_cores_and_engines_on_gpus_need_no_setting() -> None:
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        local: Cluster = check(IngestConfig, compose("ingest", ["source.path=x", "out=o"])).cluster
-    assert engine_environment(replace(local, threads_per_engine=3))["OMP_NUM_THREADS"] == "3"
-    assert engine_environment(replace(local, gpus_per_engine=1)) == {}
+    cluster: Any = configured().cluster
+    assert engine_environment(replace(cluster, threads_per_engine=3), 2)["OMP_NUM_THREADS"] == "3"
+    assert engine_environment(replace(cluster, device="gpu"), 2) == {}

@@ -1,0 +1,103 @@
+"""Agents to stages: which of them share an engine, and which of them follow one another on it.
+
+Sample: with a model for both question agents and another for the answer agent the stages are
+``(general, biomedical, rule)`` and ``(answer)``; with one model for all there is one.
+"""
+
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
+
+from kailin_ray.config import Layout, Model
+from kailin_ray.errors import ConfigError
+
+QUESTION_AGENTS = ("general", "biomedical")
+AGENTS = (*QUESTION_AGENTS, "judge", "answer")
+RULE = "rule"
+"""The step after the question agents. It needs no engine, so it belongs to the stage of the last of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSpec:
+    """What an engine serves: a model with vLLM's arguments, and what its agents need besides."""
+
+    path: str
+    revision: str | None
+    args: dict[str, Any]
+    """vLLM's engine arguments."""
+    chat_template: dict[str, Any]
+    """Arguments of the chat template."""
+    adapters: tuple[str, ...] = ()
+    """Directories of the LoRA adapters that its agents use."""
+    float32_head: bool = False
+    """Logits in float32; see ``engine.Engine``."""
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of one replica, if it runs on GPUs."""
+        return int(self.args.get("tensor_parallel_size", 1)) * int(self.args.get("pipeline_parallel_size", 1))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Steps of an abstract's way that follow one another on one engine."""
+
+    steps: tuple[str, ...]
+    """Agents in their order, and ``rule`` after the last question agent."""
+    engine: EngineSpec
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """The steps that ask the engine."""
+        return tuple(step for step in self.steps if step != RULE)
+
+    @property
+    def name(self) -> str:
+        """Such as ``general+biomedical``; good for a file's name."""
+        return "+".join(self.agents)
+
+
+def make_stages(config: Layout) -> tuple[Stage, ...]:
+    """The stages of a configuration, in order; the question agents in the order that makes the fewest stages.
+
+    Raises ``ConfigError`` if an agent has no model.
+    """
+    judge = () if config.evaluation.by == RULE else ("judge",)
+    orders = (QUESTION_AGENTS, QUESTION_AGENTS[::-1])
+    return min((_stages(config.model, (*asked, *judge, "answer")) for asked in orders), key=len)
+
+
+def _stages(model: Model, agents: tuple[str, ...]) -> tuple[Stage, ...]:
+    stages = []
+    for engine, following in _grouped(model, agents):
+        adapters = (getattr(model, name).adapter for name in following)
+        steps = (step for name in following for step in ((name, RULE) if name == agents[1] else (name,)))
+        spec = replace(
+            engine,
+            adapters=tuple(dict.fromkeys(one for one in adapters if one)),
+            float32_head="judge" in following,
+        )
+        stages.append(Stage(tuple(steps), spec))
+    return tuple(stages)
+
+
+def _grouped(model: Model, agents: tuple[str, ...]) -> list[tuple[EngineSpec, list[str]]]:
+    served = [(engine_of(model, name), name) for name in agents]
+    return [(engine, [name for _, name in group]) for engine, group in groupby(served, key=lambda pair: pair[0])]
+
+
+def engine_of(model: Model, name: str) -> EngineSpec:
+    """The engine that an agent asks for; agents with equal ones share it.
+
+    Raises ``ConfigError`` if neither the agent nor the configuration names a model.
+    """
+    agent = getattr(model, name)
+    path = agent.path or model.path
+    if path is None:
+        raise ConfigError(f"model.{name}.path: missing, as there is no model.path for all agents either")
+    return EngineSpec(
+        path=path,
+        revision=agent.revision if agent.path else model.revision,
+        args=model.engine | agent.engine,
+        chat_template=model.chat_template | agent.chat_template,
+    )
