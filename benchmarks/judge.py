@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,12 @@ def main() -> None:
     from kailin_ray.__main__ import conf_dir
     from kailin_ray.config import DistillConfig, check
     from kailin_ray.manifest import versions
-    from kailin_ray.plan import engine_environment
+    from kailin_ray.session import engine_environment
 
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
         nowhere = [f"{key}=." for key in ("documents", "index", "mesh", "out")]
         config = check(DistillConfig, compose("distill", [*nowhere, *options.overrides]))
-    os.environ |= engine_environment(config.cluster)
+    os.environ |= engine_environment(config.cluster, 1)
     cases = compared(options, config)
     forms = asyncio.run(judged(cases, config))
     rule = {"prefers own": share([case["rule"] == case["own"] for case in cases if case["rule"] is not None])}
@@ -105,8 +106,9 @@ async def judged(cases: list[dict[str, Any]], config: Any) -> dict[str, dict[str
     from kailin_ray.agents import answer, evaluation, question
     from kailin_ray.agents.preamble import SIDES, VERDICTS
     from kailin_ray.engine import Engine
+    from kailin_ray.stages import engine_of
 
-    engine = Engine(config.model.path, config.model.revision, config.model.engine, float32_head=True)
+    engine = Engine(replace(engine_of(config.model, "judge"), float32_head=True))
     one_token = {"temperature": 0.0, "max_tokens": 1}
     gate = asyncio.Semaphore(ROWS_IN_FLIGHT)
 

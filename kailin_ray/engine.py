@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import AutoTokenizer
 from vllm import SamplingParams, TokensPrompt
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -144,7 +145,13 @@ def argument_names() -> set[str]:
 def prompt_ids(
     tokenizer: Any, messages: Sequence[Message], template_arguments: tuple[tuple[str, Any], ...] = ()
 ) -> list[int]:
-    """Token ids of the prompt. Special tokens come from the chat template alone, never from a message."""
+    """Token ids of the prompt. Special tokens come from the chat template alone, never from a message.
+
+    Where the template has no place for a system message (Mistral's), its text goes before the first user's.
+    """
+    if messages[0]["role"] == "system" and not _takes_system(tokenizer, template_arguments):
+        system, user, *rest = messages
+        messages = [user | {"content": f"{system['content']}\n\n{user['content']}"}, *rest]
     ids: list[int] = []
     for piece in _template_pieces(tokenizer, tuple(message["role"] for message in messages), template_arguments):
         if isinstance(piece, str):
@@ -160,6 +167,15 @@ def prompt_ids(
 def _plain_ids(tokenizer: Any, text: str) -> list[int]:
     # Cached: the preamble's messages come with every call, an abstract with every call about its row.
     return list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+
+
+@lru_cache(maxsize=64)
+def _takes_system(tokenizer: Any, arguments: tuple[tuple[str, Any], ...]) -> bool:
+    try:
+        _template_pieces(tokenizer, ("system", "user"), arguments)
+    except TemplateError:
+        return False
+    return True
 
 
 @lru_cache(maxsize=64)

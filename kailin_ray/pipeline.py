@@ -5,6 +5,7 @@ run is the PMIDs in its records. Where the plan cuts a run into parts, each part
 """
 
 import hashlib
+import itertools
 import math
 import shutil
 from collections.abc import Iterable
@@ -18,6 +19,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import ray
 import ray.data
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kailin_ray.actor import DistillActor, Progress, StartEngine, start_vllm
 from kailin_ray.config import ConfigError, DistillConfig
@@ -179,10 +181,17 @@ def _through(
     blocks = math.ceil(cluster.rows_in_flight / cluster.rows_per_block)
     # Half as many again: where a block waits for its slowest row, the next one's rows take the places of its others.
     concurrent = blocks + math.ceil(blocks / 2)
+    machines = itertools.cycle(pool.machines)
+
+    def on_its_machine() -> dict[str, Any]:
+        # Soft: where a machine is gone, its engine's replacement may start on another.
+        machine = next(machines)
+        return {"scheduling_strategy": NodeAffinitySchedulingStrategy(machine, soft=True)} if machine else {}
+
     return rows.map_batches(
         DistillActor,
         batch_format="pyarrow",
-        batch_size=None,
+        batch_size=cluster.rows_per_block,  # of actors with GPUs Ray Data wants to be told
         fn_constructor_kwargs=actor | {"stage": pool.stage, "gpus": pool.demand.gpus},
         compute=ray.data.ActorPoolStrategy(
             size=pool.replicas,
@@ -191,6 +200,7 @@ def _through(
         ),
         num_cpus=pool.demand.cpus,
         num_gpus=pool.demand.gpus,
+        ray_remote_args_fn=on_its_machine,
         runtime_env={"env_vars": engine_environment(cluster, num_engines)},
     )
 

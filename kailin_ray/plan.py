@@ -27,7 +27,7 @@ def make_plan(config: Layout, nodes: Sequence[Node]) -> Plan:
     """Lay a distillation out on the machines. Raises ``ConfigError``, with the arithmetic, if it cannot run there."""
     pools = [make_pool(config, stage, nodes) for stage in make_stages(config)]
     parts = [_replicated(part, config.cluster, nodes) for part in _cut(pools, config.cluster, nodes)]
-    return Plan(tuple(parts), tuple(nodes))
+    return Plan(tuple(_located(part, config.cluster, nodes) for part in parts), tuple(nodes))
 
 
 def _cut(pools: Sequence[Pool], cluster: Cluster, nodes: Sequence[Node]) -> list[Part]:
@@ -69,12 +69,12 @@ def _replicated(part: Part, cluster: Cluster, nodes: Sequence[Node]) -> Part:
         pools = more
 
 
-def _demands(pools: Sequence[Pool], cluster: Cluster) -> list[Demand]:
-    """All actors of a part, those that are hardest to place first."""
-    actors = [pool.demand for pool in pools for _ in range(pool.replicas)]
+def _demands(pools: Sequence[Pool], cluster: Cluster) -> list[tuple[int, Demand]]:
+    """All actors of a part with the number of their pool (-1: the retriever), the hardest to place first."""
+    actors = [(number, pool.demand) for number, pool in enumerate(pools) for _ in range(pool.replicas)]
     if any(step in QUESTION_AGENTS for pool in pools for step in pool.stage.steps):
-        actors.append(Demand("retriever", 0, gpus=cluster.gpus_per_encoder))
-    return sorted(actors, key=lambda demand: (-demand.gpus, -demand.memory_gib, -demand.cpus))
+        actors.append((-1, Demand(0, gpus=cluster.gpus_per_encoder)))
+    return sorted(actors, key=lambda one: (-one[1].gpus, -one[1].memory_gib, -one[1].cpus))
 
 
 def _shortage(pools: Sequence[Pool], cluster: Cluster, nodes: Sequence[Node]) -> str:
@@ -84,30 +84,44 @@ def _shortage(pools: Sequence[Pool], cluster: Cluster, nodes: Sequence[Node]) ->
         have = sum(getattr(node, unit) for node in nodes)
         each = [(pool.replicas, getattr(pool.demand, unit), pool.stage.name) for pool in pools]
         sums = " + ".join(f"{number} x {held:.3g} ({name})" for number, held, name in each)
-        need = sum(getattr(demand, unit) for demand in demands)
-        if unit == "gpus" and cluster.gpus_per_encoder and len(demands) > sum(pool.replicas for pool in pools):
+        need = sum(getattr(demand, unit) for _, demand in demands)
+        if unit == "gpus" and any(number < 0 and demand.gpus for number, demand in demands):
             sums += f" + {cluster.gpus_per_encoder:g} (retriever)"
         # Reading and writing need a CPU that no actor holds.
-        if unit == "cpus" and need >= have:
+        if unit == "cpus" and need + 1 > have:
             return f"{sums} = {need:g} CPUs, and one more to read and write with; the cluster has {have:g}"
         if need > have:
             return f"{sums} = {need:.3g} {what}; the cluster has {have:.3g}"
-    if not _placed(demands, nodes):
+    if _placed(demands, nodes) is None:
         return f"{len(demands)} actors that its {len(nodes)} machines cannot hold: no actor is divided among machines"
     return ""
 
 
-def _placed(demands: Sequence[Demand], nodes: Sequence[Node]) -> bool:
-    """Whether each actor finds a machine, the fullest that has room first."""
+def _placed(demands: Sequence[tuple[int, Demand]], nodes: Sequence[Node]) -> list[int] | None:
+    """The machine of each actor, the fullest that has room for it; None if one finds none."""
     left = [[node.gpus, node.cpus, node.memory_gib] for node in nodes]
-    for demand in demands:
+    chosen = []
+    for _, demand in demands:
         holds = (demand.gpus, demand.cpus, demand.memory_gib)
-        room = [free for free in left if all(f >= h for f, h in zip(free, holds, strict=True))]
+        room = [i for i, free in enumerate(left) if all(f >= h for f, h in zip(free, holds, strict=True))]
         if not room:
-            return False
-        chosen = min(room)
-        chosen[:] = [f - h for f, h in zip(chosen, holds, strict=True)]
-    return True
+            return None
+        chosen.append(min(room, key=lambda i: left[i]))
+        left[chosen[-1]] = [f - h for f, h in zip(left[chosen[-1]], holds, strict=True)]
+    return chosen
+
+
+def _located(part: Part, cluster: Cluster, nodes: Sequence[Node]) -> Part:
+    """The part's pools with the machine of each replica.
+
+    Left to itself Ray may spread engines of one GPU so that no machine has four left for an engine of four.
+    """
+    demands = _demands(part, cluster)
+    placed = list(zip(demands, _placed(demands, nodes) or [], strict=True))
+    return tuple(
+        replace(pool, machines=tuple(nodes[place].identity for (mine, _), place in placed if mine == number))
+        for number, pool in enumerate(part)
+    )
 
 
 def nodes_of(nodes: Nodes) -> list[Node]:

@@ -4,7 +4,7 @@ Raises for a model that fits nowhere, with the arithmetic, before anything start
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kailin_ray.config import Layout
 from kailin_ray.errors import ConfigError
@@ -37,13 +37,14 @@ class Node:
     memory_gib: float
     gpus: float = 0
     gpu_memory_gib: float = 0.0
+    identity: str | None = field(default=None, compare=False)
+    """Ray's id of it; None for one that is only described."""
 
 
 @dataclass(frozen=True)
 class Demand:
     """What one actor holds on one machine."""
 
-    name: str
     cpus: float
     memory_gib: float = 0.0
     gpus: float = 0
@@ -76,6 +77,8 @@ class Pool:
     """Longest calls whose cache a replica holds at once, none of it shared."""
     demand: Demand
     replicas: int = 1
+    machines: tuple[str | None, ...] = ()
+    """Of each replica."""
 
     @property
     def work(self) -> float:
@@ -103,7 +106,7 @@ def make_pool(config: Layout, stage: Stage, nodes: Sequence[Node]) -> Pool:
         weights_gib=weights,
         cache_gib=cache,
         room=int(cache * GIB * _kv_shards(engine, size) / size.kv_bytes(longest)),
-        demand=Demand(f"engine of {stage.name}", cluster.cpus_per_engine, holds, gpus),
+        demand=Demand(cluster.cpus_per_engine, holds, gpus),
     )
 
 
@@ -178,7 +181,7 @@ def _on_gpus(
     parallel = "tensor_parallel_size x pipeline_parallel_size"
     if gpus > largest.gpus:
         raise ConfigError(
-            f"{key}: an engine of {engine.path} takes {gpus} GPUs of one machine ({parallel}); "
+            f"{key}: an engine of {engine.path} takes {gpus} GPU{'s' * (gpus > 1)} of one machine ({parallel}); "
             f"the largest has {largest.gpus:g}"
         )
     # Replicas may come to lie on any machine that has enough GPUs.

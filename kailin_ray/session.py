@@ -83,6 +83,7 @@ def cluster_nodes(cluster: Cluster) -> list[Node]:
             memory_gib=node["Resources"].get("memory", 0) / GIB,
             gpus=node["Resources"].get("GPU", 0),
             gpu_memory_gib=memory.get(node["NodeID"]) or assumed,
+            identity=node["NodeID"],
         )
         for node in alive
     ]

@@ -48,6 +48,37 @@ def test_no_text_brings_in_a_special_token_or_breaks_the_template(content: str) 
     assert special(ids) == special(prompt_ids(TOKENIZER, [ask("system", "a"), ask("user", "b")]))
 
 
+MISTRAL = (
+    "{{ bos_token }}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
+    "{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}"
+    "{% elif message['role'] == 'assistant' %}{{ message['content'] + eos_token }}"
+    "{% else %}{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}{% endfor %}"
+)
+THINKING = "{% for message in messages %}{{ message['content'] }}|{% endfor %}{% if enable_thinking is defined and not enable_thinking %}<no thoughts>{% endif %}"  # noqa: E501
+
+
+def with_template(template: str) -> Any:
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def test_a_template_without_a_system_role_gets_its_text_before_the_first_user_s() -> None:
+    tokenizer = with_template(MISTRAL)
+    ids = prompt_ids(
+        tokenizer, [ask("system", "Be brief."), ask("user", "Hello"), ask("assistant", "A"), ask("user", "B")]
+    )
+    assert tokenizer.decode(ids) == "<|im_start|>[INST] Be brief.\n\nHello [/INST]A<|im_end|>[INST] B [/INST]"
+
+
+def test_arguments_reach_the_template() -> None:
+    tokenizer = with_template(THINKING)
+    messages = [ask("system", "a"), ask("user", "b")]
+    assert tokenizer.decode(prompt_ids(tokenizer, messages)) == "a|b|"
+    assert tokenizer.decode(prompt_ids(tokenizer, messages, (("enable_thinking", False),))) == "a|b|<no thoughts>"
+
+
 def special(ids: list[int]) -> list[int]:
     return [token for token in ids if token in TOKENIZER.all_special_ids]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ENCODER, MESH, MODEL, Command
+from tests.model_configs import config_only
 
 
 def refused(kailin: Command, folder: Path, *arguments: object, names: tuple[str, ...], code: int = 2) -> None:
@@ -83,6 +84,13 @@ def test_a_damaged_file_among_whole_ones(kailin: Command, tmp_path: Path, small_
         (["model.path={documents}"], ["model.path", "config.json"]),
         (["temperature=1"], ["temperature"]),
         (["+model.engine.max_modle_len=512"], ["model.engine.max_modle_len", "max_model_len"]),
+        (["+model.answer.engine.max_modle_len=512"], ["model.answer.engine.max_modle_len", "max_model_len"]),
+        (["model.engine.max_model_len=100000"], ["max_model_len 100,000 is longer than the 8,192 tokens"]),
+        (["retrieval.top_k=40"], ["the answer agent's prompt", "13,800 (contexts)", "longer than the 3,072"]),
+        (["model.answer.path=no/such/model/anywhere"], ["model.answer.path", "no such directory"]),
+        (["model.answer.adapter={documents}"], ["model.answer.adapter", "no adapter_config.json"]),
+        (["cluster.num_engines=40"], ["40 x 1 (general+biomedical+answer) = 40 CPUs", "the cluster has"]),
+        (["cluster.device=gpu"], ["takes 1 GPU of one machine", "the largest has 0"]),
         (["+model.answer.sampling.seed=1"], ["model.answer.sampling.seed", "Unexpected"]),
         (["mesh={documents}/none.tsv"], ["mesh", "none.tsv"]),
         (["mesh={documents}/manifest.json"], ["mesh", "manifest.json", "not MeSH: neither"]),
@@ -102,6 +110,47 @@ def test_wrong_distillations(
     if "model" in keys:
         kept = [argument for argument in kept if not argument.startswith("model.")]
     refused(kailin, tmp_path, "distill", *kept, *changed, names=tuple(names))
+
+
+NODES = "cluster.nodes={{count: 1, cpus: 16, memory_gib: 64, gpus: {gpus}, gpu_memory_gib: {gib}}}"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "gib", "changes", "names"),
+    [
+        (1, 24, ["model.path={at}/llama-3-70b"], ["70.6 B parameters are 131.4 GiB of weights", "24 x 0.92 = 22.1"]),
+        (
+            2, 80,
+            ["model.path={at}/llama-3-8b", "model.biomedical.path={at}/mistral-7b", "model.answer.path={at}/llama-3-8b",
+             "model.answer.engine={{max_num_seqs: 8}}", "cluster.cut=never"],
+            ["3 stages side by side need 1 x 1 (general) + 1 x 1 (biomedical) + 1 x 1 (answer) = 3 GPUs", "has 2"],
+        ),
+        (1, 80, ["model.path={at}/llama-3-8b", "retrieval.top_k=40"], ["13,800 (contexts)", "longer than the 8,192"]),
+        (1, 80, ["model.path={at}/llama-3-8b", "cluster.nodes.gpu=1"], ["nodes.gpu"]),
+    ],
+)  # fmt: skip
+def test_plans_that_cannot_run(
+    kailin: Command, tmp_path: Path, gpus: int, gib: int, changes: list[str], names: list[str]
+) -> None:
+    for model in ("llama-3-8b", "llama-3-70b", "mistral-7b"):
+        config_only(tmp_path, model)
+    given = [
+        "model=chat",
+        "cluster=gpu",
+        NODES.format(gpus=gpus, gib=gib),
+        *(one.format(at=tmp_path) for one in changes),
+    ]
+    refused(kailin, tmp_path, "plan", *given, names=tuple(names))
+
+
+def test_a_plan_is_shown_and_nothing_starts(kailin: Command, tmp_path: Path) -> None:
+    path = config_only(tmp_path, "llama-3-8b")
+    done = kailin("plan", "model=chat", f"model.path={path}", "cluster=gpu", NODES.format(gpus=8, gib=80))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "8 x 1" in done.stdout
+    here = kailin("plan")
+    assert here.returncode == 0
+    assert "1 x 1" in here.stdout
 
 
 def test_documents_without_mesh_headings(kailin: Command, tmp_path: Path, index: Path) -> None:
@@ -132,7 +181,7 @@ def test_an_out_folder_that_holds_something_else_is_left_alone(
 def test_help_teaches_and_the_configuration_can_be_seen(kailin: Command) -> None:
     overview = kailin("--help")
     assert overview.returncode == 0
-    for command in ("fetch", "ingest", "index", "distill", "publish", "report"):
+    for command in ("fetch", "ingest", "index", "distill", "plan", "publish", "report"):
         assert command in overview.stdout
         shown = kailin(command, "--help")
         assert shown.returncode == 0
@@ -146,9 +195,9 @@ def test_an_engine_that_cannot_start_is_said_in_one_line_that_names_the_log(
 ) -> None:
     done = kailin(
         "distill", f"documents={documents}", f"index={index}", f"mesh={MESH}", f"out={tmp_path}/run", "limit=2",
-        "model.engine.max_model_len=100000",
+        "+model.engine.kv_cache_dtype=nonesuch",
     )  # fmt: skip
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
-    assert "max_model_len (100000) is greater than" in done.stderr.splitlines()[-1]
+    assert "nonesuch" in done.stderr.splitlines()[-1]
     assert f"{tmp_path}/run/logs/driver.log" in done.stderr.splitlines()[-1]

@@ -81,7 +81,7 @@ def make_index(config: IndexConfig, terminal: TextIO) -> dict[str, Any]:
             EncodeDocuments,
             fn_constructor_args=(config.encoder, on_gpu),
             batch_format="pyarrow",
-            batch_size=None,
+            batch_size=ROWS_PER_BLOCK,  # of actors with GPUs Ray Data wants to be told
             compute=ray.data.ActorPoolStrategy(size=config.cluster.num_encoders),
             num_cpus=1,
             num_gpus=config.cluster.gpus_per_encoder,
