@@ -7,6 +7,7 @@ A run that was stopped and goes on has several. Sample, of one stage (seconds ar
 """
 
 import time
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,8 @@ class Session:
 
     def __init__(self, run: Path, plan: Plan):
         """Nothing is written yet."""
-        began = time.time()
-        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(began))
-        self._path = run / "sessions" / f"{stamp}.{int(began * 1000) % 1000:03}.json"
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+        self._path = run / "sessions" / f"{stamp}-{uuid.uuid4().hex[:8]}.json"
         self._began = time.monotonic()
         self._parts = len(plan.parts)
         self._stages: dict[str, dict[str, Any]] = {}

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -137,10 +138,18 @@ def test_adapters_share_their_base_s_engine_and_each_is_used(kailin: Command, ba
     assert "adapter_model.safetensors" in refused.stderr
 
 
+def metrics() -> str:
+    """What Ray's Prometheus endpoint of the newest session shows."""
+    (port,) = Path("/tmp/ray/session_latest").glob("metrics_export_port_*")
+    return urllib.request.urlopen(f"http://127.0.0.1:{port.read_text()}/metrics", timeout=30).read().decode()
+
+
 def test_an_engine_process_that_is_killed_is_replaced_and_counted(base: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = start([*base, f"out={run}", "cluster.rows_in_flight=2"])
+    process = start([*base, f"out={run}", "cluster.rows_in_flight=2"], RAY_metrics_report_interval_ms="500")
     wait_for(lambda: len(list((run / "records").glob("*.parquet"))) > 0, process)
+    wait_for(lambda: "ray_vllm_prompt_tokens" in metrics(), process)
+    assert "ray_kailin_ray_tokens{" in metrics()
     engines = [one for one in psutil.process_iter(["cmdline"]) if "EngineCore" in " ".join(one.info["cmdline"] or [])]
     assert engines
     for engine in engines:
@@ -151,11 +160,11 @@ def test_an_engine_process_that_is_killed_is_replaced_and_counted(base: list[str
     assert manifest["engines"]["general+biomedical+answer"]["starts"] == 2
 
 
-def start(arguments: list[str]) -> subprocess.Popen[bytes]:
+def start(arguments: list[str], **environment: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "kailin_ray", *arguments],
         cwd=ROOT,
-        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        env=os.environ | {"HF_HUB_OFFLINE": "1"} | environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
