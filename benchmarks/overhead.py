@@ -64,6 +64,9 @@ class FakeEngine:
         self._latency = latency
         self._room = asyncio.Semaphore(ROWS_AT_ONCE * 2)  # the two questions are asked at the same time
 
+    def shutdown(self) -> None:
+        """Nothing to stop."""
+
     async def generate(
         self, messages: Sequence[dict[str, str]], sampling: dict[str, Any], adapter: str | None = None
     ) -> Generation:

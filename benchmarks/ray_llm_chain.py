@@ -43,9 +43,11 @@ def processed(job: dict[str, Any], calls: list[Any]) -> dict[str, float]:
         return {"tokenized_prompt": row["ids"], "sampling_params": forced if row["tokens"] else choice}
 
     def finished(row: dict[str, Any]) -> dict[str, Any]:
+        times = row["metrics"]
         return {
-            "arrived": row["metrics"]["arrival_time"],
-            "ended": row["metrics"]["arrival_time"] + row["time_taken_llm"],
+            "arrived": times["arrival_time"],
+            # The row's own time_taken_llm counts from before the processor's semaphore.
+            "ended": times["arrival_time"] + times["last_token_ts"] - times["queued_ts"],
             "prompt": row["num_input_tokens"],
             "completion": row["num_generated_tokens"],
         }
@@ -106,7 +108,7 @@ def main() -> None:
     )
     ray.data.DataContext.get_current().enable_progress_bars = False
     totals = {"seconds": 0.0, "prompt": 0, "cached": 0, "completion": 0}
-    for calls in job["processors"]:
+    for calls in filter(None, job["processors"]):
         found = processed(job, calls)
         totals = {name: value + found[name] for name, value in totals.items()}
     print(json.dumps(totals | {"seconds": round(totals["seconds"], 1)}))

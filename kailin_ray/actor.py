@@ -3,7 +3,6 @@
 import asyncio
 import os
 import threading
-import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -62,7 +61,6 @@ class DistillActor:
         self,
         config: DistillConfig,
         stage: Stage,
-        gpus: float,
         mesh: Any,
         retriever: Any,
         progress: Any,
@@ -71,9 +69,8 @@ class DistillActor:
     ):
         """Start the engine. ``mesh`` is a reference: its arrays are read where they lie in shared memory."""
         _send_output_to(Path(log))
-        self._replica, self._progress = uuid.uuid4().hex, progress
-        self._meter, self._gauges = Meter(stage.name, gpus), Gauges(stage.name)
-        threading.Thread(target=self._keep_telling, daemon=True).start()
+        self._meter = Meter(stage.name)
+        self._teller = Teller(self._meter, stage.name, progress)
         self._engine = start_engine(stage.engine)
         if retriever is not None:
             ray.get(retriever.ready.remote())
@@ -90,17 +87,19 @@ class DistillActor:
         try:
             records = await asyncio.gather(*(self._record(row) for row in batch.to_pylist()))
         except EngineDeadError:
-            ray.get(self._tell())
+            ray.get(self._teller.tell())
             os._exit(1)
         # Counted by the block, as what an engine's death leaves unfinished is done, and counted, again.
         self._meter.rows_done(record.get("status") for record in records)
-        self._tell()
+        self._teller.tell()
         yield pa.Table.from_pylist(records, RECORDS)
 
     def __del__(self) -> None:
         """Ray Data lets go of an actor that has no more to do: stop the engine's processes in good order."""
+        if teller := getattr(self, "_teller", None):
+            teller.stop()
         if engine := getattr(self, "_engine", None):
-            getattr(engine, "shutdown", lambda: None)()
+            engine.shutdown()
 
     async def _record(self, row: Record) -> Record:
         async with self._room:
@@ -110,16 +109,36 @@ class DistillActor:
             print(line, flush=True)
         return record
 
-    def _keep_telling(self) -> None:
-        # A thread, so that the time of an engine that starts, or has nothing to do, is known too.
-        while True:
-            self._tell()
-            time.sleep(TELL_S)
 
-    def _tell(self) -> Any:
+class Teller:
+    """Tells the driver and Prometheus an engine's account, each second and when asked.
+
+    In a thread, so that the time of an engine that starts, or has nothing to do, is known too. It knows nothing of the
+    actor: that must be free to go.
+    """
+
+    def __init__(self, meter: Meter, stage: str, progress: Any):
+        """Begin to tell."""
+        self._meter, self._gauges, self._progress = meter, Gauges(stage), progress
+        self._replica = uuid.uuid4().hex
+        self._stopped = threading.Event()
+        threading.Thread(target=self._keep_telling, daemon=True).start()
+
+    def tell(self) -> Any:
+        """Tell now; return the reference of the driver's having heard it."""
         account = self._meter.account()
         self._gauges.set(account)
         return self._progress.tell.remote(self._replica, account)
+
+    def stop(self) -> None:
+        """Tell no more."""
+        self._stopped.set()
+
+    def _keep_telling(self) -> None:
+        while True:
+            self.tell()
+            if self._stopped.wait(TELL_S):
+                return
 
 
 class Gauges:

@@ -120,11 +120,9 @@ def distill(config: DistillConfig) -> int:
         made_from = manifest.open_run(config)
         work = pipeline.find_work(config)
         if work.num_left or not (config.out / "manifest.json").exists():
-            # A run that goes on, perhaps with a higher limit, is not complete until it is again.
-            (config.out / "manifest.json").unlink(missing_ok=True)
-            plan = _work(config, work, mesh)
+            _work(config, work, mesh)
             pipeline.check_complete(config, work)
-            made = manifest.write_manifest(config, made_from, plan, len(work.done), mesh, mesh_note)
+            made = manifest.write_manifest(config, made_from, len(work.done), mesh, mesh_note)
             _draw(made["coverage"], config.out / "coverage.png")
         else:
             print(f"{config.out}: complete, nothing to do")
@@ -145,23 +143,25 @@ def _draw(coverage: dict[str, Any], path: Path) -> None:
         print(f"{path}: not drawn: {type(error).__name__}: {error}")
 
 
-def _work(config: DistillConfig, work: Any, mesh: Any) -> Any:
-    """Distil what is left; return the plan by which it was done, or None if nothing was left."""
+def _work(config: DistillConfig, work: Any, mesh: Any) -> None:
     from kailin_ray import pipeline
     from kailin_ray.plan import make_plan
     from kailin_ray.plan_table import describe
-    from kailin_ray.session import cluster_nodes, ray_session
+    from kailin_ray.session import cluster_nodes, others_hold, ray_session
 
     log = config.out / "logs" / "driver.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     print(f"{config.out}: {work.num_left:,} of {work.num_documents:,} abstracts to distil; logs in {log.parent}")
     if not work.num_left:
-        return None
+        return
     with _faults(log), ray_session(config.cluster, log) as terminal:
         plan = make_plan(config, cluster_nodes(config.cluster))
         print(describe(plan, brief=True), file=terminal)
+        if waiting := others_hold(plan):
+            print(waiting, file=terminal)
+        # A run that goes on, perhaps with a higher limit, is not complete until it is again.
+        (config.out / "manifest.json").unlink(missing_ok=True)
         pipeline.distill(config, plan, work, mesh, terminal)
-    return plan
 
 
 def plan(config: PlanConfig) -> int:
@@ -174,8 +174,10 @@ def plan(config: PlanConfig) -> int:
     if config.cluster.nodes:
         nodes = nodes_of(config.cluster.nodes)
     else:
-        with tempfile.TemporaryDirectory() as folder, ray_session(config.cluster, Path(folder, "ray.log")):
-            nodes = cluster_nodes(config.cluster)
+        with tempfile.TemporaryDirectory() as folder:
+            log = Path(folder, "ray.log")
+            with _faults(log), ray_session(config.cluster, log):
+                nodes = cluster_nodes(config.cluster)
     print(describe(make_plan(config, nodes)))
     return 0
 
@@ -204,16 +206,20 @@ def _log(out: Path) -> Path:
 # Of vLLM's engine arguments those that everybody uses. Any other is looked up in vLLM, whose import takes ten seconds.
 _USUAL = frozenset(
     (
-        "block_size", "distributed_executor_backend", "dtype", "enforce_eager", "gpu_memory_utilization",
-        "kv_cache_memory_bytes", "load_format", "max_model_len", "max_num_batched_tokens", "max_num_seqs",
-        "quantization", "seed", "tensor_parallel_size", "trust_remote_code",
+        "block_size", "distributed_executor_backend", "dtype", "enable_prefix_caching", "enforce_eager",
+        "gpu_memory_utilization", "kv_cache_dtype", "kv_cache_memory_bytes", "language_model_only", "load_format",
+        "max_model_len", "max_num_batched_tokens", "max_num_seqs", "pipeline_parallel_size", "quantization", "seed",
+        "tensor_parallel_size", "trust_remote_code",
     )
 )  # fmt: skip
 
 
 def _check_engine_arguments(key: str, given: dict[str, Any]) -> None:
+    if given.get("data_parallel_size", 1) != 1:
+        raise ConfigError(f"{key}.data_parallel_size: engines are multiplied by cluster.num_engines and the plan")
     unusual = set(given) - _USUAL
-    if not unusual:
+    # A plan may be made where there is no vLLM; it will look when it starts.
+    if not unusual or importlib.util.find_spec("vllm") is None:
         return
     from kailin_ray.engine import argument_names
 
@@ -259,24 +265,28 @@ def _check_encoder(config: DistillConfig, index: dict[str, Any]) -> None:
 
 
 def _found(model: M, key: str) -> M:
-    """The same model or encoder, checked; a local path is made absolute, as actors have other working folders."""
+    """The same model or encoder, checked and pinned.
+
+    A local path is made absolute, as actors have other working folders; a hub revision becomes its commit, so that
+    every machine and every session takes the same.
+    """
     assert model.path
-    _check_model(key, model.path, model.revision)
-    return replace(model, path=str(Path(model.path).absolute())) if Path(model.path).is_dir() else model
+    commit = _check_model(key, model.path, model.revision)
+    return replace(model, revision=commit) if commit else replace(model, path=str(Path(model.path).absolute()))
 
 
-def _check_model(key: str, path: str, revision: str | None) -> None:
+def _check_model(key: str, path: str, revision: str | None) -> str | None:
+    """The commit of a hub model, None for a directory. Raises ``ConfigError`` if it cannot be had."""
     if Path(path).is_dir():
         if not (Path(path) / "config.json").exists():
             raise ConfigError(f"{key}: {path} is not a model directory: it has no config.json")
-        return
+        return None
     fault = "not a hub id either (owner/name)"
     if re.fullmatch(r"[\w.-]+/[\w.-]+", path):
         from huggingface_hub import hf_hub_download
 
         try:
-            hf_hub_download(path, "config.json", revision=revision)
-            return
+            return Path(hf_hub_download(path, "config.json", revision=revision)).parent.name  # snapshots/<commit>/
         except Exception as error:  # whatever the hub's client raises, the model cannot be had
             fault = f"the hub does not give it ({type(error).__name__})"
     raise ConfigError(f"{key}: {path}: no such directory, and {fault}; `fetch` gets the demo's models")

@@ -173,7 +173,7 @@ def _plain_ids(tokenizer: Any, text: str) -> list[int]:
 def _takes_system(tokenizer: Any, arguments: tuple[tuple[str, Any], ...]) -> bool:
     try:
         _template_pieces(tokenizer, ("system", "user"), arguments)
-    except TemplateError:
+    except (TemplateError, ValueError):  # it raises, or leaves the message out
         return False
     return True
 

@@ -18,7 +18,6 @@ from kailin_ray.counts import count_records
 from kailin_ray.files import read_json, sha256, write_json
 from kailin_ray.mesh import MeshHierarchy
 from kailin_ray.mesh.coverage import coverage
-from kailin_ray.plan import Plan, as_json
 from kailin_ray.schema import OK, STATUSES
 from kailin_ray.sessions import account, all_sessions
 from kailin_ray.stages import AGENTS, make_stages
@@ -74,8 +73,9 @@ def open_run(config: DistillConfig) -> dict[str, Any]:
     note = config.out / "run.json"
     if not note.exists() and config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
         raise ConfigError(f"out: {config.out} exists and is not a run's folder; choose another")
-    # A start that failed before its first record binds nobody.
-    if not any((config.out / "records").glob("*.parquet")):
+    # A start that failed before its first row was worked binds nobody.
+    if not any(path for folder in ("records", "parts/*") for path in config.out.glob(f"{folder}/*.parquet")):
+        shutil.rmtree(config.out / "sessions", ignore_errors=True)
         write_json(note, matters)
         return found
     before, now = _flat(read_json(note)), _flat(matters)
@@ -99,7 +99,6 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 def write_manifest(
     config: DistillConfig,
     made_from: dict[str, Any],
-    plan: Plan | None,
     num_resumed: int,
     mesh: MeshHierarchy,
     mesh_note: dict[str, Any],
@@ -123,7 +122,6 @@ def write_manifest(
             "by_agent": by_agent,
         },
         **account(sessions, by_agent, num_documents, ok, config.cluster.gpu_hour_price),
-        "plan": as_json(plan) if plan else None,
         "mesh": mesh_note,
         "coverage": spread,
         "config": settings(config),

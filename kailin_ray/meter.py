@@ -2,7 +2,7 @@
 
 Sample (seconds but for the counts)::
 
-    {"stage": "general+biomedical+answer", "gpus": 1, "seconds": 620.0, "start": 41.0, "busy": 560.2, "retrieval": 3.1,
+    {"stage": "general+biomedical+answer", "seconds": 620.0, "start": 41.0, "busy": 560.2, "retrieval": 3.1,
      "idle": 15.7, "calls": 41022.5, "prompt_tokens": 1903311, "cached_tokens": 1500123, "completion_tokens": 40112,
      "rows": {"ok": 902, "rejected": 301}}
 
@@ -30,9 +30,9 @@ TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens")
 class Meter:
     """Adds up one engine's time, calls and rows. Any thread may ask for the account."""
 
-    def __init__(self, stage: str, gpus: float, clock: Callable[[], float] = time.monotonic):
+    def __init__(self, stage: str, clock: Callable[[], float] = time.monotonic):
         """Start counting now: what comes before ``ready`` is the engine's start."""
-        self._stage, self._gpus, self._clock = stage, gpus, clock
+        self._stage, self._clock = stage, clock
         self._began = self._since = clock()
         self._lock = threading.Lock()
         self._ready = False
@@ -55,7 +55,6 @@ class Meter:
         self._turn()
         return {
             "stage": self._stage,
-            "gpus": self._gpus,
             "seconds": self._since - self._began,
             **self._seconds,
             **self._tokens,

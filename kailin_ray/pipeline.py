@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import math
 import shutil
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,12 +104,16 @@ def _num_left(total: int, wanted: PMIDS | None, done: PMIDS) -> int:
 
 
 def check_complete(config: DistillConfig, work: Work) -> None:
-    """Raise ``RuntimeError`` unless every document has exactly one record: such a run must not look complete."""
+    """Raise ``RuntimeError`` unless every document has exactly one record: such a run must not look complete.
+
+    What parts left for one another is removed then: the records have it.
+    """
     pmids = _pmids(config.out / "records")
     doubled = len(pmids) - len(np.unique(pmids))
     missing = _num_left(work.num_documents, work.wanted, pmids)
     if doubled or missing:
         raise RuntimeError(f"{config.out}: {missing} documents have no record, {doubled} records are doubles")
+    shutil.rmtree(config.out / "parts", ignore_errors=True)
 
 
 def distill(
@@ -130,7 +135,7 @@ def distill(
     shared = {"config": config, "mesh": ray.put(mesh), "start_engine": start_engine}
     shared["log"] = str(out / "logs" / "engines.log")
     files, agents = work.files, ""
-    for number, part in enumerate(plan.parts, start=1):
+    for number, (part, machine) in enumerate(zip(plan.parts, plan.retrievers, strict=True), start=1):
         agents = "+".join((*([agents] if agents else []), *(pool.stage.name for pool in part)))
         last = number == len(plan.parts)
         folder = out / "records" if last else out / "parts" / agents
@@ -140,20 +145,18 @@ def distill(
         left = _num_left(work.num_documents, work.wanted, done)
         if left:
             asks = any(agent in QUESTION_AGENTS for pool in part for agent in pool.stage.agents)
+            own = start_retriever(config, machine) if asks and retriever is None else None
             progress: Any = ray.remote(num_cpus=0)(Progress).remote()
-            actor = shared | {
-                "progress": progress,
-                "retriever": (retriever or start_retriever(config)) if asks else None,
-            }
+            actor = shared | {"progress": progress, "retriever": (retriever or own) if asks else None}
             rows = (work.num_documents, work.num_documents - left)
             named = number if len(plan.parts) > 1 else 0
             with Watch(progress, session, named, part, rows, config.max_failed_fraction, terminal):
                 columns = DOCUMENTS.names if number == 1 else RECORDS.names
                 selected = {"wanted": ray.put(work.wanted), "done": ray.put(done)}
                 _run_part(part, config, ray.data.read_parquet(files, columns=columns), selected, actor, folder)
+            if own is not None:
+                ray.kill(own)  # so that the next part has what it held
         files = [str(path) for path in _files(folder)]
-    # What the records have, the parts need not keep.
-    shutil.rmtree(out / "parts", ignore_errors=True)
 
 
 def _run_part(
@@ -167,7 +170,8 @@ def _run_part(
     rows = rows.map_batches(select_rows, batch_format="pyarrow", batch_size=None, fn_kwargs=selected).repartition(
         target_num_rows_per_block=config.cluster.rows_per_block
     )
-    num_engines = sum(pool.replicas for pool in part)
+    # So many share the cores of one machine.
+    num_engines = max(Counter(machine for pool in part for machine in pool.machines).values())
     for pool in part:
         rows = _through(rows, pool, config, actor, num_engines)
     rows.write_datasink(RecordSink(folder))
@@ -192,7 +196,7 @@ def _through(
         DistillActor,
         batch_format="pyarrow",
         batch_size=cluster.rows_per_block,  # of actors with GPUs Ray Data wants to be told
-        fn_constructor_kwargs=actor | {"stage": pool.stage, "gpus": pool.demand.gpus},
+        fn_constructor_kwargs=actor | {"stage": pool.stage},
         compute=ray.data.ActorPoolStrategy(
             size=pool.replicas,
             max_tasks_in_flight_per_actor=concurrent + 2,
@@ -247,10 +251,18 @@ def _headings(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def start_retriever(config: DistillConfig) -> Any:
-    """A retriever actor on the index, with the encoder that the index was made with."""
+def start_retriever(config: DistillConfig, machine: str | None) -> Any:
+    """A retriever actor on the index, with the encoder that the index was made with; ``machine``: None for any."""
     encoder = recorded_encoder(read_json(config.index / "manifest.json"))
     gpus = config.cluster.gpus_per_encoder
-    options = {"num_cpus": 0, "num_gpus": gpus, "max_concurrency": 1_000, "max_restarts": -1, "max_task_retries": -1}
+    options: dict[str, Any] = {
+        "num_cpus": 0,
+        "num_gpus": gpus,
+        "max_concurrency": 1_000,
+        "max_restarts": -1,
+        "max_task_retries": -1,
+    }
+    if machine:
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(machine, soft=True)
     # Not waited for here: it starts while the engines do, and they wait for it (DistillActor).
     return ray.remote(**options)(Retriever).remote(str(config.index.absolute()), encoder, gpus > 0)

@@ -14,6 +14,9 @@ from kailin_ray.stages import QUESTION_AGENTS, make_stages
 Part = tuple[Pool, ...]
 """Pools that run side by side."""
 
+_RETRIEVER, _TASK = -1, -2
+"""Stand for a pool's number where it is none."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -21,13 +24,16 @@ class Plan:
 
     parts: tuple[Part, ...]
     nodes: tuple[Node, ...]
+    retrievers: tuple[str | None, ...]
+    """The machine of each part's retriever; None for a part without one."""
 
 
 def make_plan(config: Layout, nodes: Sequence[Node]) -> Plan:
     """Lay a distillation out on the machines. Raises ``ConfigError``, with the arithmetic, if it cannot run there."""
     pools = [make_pool(config, stage, nodes) for stage in make_stages(config)]
     parts = [_replicated(part, config.cluster, nodes) for part in _cut(pools, config.cluster, nodes)]
-    return Plan(tuple(_located(part, config.cluster, nodes) for part in parts), tuple(nodes))
+    placed, retrievers = zip(*(_located(part, config.cluster, nodes) for part in parts), strict=True)
+    return Plan(placed, tuple(nodes), retrievers)
 
 
 def _cut(pools: Sequence[Pool], cluster: Cluster, nodes: Sequence[Node]) -> list[Part]:
@@ -70,10 +76,11 @@ def _replicated(part: Part, cluster: Cluster, nodes: Sequence[Node]) -> Part:
 
 
 def _demands(pools: Sequence[Pool], cluster: Cluster) -> list[tuple[int, Demand]]:
-    """All actors of a part with the number of their pool (-1: the retriever), the hardest to place first."""
+    """All that a part starts with the number of its pool (or _RETRIEVER, _TASK), the hardest to place first."""
     actors = [(number, pool.demand) for number, pool in enumerate(pools) for _ in range(pool.replicas)]
+    actors.append((_TASK, Demand(1)))  # what reads and writes
     if any(step in QUESTION_AGENTS for pool in pools for step in pool.stage.steps):
-        actors.append((-1, Demand(0, gpus=cluster.gpus_per_encoder)))
+        actors.append((_RETRIEVER, Demand(0, gpus=cluster.gpus_per_encoder)))
     return sorted(actors, key=lambda one: (-one[1].gpus, -one[1].memory_gib, -one[1].cpus))
 
 
@@ -85,15 +92,14 @@ def _shortage(pools: Sequence[Pool], cluster: Cluster, nodes: Sequence[Node]) ->
         each = [(pool.replicas, getattr(pool.demand, unit), pool.stage.name) for pool in pools]
         sums = " + ".join(f"{number} x {held:.3g} ({name})" for number, held, name in each)
         need = sum(getattr(demand, unit) for _, demand in demands)
-        if unit == "gpus" and any(number < 0 and demand.gpus for number, demand in demands):
-            sums += f" + {cluster.gpus_per_encoder:g} (retriever)"
-        # Reading and writing need a CPU that no actor holds.
-        if unit == "cpus" and need + 1 > have:
-            return f"{sums} = {need:g} CPUs, and one more to read and write with; the cluster has {have:g}"
+        for number, demand in demands:
+            if number < 0 and getattr(demand, unit):
+                sums += f" + {getattr(demand, unit):g} ({'retriever' if number == _RETRIEVER else 'to read and write'})"
         if need > have:
             return f"{sums} = {need:.3g} {what}; the cluster has {have:.3g}"
     if _placed(demands, nodes) is None:
-        return f"{len(demands)} actors that its {len(nodes)} machines cannot hold: no actor is divided among machines"
+        held = ", ".join(f"{pool.replicas} x {_held(pool.demand)} ({pool.stage.name})" for pool in pools)
+        return f"{held} find no place on its {len(nodes)} machines: none is divided among machines"
     return ""
 
 
@@ -103,7 +109,12 @@ def _placed(demands: Sequence[tuple[int, Demand]], nodes: Sequence[Node]) -> lis
     chosen = []
     for _, demand in demands:
         holds = (demand.gpus, demand.cpus, demand.memory_gib)
-        room = [i for i, free in enumerate(left) if all(f >= h for f, h in zip(free, holds, strict=True))]
+        room = [
+            i
+            for i, free in enumerate(left)
+            if all(f >= h for f, h in zip(free, holds, strict=True))
+            and nodes[i].gpu_memory_gib >= demand.gpu_memory_gib
+        ]
         if not room:
             return None
         chosen.append(min(room, key=lambda i: left[i]))
@@ -111,17 +122,25 @@ def _placed(demands: Sequence[tuple[int, Demand]], nodes: Sequence[Node]) -> lis
     return chosen
 
 
-def _located(part: Part, cluster: Cluster, nodes: Sequence[Node]) -> Part:
-    """The part's pools with the machine of each replica.
+def _held(demand: Demand) -> str:
+    gpus = f"{demand.gpus:g} GPUs of {demand.gpu_memory_gib:g} GiB and " if demand.gpus else ""
+    return f"{gpus}{demand.cpus:g} CPUs" + (f" and {demand.memory_gib:.1f} GiB" if demand.memory_gib else "")
+
+
+def _located(part: Part, cluster: Cluster, nodes: Sequence[Node]) -> tuple[Part, str | None]:
+    """The part's pools with the machine of each replica, and the machine of the retriever.
 
     Left to itself Ray may spread engines of one GPU so that no machine has four left for an engine of four.
     """
     demands = _demands(part, cluster)
-    placed = list(zip(demands, _placed(demands, nodes) or [], strict=True))
-    return tuple(
-        replace(pool, machines=tuple(nodes[place].identity for (mine, _), place in placed if mine == number))
-        for number, pool in enumerate(part)
-    )
+    places = _placed(demands, nodes)
+    assert places is not None  # or _shortage would have said so
+
+    def of(number: int) -> tuple[str | None, ...]:
+        return tuple(nodes[i].identity for (mine, _), i in zip(demands, places, strict=True) if mine == number)
+
+    pools = tuple(replace(pool, machines=of(number)) for number, pool in enumerate(part))
+    return pools, next(iter(of(_RETRIEVER)), None)
 
 
 def nodes_of(nodes: Nodes) -> list[Node]:

@@ -48,6 +48,8 @@ class Demand:
     cpus: float
     memory_gib: float = 0.0
     gpus: float = 0
+    gpu_memory_gib: float = 0.0
+    """That each of its GPUs must have."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Call:
     fresh: int
     """Of all calls, what no earlier call of the same stage has read."""
     completion: float
+    most: int
+    """Tokens that the longest call may write."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,10 +98,13 @@ def make_pool(config: Layout, stage: Stage, nodes: Sequence[Node]) -> Pool:
     size = _size(engine, key)
     calls = expected_calls(config, stage)
     max_length = _max_length(engine, size, key, calls)
-    weights, cache = (_on_gpus if cluster.device == "gpu" else _on_cpus)(engine, size, nodes, key, max_length)
-    longest = max(int(call.prompt + call.completion) for call in calls.values())
-    gpus = engine.num_gpus if cluster.device == "gpu" else 0
-    holds = 0.0 if gpus else weights + cache
+    if cluster.device == "gpu":
+        weights, cache, memory = _on_gpus(engine, size, nodes, key, max_length)
+        demand = Demand(cluster.cpus_per_engine, gpus=engine.num_gpus, gpu_memory_gib=memory)
+    else:
+        weights, cache = _on_cpus(engine, size, nodes, key, max_length)
+        demand = Demand(cluster.cpus_per_engine, memory_gib=weights + cache)
+    longest = size.kv_bytes(max(int(call.prompt + call.completion) for call in calls.values()))
     return Pool(
         stage=stage,
         size=size,
@@ -105,15 +112,15 @@ def make_pool(config: Layout, stage: Stage, nodes: Sequence[Node]) -> Pool:
         max_length=max_length,
         weights_gib=weights,
         cache_gib=cache,
-        room=int(cache * GIB * _kv_shards(engine, size) / size.kv_bytes(longest)),
-        demand=Demand(cluster.cpus_per_engine, holds, gpus),
+        room=int(cache * GIB * _kv_shards(engine, size) / max(1, longest)),
+        demand=demand,
     )
 
 
 def _size(engine: EngineSpec, key: str) -> ModelSize:
     try:
         return model_size(engine)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except Exception as error:  # whatever a model's own code raises, it cannot be planned
         said = " ".join(str(error).split())[:300]
         raise ConfigError(f"{key}: the size of {engine.path} cannot be told from its config.json: {said}") from error
 
@@ -126,21 +133,26 @@ def expected_calls(config: Layout, stage: Stage) -> dict[str, Call]:
     contexts = int(retrieval.top_k * words * TOKENS_PER_WORD)
     base = PREAMBLE_TOKENS + document + TASK_TOKENS
     calls: dict[str, Call] = {}
+    read_by: set[str | None] = set()
     for agent in stage.agents:
-        # The preamble is in the cache once the first abstract was read; the abstract after its first call here.
-        abstract = 0 if calls else document
+        # The preamble is in the cache once the first abstract was read; the abstract after its first call here. What
+        # one adapter has read is of no use to another.
+        adapter = getattr(model, agent).adapter
+        abstract = 0 if adapter in read_by else document
+        read_by.add(adapter)
         if agent in QUESTION_AGENTS:
-            asked = getattr(model, agent).sampling.max_tokens * COMPLETION_SHARE
-            calls[agent] = Call(base, abstract + TASK_TOKENS, asked)
+            most = getattr(model, agent).sampling.max_tokens
+            calls[agent] = Call(base, abstract + TASK_TOKENS, most * COMPLETION_SHARE, most)
         elif agent == "judge":
             pairwise = evaluation.judge.form == "pairwise"
             shown = 2 * contexts if pairwise else contexts
-            calls[agent] = Call(base + shown, abstract + 2 * (shown + TASK_TOKENS), 2)
+            calls[agent] = Call(base + shown, abstract + 2 * (shown + TASK_TOKENS), 2, 1)
         else:
-            judged = "judge" in calls and evaluation.judge.form == "pointwise"
-            asked = model.answer.sampling.max_tokens * COMPLETION_SHARE
+            judged = "judge" in calls and evaluation.judge.form == "pointwise" and not abstract
+            most = model.answer.sampling.max_tokens
+            asked = most * COMPLETION_SHARE
             fresh = abstract + (0 if judged else contexts) + 2 * TASK_TOKENS
-            calls[agent] = Call(base + contexts, int(fresh + asked), asked + 1)
+            calls[agent] = Call(base + contexts, int(fresh + asked), asked + 1, most)
     return calls
 
 
@@ -154,15 +166,16 @@ def _max_length(engine: EngineSpec, size: ModelSize, key: str, calls: dict[str, 
     length = given if isinstance(given, int) and given > 0 else size.max_length
     document = int(DOCUMENT_WORDS * TOKENS_PER_WORD)
     for agent, call in calls.items():
-        needed = int(call.prompt + call.completion)
+        needed = call.prompt + call.most
         if needed > length:
             contexts = call.prompt - PREAMBLE_TOKENS - TASK_TOKENS - document
             parts = {"preamble": PREAMBLE_TOKENS, "abstract": document, "contexts": contexts, "task": TASK_TOKENS}
-            parts["completion"] = int(call.completion)
+            parts["completion"] = call.most
             sums = " + ".join(f"{tokens:,} ({part})" for part, tokens in parts.items())
             raise ConfigError(
                 f"{key}: the {agent} agent's prompt of about {sums} = {needed:,} tokens is longer than the {length:,} "
-                f"of {engine.path}; lower retrieval.top_k or retrieval.max_context_words, or raise max_model_len"
+                f"of {engine.path}; lower retrieval.top_k, retrieval.max_context_words or max_tokens, or raise "
+                "max_model_len"
             )
     return length
 
@@ -174,35 +187,34 @@ def _kv_shards(engine: EngineSpec, size: ModelSize) -> int:
 
 def _on_gpus(
     engine: EngineSpec, size: ModelSize, nodes: Sequence[Node], key: str, max_length: int
-) -> tuple[float, float]:
-    """GiB of weights and of KV cache on each GPU of a replica."""
+) -> tuple[float, float, float]:
+    """GiB of weights and of KV cache on each GPU of a replica, and of memory that the GPU must have."""
     gpus = engine.num_gpus
-    largest = max(nodes, key=lambda node: (node.gpus, node.gpu_memory_gib))
-    parallel = "tensor_parallel_size x pipeline_parallel_size"
-    if gpus > largest.gpus:
+    most = max(node.gpus for node in nodes)
+    if gpus > most:
         raise ConfigError(
-            f"{key}: an engine of {engine.path} takes {gpus} GPU{'s' * (gpus > 1)} of one machine ({parallel}); "
-            f"the largest has {largest.gpus:g}"
+            f"{key}: an engine of {engine.path} takes {gpus} GPU{'s' * (gpus > 1)} of one machine "
+            f"(tensor_parallel_size x pipeline_parallel_size); the largest has {most:g}"
         )
-    # Replicas may come to lie on any machine that has enough GPUs.
-    memory = min(node.gpu_memory_gib for node in nodes if node.gpus >= gpus)
     share = float(engine.args.get("gpu_memory_utilization", GPU_MEMORY_UTILIZATION))
     weights = size.weight_bytes / GIB / gpus
-    room = memory * share - weights - RUNTIME_GIB
     one = size.kv_bytes(max_length) / GIB / _kv_shards(engine, size)
-    given = engine.args.get("kv_cache_memory_bytes")
-    cache = float(given) / GIB if given else room
-    if cache < one or (given and cache > memory - weights - RUNTIME_GIB):
-        enough = next((n for n in (1, 2, 4, 8, 16) if n > gpus and _fits(size, memory * share, n, max_length)), None)
-        taken = weights + RUNTIME_GIB + max(one, cache if given else 0)
-        raise ConfigError(
-            f"{key}: {engine.path} does not fit: {size.num_parameters / 1e9:.1f} B parameters are "
-            f"{size.weight_bytes / GIB:.1f} GiB of weights, on {gpus} GPU{'s' * (gpus > 1)} {weights:.1f} each; with "
-            f"{RUNTIME_GIB:g} for activations and {one:.1f} of KV cache for {max_length:,} tokens that is {taken:.1f} "
-            f"GiB; a GPU has {memory:g} x {share:g} = {memory * share:.1f}"
-            + (f"; tensor_parallel_size={enough} would do" if enough else "")
-        )
-    return weights, cache
+    given = float(engine.args.get("kv_cache_memory_bytes") or 0) / GIB
+    memories = sorted({node.gpu_memory_gib for node in nodes if node.gpus >= gpus})
+    for memory in memories:
+        cache = given or memory * share - weights - RUNTIME_GIB
+        if cache >= one and weights + RUNTIME_GIB + cache <= memory:
+            return weights, cache, memory
+    memory = memories[-1]
+    enough = (n for n in (2, 4, 8) if gpus < n <= most and _fits(size, memory * share, n, max_length))
+    wider = next((f"; tensor_parallel_size={n} would do" for n in enough), "")
+    raise ConfigError(
+        f"{key}: {engine.path} does not fit: {size.num_parameters / 1e9:.1f} B parameters are "
+        f"{size.weight_bytes / GIB:.1f} GiB of weights, on {gpus} GPU{'s' * (gpus > 1)} {weights:.1f} each; with "
+        f"{RUNTIME_GIB:g} for activations and {max(one, given):.1f} of KV cache for {max_length:,} tokens that is "
+        f"{weights + RUNTIME_GIB + max(one, given):.1f} GiB; a GPU has {memory:g} x {share:g} = {memory * share:.1f}"
+        f"{wider}"
+    )
 
 
 def _fits(size: ModelSize, room_gib: float, gpus: int, max_length: int) -> bool:
@@ -215,7 +227,13 @@ def _on_cpus(
 ) -> tuple[float, float]:
     """GiB of weights and of KV cache in a machine's memory."""
     weights, one = size.weight_bytes / GIB, size.kv_bytes(max_length) / GIB
-    cache = float(engine.args.get("kv_cache_memory_bytes") or 4 * GIB) / GIB
+    given = engine.args.get("kv_cache_memory_bytes")
+    if not given:
+        raise ConfigError(
+            f"{key}: on CPUs the engine of {engine.path} needs kv_cache_memory_bytes, such as "
+            "+model.engine.kv_cache_memory_bytes=4294967296: without it vLLM takes nearly all of a machine's memory"
+        )
+    cache = float(given) / GIB
     most = max(node.memory_gib for node in nodes)
     if cache < one:
         raise ConfigError(

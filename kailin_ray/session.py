@@ -14,6 +14,7 @@ import ray.data
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kailin_ray.config import Cluster, ConfigError
+from kailin_ray.plan import Plan
 from kailin_ray.pools import GIB, Node
 
 
@@ -109,6 +110,17 @@ def smallest_gpu_gib() -> float | None:
     done = subprocess.run(asked, capture_output=True, text=True, timeout=60)
     sizes = [float(line) for line in done.stdout.split("\n") if line.strip().replace(".", "").isdigit()]
     return min(sizes) / 1024 if sizes else None
+
+
+def others_hold(plan: Plan) -> str | None:
+    """A line that says so where the cluster has what a plan takes, but others hold some of it now."""
+    free = ray.available_resources()
+    lines = []
+    for unit, name in (("gpus", "GPU"), ("cpus", "CPU")):
+        need = max(sum(pool.replicas * getattr(pool.demand, unit) for pool in part) for part in plan.parts)
+        if need > free.get(name, 0.0):
+            lines.append(f"{need:g} {name}s are taken, and {free.get(name, 0.0):g} are free now")
+    return f"waiting for what others hold: {'; '.join(lines)}" if lines else None
 
 
 def check_encoders(cluster: Cluster, nodes: list[Node]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from kailin_ray.files import read_json, write_json
 from kailin_ray.meter import TOKENS
-from kailin_ray.plan import Part, Plan
+from kailin_ray.plan import Part, Plan, as_json
 
 _SUMS = ("starts", "restarts", "seconds", "gpu_seconds", "start", "busy", "retrieval", "idle", "calls", *TOKENS)
 _SECONDS = ("total", "engine_start", "distill")
@@ -28,7 +28,7 @@ class Session:
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
         self._path = run / "sessions" / f"{stamp}-{uuid.uuid4().hex[:8]}.json"
         self._began = time.monotonic()
-        self._parts = len(plan.parts)
+        self._plan = as_json(plan)
         self._stages: dict[str, dict[str, Any]] = {}
         self._seconds: dict[int, dict[str, float]] = {}
 
@@ -36,43 +36,44 @@ class Session:
         """Write down how far a part has come: the accounts of its replicas, and the seconds since one was ready."""
         for pool in part:
             mine = [account for account in accounts if account["stage"] == pool.stage.name]
-            self._stages[pool.stage.name] = add_up(mine, pool.replicas)
+            self._stages[pool.stage.name] = add_up(mine, pool.replicas, pool.demand.gpus)
         start = max((account["start"] for account in accounts), default=0.0)
         self._seconds[number] = {"engine_start": start, "distill": distill}
         seconds = {name: sum(one[name] for one in self._seconds.values()) for name in _SECONDS[1:]}
         note = {
-            "parts": self._parts,
+            "plan": self._plan,
             "seconds": {"total": time.monotonic() - self._began, **seconds},
             "stages": self._stages,
         }
         write_json(self._path, note)
 
 
-def add_up(accounts: Sequence[dict[str, Any]], replicas: int) -> dict[str, Any]:
-    """The accounts of a stage's replicas as one; see the sample above."""
+def add_up(accounts: Sequence[dict[str, Any]], replicas: int, gpus: float) -> dict[str, Any]:
+    """The accounts of a stage's replicas, of so many GPUs each, as one; see the sample above."""
     sums = {name: sum(account[name] for account in accounts) for name in _SUMS[4:]}
     return {
         "replicas": replicas,
-        "gpus": max((account["gpus"] for account in accounts), default=0),
+        "gpus": gpus,
         "starts": len(accounts),
         "restarts": max(0, len(accounts) - replicas),
         "seconds": sum(account["seconds"] for account in accounts),
-        "gpu_seconds": sum(account["seconds"] * account["gpus"] for account in accounts),
+        "gpu_seconds": sum(account["seconds"] for account in accounts) * gpus,
         **sums,
     }
 
 
 def all_sessions(run: Path) -> dict[str, Any]:
-    """What all sessions of a run took together: ``num``, ``seconds``, and ``stages`` by name."""
+    """What all sessions of a run took together: ``num``, ``seconds``, ``stages`` by name; the last one's ``plan``."""
     notes = [read_json(path) for path in sorted((run / "sessions").glob("*.json"))]
     stages: dict[str, dict[str, Any]] = {}
     for note in notes:
         for name, stage in note["stages"].items():
             before = stages.get(name)
             summed = {key: stage[key] + (before[key] if before else 0) for key in _SUMS}
-            stages[name] = {"replicas": stage["replicas"], "gpus": stage["gpus"], **summed}
+            gpus = max(stage["gpus"], before["gpus"] if before else 0)
+            stages[name] = {"replicas": stage["replicas"], "gpus": gpus, **summed}
     seconds = {name: sum(note["seconds"][name] for note in notes) for name in _SECONDS}
-    return {"num": len(notes), "seconds": seconds, "stages": stages}
+    return {"num": len(notes), "seconds": seconds, "stages": stages, "plan": notes[-1]["plan"] if notes else None}
 
 
 def account(
@@ -94,6 +95,7 @@ def account(
     lost = sum(agent["seconds_not_accepted"] for agent in by_agent.values())
     million = 1e6 * hours / num_documents if num_documents else 0.0
     return {
+        "plan": sessions["plan"],
         "sessions": sessions["num"],
         "restarts": sum(stage["restarts"] for stage in stages.values()),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},

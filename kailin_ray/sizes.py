@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
-
 from kailin_ray.stages import EngineSpec
 
 _NOT_QUANTIZED = ("embed", "lm_head", "norm", "visual", "vision")
+_WITHOUT_CACHE = {"conv", "mlp", "moe", "dense", "sparse"}
 _BITS = {
     "fp8": 8,
     "fbgemm_fp8": 8,
@@ -22,7 +20,7 @@ _BITS = {
     "modelopt_fp4": 4,
     "awq": 4,
     "gptq": 4,
-    "bitsandbytes": 8,
+    "bitsandbytes": 4,
 }
 _SCALES = {4: 0.5, 8: 0.03}
 """Bits a weight that scales add: of 4-bit weights in groups of 32 (16 bits each), of 8-bit ones in blocks."""
@@ -70,6 +68,9 @@ def model_size(engine: EngineSpec) -> ModelSize:
 def _model_size(
     path: str, revision: str | None, dtype: str, quantization: str | None, kv_dtype: str, trust: bool
 ) -> ModelSize:
+    # Here and not above: most commands that know a plan need no torch.
+    from transformers import AutoConfig
+
     config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust)
     text = config.get_text_config()
     shapes = _shapes(config, trust)
@@ -92,6 +93,9 @@ def _model_size(
 
 def _shapes(config: Any, trust: bool) -> list[tuple[str, int, int]]:
     """Name, number of elements and number of dimensions of every parameter."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
     with torch.device("meta"):
         try:
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
@@ -106,9 +110,15 @@ def _weight_bits(given: Any, argument: str | None) -> float:
     method = str(note.get("quant_method") or argument or "")
     groups = note.get("config_groups") or {}
     named = next((group["weights"]["num_bits"] for group in groups.values() if group.get("weights")), None)
-    four = 4 if note.get("load_in_4bit") else None
-    bits = note.get("bits") or named or four or next((b for name, b in _BITS.items() if method.startswith(name)), 0)
+    loaded = 8 if note.get("load_in_8bit") else None
+    bits = note.get("bits") or named or loaded or _known_bits(method)
     return bits + _SCALES.get(bits, 0.0)
+
+
+def _known_bits(method: str) -> int:
+    """Of the quantization whose name ``method`` begins with (``awq_marlin``), the longest if several; 0 for none."""
+    names = [name for name in _BITS if method.startswith(name)]
+    return _BITS[max(names, key=len)] if names else 0
 
 
 def _expert_share(text: Any) -> float:
@@ -127,22 +137,25 @@ def _cached(text: Any, width: int) -> dict[str, int]:
         kinds = [everywhere] * text.num_hidden_layers
     # Layers may differ in their heads; transformers then refuses to answer for all of them.
     layers = getattr(text, "per_layer_config", None) or [text] * len(kinds)
-    bytes_of = {"full_attention": 0, "sliding_attention": 0, "linear_attention": 0}
+    bytes_of = {"full": 0, "window": 0, "state": 0}
     fewest = []
     for kind, layer in zip(kinds, layers, strict=True):
+        if kind in _WITHOUT_CACHE:
+            continue
         if kind == "linear_attention":
             heads = getattr(layer, "linear_num_value_heads", 0)
             size = heads * getattr(layer, "linear_key_head_dim", 0) * getattr(layer, "linear_value_head_dim", 0)
-            bytes_of[kind] += 4 * size  # kept in float32
-        elif kind in bytes_of:
+            bytes_of["state"] += 4 * size  # kept in float32
+        else:
             heads, values = _cached_values(layer)
             fewest.append(heads)
-            bytes_of[kind] += values * width
+            # Of a kind that is not known here the most is assumed.
+            bytes_of["window" if kind == "sliding_attention" else "full"] += values * width
     return {
         "num_kv_heads": min(fewest, default=1),
-        "full_bytes": bytes_of["full_attention"],
-        "window_bytes": bytes_of["sliding_attention"],
-        "state_bytes": bytes_of["linear_attention"],
+        "full_bytes": bytes_of["full"],
+        "window_bytes": bytes_of["window"],
+        "state_bytes": bytes_of["state"],
     }
 
 

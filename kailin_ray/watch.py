@@ -84,7 +84,7 @@ class Watch:
         form = "{desc}{n_fmt}/{total_fmt} {percentage:3.0f}% [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
         total, done = self._rows
         with progress_bar(
-            self._terminal, f"{self._name()}, engine starts: ", total, initial=done, bar_format=form
+            self._terminal, f"{self._name()}, engines ready 0: ", total, initial=done, bar_format=form
         ) as bar:
             while not self._stop.wait(POLL_S):
                 self._look(bar)
@@ -100,11 +100,14 @@ class Watch:
             accounts = ray.get(self._progress.accounts.remote(), timeout=10)
         except ray.exceptions.RayError:
             return
-        if self._began is None and any(account["ready"] for account in accounts):
+        ready, wanted = sum(account["ready"] for account in accounts), sum(pool.replicas for pool in self._part)
+        if self._began is None and ready:
             # The rate, and so the time left, counts from the first engine that can serve.
             self._began = time.monotonic()
             bar.unpause()
-            bar.set_description(self._name(), refresh=False)
+        # Those that have not begun wait for room on a machine.
+        starting = f", engines ready {ready} of {wanted}, begun {len(accounts)}" if ready < wanted else ""
+        bar.set_description(self._name() + starting, refresh=False)
         if time.monotonic() - self._written > WRITE_S:
             self._written = time.monotonic()
             distill = self._written - self._began if self._began else 0.0

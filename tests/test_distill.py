@@ -38,11 +38,13 @@ class FakeEngine:
     """Answers by what the task says; faults are injected by replacing a reply with an exception."""
 
     def __init__(self, replies: dict[str, Any], finish: str = "stop", judge: Callable[[str], Any] | None = None):
+        self.adapters: list[str | None] = []
         self.replies, self.finish, self.judge = replies, finish, judge or (lambda task: RuntimeError("no judge"))
 
     async def generate(
         self, messages: Sequence[dict[str, str]], sampling: dict[str, Any], adapter: str | None = None
     ) -> Generation:
+        self.adapters.append(adapter)
         await asyncio.sleep(0)
         reply = next(value for task, value in self.replies.items() if task in messages[-1]["content"])
         reply = reply(messages) if callable(reply) else reply
@@ -53,6 +55,7 @@ class FakeEngine:
     async def choose(
         self, messages: Sequence[dict[str, str]], words: Sequence[str], adapter: str | None = None
     ) -> Generation:
+        self.adapters.append(adapter)
         task = messages[-1]["content"]
         if task != DECIDE:
             first = self.judge(task)
@@ -267,6 +270,23 @@ def test_a_verdict_s_line_for_the_log_shows_both_orders(run: Run) -> None:
         "prefers biomedical by 0.300"
     )
     assert judged(run(DOCUMENT)) is None
+
+
+def test_each_agent_asks_with_its_own_adapter(config: DistillConfig, toy_mesh: MeshHierarchy) -> None:
+    agents = ("general", "biomedical", "judge", "answer")
+    adapted = {name: replace(getattr(config.model, name), adapter=f"lora/{name}") for name in agents}
+    by = replace(config.evaluation, by="judge", judge=PAIRWISE)
+    changed = replace(config, model=replace(config.model, **adapted), evaluation=by)
+
+    async def search(question: str, k: int, exclude: int | None) -> list[Hit]:
+        return HITS[question]
+
+    engine: Any = FakeEngine(REPLIES, judge=pairwise((0.9, 0.8)))
+    steps = make_stages(changed)[0].steps
+    row = asyncio.run(Distiller(changed, steps, engine, search, toy_mesh).record(DOCUMENT))
+    asked = [call["agent"] for call in row["usage"]]
+    assert asked == ["general", "biomedical", "judge", "judge", "answer", "decision"]
+    assert engine.adapters == [f"lora/{'answer' if agent == 'decision' else agent}" for agent in asked]
 
 
 def test_a_dead_engine_is_no_row_s_fault(run: Run) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 
 import psutil
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
 from kailin_ray.schema import RECORDS
+from tests.adapters import adapter
 from tests.conftest import MESH, MODEL, ROOT, Command
 from tests.test_run import records
 
@@ -38,22 +38,6 @@ def other_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = load_file(folder / "model.safetensors")
     weights["model.norm.weight"] *= 1.1
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
-
-
-def adapter(folder: Path, seed: int, scale: float = 0.03) -> Path:
-    """A LoRA adapter in PEFT's format with random weights."""
-    folder.mkdir(parents=True)
-    config = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"], "bias": "none"}
-    (folder / "adapter_config.json").write_text(json.dumps(config | {"task_type": "CAUSAL_LM"}))
-    dice = torch.Generator().manual_seed(seed)
-    weights = {}
-    for layer in range(30):
-        for name, width in (("q_proj", 576), ("v_proj", 192)):
-            prefix = f"base_model.model.model.layers.{layer}.self_attn.{name}"
-            weights[f"{prefix}.lora_A.weight"] = torch.randn(8, 576, generator=dice) * scale
-            weights[f"{prefix}.lora_B.weight"] = torch.randn(width, 8, generator=dice) * scale
-    save_file(weights, folder / "adapter_model.safetensors")
     return folder
 
 
@@ -100,6 +84,9 @@ def test_two_models_are_cut_in_two_where_one_fits_and_go_on_after_a_kill(
     process.kill()
     process.wait()
     assert not list((run / "records").glob("*.parquet"))
+    # Its questions are there: no other configuration may answer them.
+    other = kailin(*base, *keys, "model.general.sampling.max_tokens=9")
+    assert (other.returncode, "model.general.sampling.max_tokens" in other.stderr) == (2, True)
     done = kailin(*base, *keys)
     assert done.returncode == 0, done.stderr
     assert "one after another" in done.stderr

@@ -42,7 +42,7 @@ async def takes(clock: Clock, seconds: float) -> Generation:
 
 def test_every_second_is_booked_on_what_went_on() -> None:
     clock = Clock()
-    meter = Meter("answer", 2, clock)
+    meter = Meter("answer", clock)
     clock.now += 30
     meter.ready()
     clock.now += 2
@@ -53,14 +53,14 @@ def test_every_second_is_booked_on_what_went_on() -> None:
     meter.rows_done(["ok", None, "rejected", None])
     told = meter.account()
     assert {state: told[state] for state in STATES} == {"start": 30, "busy": 5, "retrieval": 3, "idle": 3}
-    assert (told["seconds"], told["gpus"], told["calls"]) == (41, 2, 5)
+    assert (told["seconds"], told["calls"]) == (41, 5)
     assert told["rows"] == {"ok": 1, "rejected": 1, "on its way": 2}
     assert (told["prompt_tokens"], told["cached_tokens"], told["completion_tokens"]) == (10, 4, 3)
 
 
 def test_calls_at_once_are_integrated() -> None:
     clock = Clock()
-    meter = Meter("s", 0, clock)
+    meter = Meter("s", clock)
     meter.ready()
 
     async def two() -> None:
@@ -85,7 +85,7 @@ def test_calls_at_once_are_integrated() -> None:
 @given(st.lists(st.tuples(st.sampled_from(["call", "search", "pass"]), st.floats(0, 10)), max_size=20))
 def test_the_states_add_up_to_the_time(events: list[tuple[str, float]]) -> None:
     clock = Clock()
-    meter = Meter("s", 0, clock)
+    meter = Meter("s", clock)
     for number, (what, seconds) in enumerate(events):
         if number == 3:
             meter.ready()
@@ -101,7 +101,7 @@ def test_the_states_add_up_to_the_time(events: list[tuple[str, float]]) -> None:
 
 
 def test_a_call_that_fails_is_over() -> None:
-    meter = Meter("s", 0)
+    meter = Meter("s")
 
     async def fails() -> Generation:
         raise RuntimeError("odd")
@@ -111,25 +111,29 @@ def test_a_call_that_fails_is_over() -> None:
     assert (meter.account()["in_flight"], meter.account()["prompt_tokens"]) == (0, 0)
 
 
-def told(stage: str, seconds: float, gpus: int = 1, **more: Any) -> dict[str, Any]:
+def told(stage: str, seconds: float, **more: Any) -> dict[str, Any]:
     zero = dict.fromkeys((*STATES, "calls", "prompt_tokens", "cached_tokens", "completion_tokens"), 0)
-    return {"stage": stage, "gpus": gpus, "seconds": seconds, "rows": {}, "ready": True, "in_flight": 0} | zero | more
+    return {"stage": stage, "seconds": seconds, "rows": {}, "ready": True, "in_flight": 0} | zero | more
 
 
 def test_sessions_add_up_with_those_that_were_killed(tmp_path: Path) -> None:
-    pool = SimpleNamespace(stage=SimpleNamespace(name="answer"), replicas=2)
+    engine = SimpleNamespace(path="m")
+    stage = SimpleNamespace(name="answer", engine=engine)
+    pool = SimpleNamespace(stage=stage, replicas=2, demand=SimpleNamespace(gpus=1))
     plan: Any = SimpleNamespace(parts=[(pool,)])
     part: Any = (pool,)
     first = Session(tmp_path, plan)
     # One of two replicas died and was replaced.
+    first.update(1, part, [], 0.0)
+    assert all_sessions(tmp_path)["stages"]["answer"]["gpus"] == 1  # before any replica has told of itself
     first.update(1, part, [told("answer", 100, start=20, busy=80), told("answer", 40, start=20, busy=20)], 60.0)
     first.update(1, part, [told("answer", 100, start=20, busy=80), told("answer", 40), told("answer", 60)], 90.0)
     Session(tmp_path, plan).update(
         1, part, [told("answer", 3600, busy=1800, idle=1800, completion_tokens=7200)], 3600.0
     )
     found = all_sessions(tmp_path)
-    stage = found["stages"]["answer"]
-    assert (found["num"], stage["starts"], stage["restarts"], stage["gpu_seconds"]) == (2, 4, 1, 3800)
+    sums = found["stages"]["answer"]
+    assert (found["num"], sums["starts"], sums["restarts"], sums["gpu_seconds"]) == (2, 4, 1, 3800)
     assert found["seconds"]["distill"] == 3690.0
     assert len(list((tmp_path / "sessions").iterdir())) == 2
     by_agent = {"answer": {"seconds": 30.0, "seconds_not_accepted": 12.0}}
@@ -145,8 +149,13 @@ def test_sessions_add_up_with_those_that_were_killed(tmp_path: Path) -> None:
 
 
 def test_without_gpus_what_is_said_per_gpu_is_said_per_engine(tmp_path: Path) -> None:
-    sums = add_up([told("s", 1800, gpus=0, busy=900)], replicas=1)
-    sessions = {"num": 1, "seconds": {"total": 1.0, "engine_start": 0.0, "distill": 1.0}, "stages": {"s": sums}}
+    sums = add_up([told("s", 1800, busy=900)], replicas=1, gpus=0)
+    sessions = {
+        "num": 1,
+        "seconds": {"total": 1.0, "engine_start": 0.0, "distill": 1.0},
+        "stages": {"s": sums},
+        "plan": None,
+    }
     cost = account(sessions, {}, num_documents=10, num_ok=5, gpu_hour_price=2.0)["cost"]
     assert (cost["unit"], cost["hours"], cost["accepted_per_hour"]) == ("engine", 0.5, 10.0)
     assert cost["price_per_million_abstracts"] is None

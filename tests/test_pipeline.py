@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,13 @@ from tests.test_plan import PAPER, configured
 
 
 class FakeEngine:
+    def __init__(self, note: Path):
+        self.note = note
+        note.touch()
+
+    def shutdown(self) -> None:
+        self.note.rename(self.note.with_suffix(".stopped"))
+
     async def generate(self, messages: Any, sampling: Any, adapter: str | None = None) -> Generation:
         content = messages[-1]["content"]
         words = [word for word in content.split() if word.isalpha() and len(word) > 5][1:6]
@@ -79,8 +87,7 @@ def test_engines_of_one_gpu_leave_a_machine_to_the_engine_of_four(
 
     def start_engine(spec: Any) -> FakeEngine:
         node = ray.get_runtime_context().get_node_id()
-        (tmp_path / f"{Path(spec.path).name}.{node}.{ray.get_runtime_context().get_actor_id()}").touch()
-        return FakeEngine()
+        return FakeEngine(tmp_path / f"{Path(spec.path).name}.{node}.{ray.get_runtime_context().get_actor_id()}.up")
 
     retriever = ray.remote(num_cpus=0)(FakeRetriever).remote()
     work = find_work(config)
@@ -88,5 +95,11 @@ def test_engines_of_one_gpu_leave_a_machine_to_the_engine_of_four(
     check_complete(config, work)
     assert records(config.out).count_rows() == 12
     for pool in plan.parts[0]:
-        started = [path.name.split(".")[-2] for path in tmp_path.glob(f"{Path(pool.stage.engine.path).name}.*.*")]
+        started = [path.name.split(".")[-3] for path in tmp_path.glob(f"{Path(pool.stage.engine.path).name}.*.*")]
         assert sorted(started) == sorted(pool.machines)
+    # Ray lets go of the actors, and each stops its engine in good order.
+    deadline = time.monotonic() + 60
+    while list(tmp_path.glob("*.up")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert len(list(tmp_path.glob("*.stopped"))) == 3

@@ -90,7 +90,7 @@ def test_what_does_not_fit_side_by_side_is_cut(plan: Make) -> None:
             [SMALL], "llama-3-70b", (),
             r"model.general: .*llama-3-70b does not fit: 70.6 B parameters are 131.4 GiB of weights, on 1 GPU 131.4 "
             r"each; with 2 for activations and 2.5 of KV cache for 8,192 tokens that is 135.9 GiB; a GPU has 24 x 0.92 "
-            r"= 22.1; tensor_parallel_size=8 would do",
+            r"= 22.1$",
         ),
         ([BIG], "llama-3-70b", (), r"a GPU has 80 x 0.92 = 73.6; tensor_parallel_size=2 would do"),
         (
@@ -102,7 +102,7 @@ def test_what_does_not_fit_side_by_side_is_cut(plan: Make) -> None:
         (
             [BIG], "llama-3-8b", ("retrieval.top_k=40",),
             r"the answer agent's prompt of about 550 \(preamble\) \+ 345 \(abstract\) \+ 13,800 \(contexts\) \+ "
-            r"40 \(task\) \+ 103 \(completion\) = 14,838 tokens is longer than the 8,192 of .*; lower retrieval.top_k",
+            r"40 \(task\) \+ 256 \(completion\) = 14,991 tokens is longer than the 8,192 of .*; lower retrieval.top_k",
         ),
         (
             [BIG], "llama-3-8b", ("model.engine.max_model_len=16384",),
@@ -118,16 +118,27 @@ def test_what_does_not_fit_side_by_side_is_cut(plan: Make) -> None:
         ),
         (
             [replace(BIG, cpus=4)], "llama-3-8b", ("cluster.num_engines=4",),
-            r"4 x 1 \(general\+biomedical\+answer\) = 4 CPUs, and one more to read and write with; the cluster has 4",
+            r"4 x 1 \(general\+biomedical\+answer\) \+ 1 \(to read and write\) = 5 CPUs; the cluster has 4",
         ),
         (
             [replace(BIG, gpus=3)] * 2, "llama-3-70b",
             ("+model.engine.tensor_parallel_size=2", "cluster.num_engines=3"),
-            r"4 actors that its 2 machines cannot hold",
+            r"3 x 2 GPUs of 80 GiB and 1 CPUs \(general\+biomedical\+answer\) find no place on its 2 machines",
         ),
         (
             [Node(cpus=8, memory_gib=24)], "llama-3-70b", ("cluster.device=cpu",),
+            r"on CPUs the engine of .*llama-3-70b needs kv_cache_memory_bytes",
+        ),
+        (
+            [Node(cpus=8, memory_gib=24)], "llama-3-70b",
+            ("cluster.device=cpu", "+model.engine.kv_cache_memory_bytes=4294967296"),
             r"131.4 GiB of weights, with 4.0 GiB of KV cache 135.4 GiB; the largest machine has 24.0",
+        ),
+        (
+            [Node(cpus=2, memory_gib=24)] * 2, "llama-3-8b",
+            ("cluster.device=cpu", "+model.engine.kv_cache_memory_bytes=4294967296", "cluster.cpus_per_engine=1.5",
+             "cluster.num_engines=2"),
+            r"2 x 1.5 CPUs and 19.0 GiB \(general\+biomedical\+answer\) find no place on its 2 machines",
         ),
         (
             [Node(cpus=8, memory_gib=24)], "llama-3-8b",
@@ -155,7 +166,30 @@ def test_the_memory_adds_up(plan: Make) -> None:
     assert pool.weights_gib == pytest.approx(131.4 / 2, abs=0.1)
     assert pool.cache_gib == pytest.approx(80 * 0.92 - 2 - 131.4 / 2, abs=0.1)
     # 320 KiB a token over two GPUs; the longest call reads 550 + 345 + 1,380 + 40 and writes 102 tokens
-    assert pool.room == int(pool.cache_gib * 2 * 2**20 / 320 / 2417)
+    assert pool.room == int(pool.cache_gib * 2 * 2**20 / 320 / 2418)
+
+
+def test_engines_find_the_machines_whose_gpus_are_big_enough(plan: Make) -> None:
+    mixed = [replace(SMALL, identity="small"), replace(BIG, gpus=2, identity="big")]
+    (pool,) = plan(mixed, "+model.engine.max_num_seqs=64", "model.engine.max_model_len=4096").parts[0]
+    assert (pool.replicas, pool.demand.gpu_memory_gib) == (3, 24)  # 15 GiB of weights: everywhere
+    (pool,) = plan(mixed, "+model.engine.dtype=float32").parts[0]
+    assert (pool.demand.gpu_memory_gib, pool.machines) == (80, ("big", "big"))
+
+
+def test_the_retriever_s_gpu_is_part_of_the_plan(plan: Make) -> None:
+    nodes = [replace(BIG, gpus=2, identity="a")]
+    found = plan(nodes, "cluster.gpus_per_encoder=0.5")
+    assert (found.parts[0][0].replicas, found.retrievers) == (1, ("a",))
+    with pytest.raises(ConfigError, match=r"2 x 1 \(.*\) \+ 0.5 \(retriever\) = 2.5 GPUs; the cluster has 2"):
+        plan(nodes, "cluster.gpus_per_encoder=0.5", "cluster.num_engines=2")
+
+
+def test_an_adapter_reads_the_abstract_for_itself(plan: Make) -> None:
+    (shared,) = plan([BIG]).parts[0]
+    (apart,) = plan([BIG], "model.answer.adapter=some/where").parts[0]
+    assert apart.calls["answer"].fresh == shared.calls["answer"].fresh + 345
+    assert apart.calls["biomedical"] == shared.calls["biomedical"]
 
 
 @given(

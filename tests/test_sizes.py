@@ -1,5 +1,6 @@
 """Sizes from config.json alone, against what publishers state and what files weigh."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,15 @@ def test_quantized_weights_count_as_they_are_stored(tmp_path: Path) -> None:
     assert size_of(config_only(tmp_path, "llama-3-8b"), quantization="fp8") == eight
     # The publisher's files of this one have 30.9 GB, the tower that sees among them.
     assert size_of(config_only(tmp_path, "qwen3.8-27b-fp8")).weight_bytes / 1e9 == pytest.approx(29.5, rel=0.02)
+
+
+def test_a_layer_of_a_kind_that_is_not_known_counts_in_full(tmp_path: Path) -> None:
+    path = Path(config_only(tmp_path, "llama-3-8b")) / "config.json"
+    config = json.loads(path.read_text())
+    known = size_of(str(path.parent)).full_bytes
+    config["layer_types"] = ["conv"] * 8 + ["chunked_attention"] * 24
+    path.write_text(json.dumps(config))
+    assert size_of(str(path.parent), dtype="bfloat16").full_bytes == known * 24 / 32
 
 
 def test_the_cache_of_each_kind_of_layer(tmp_path: Path) -> None:
