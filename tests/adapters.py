@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-SCALE = 0.03
+SCALE = 0.05
 
 
 def adapter(folder: Path, seed: int) -> Path:

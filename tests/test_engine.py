@@ -90,7 +90,7 @@ def test_each_adapter_of_an_engine_is_used_and_its_base_is_unchanged(tmp_path: P
     messages = [ask("user", "Say: the sky is blue, and the grass is green.")]
 
     async def said(engine: Engine, *adapters: str | None) -> list[str]:
-        greedy = {"max_tokens": 16, "temperature": 0.0}
+        greedy = {"max_tokens": 24, "temperature": 0.0}
         return [(await engine.generate(messages, greedy, path)).text for path in adapters]
 
     engine = Engine(EngineSpec(path=str(MODEL), revision=None, args=ARGUMENTS, chat_template={}, adapters=(one, two)))

@@ -126,7 +126,7 @@ NODES = "cluster.nodes={{count: 1, cpus: 16, memory_gib: 64, gpus: {gpus}, gpu_m
         (
             2, 80,
             ["model.path={at}/llama-3-8b", "model.biomedical.path={at}/mistral-7b", "model.answer.path={at}/llama-3-8b",
-             "model.answer.engine={{max_num_seqs: 8}}", "cluster.cut=never"],
+             "+model.answer.engine.max_num_seqs=8", "cluster.cut=never"],
             ["3 stages side by side need 1 x 1 (general) + 1 x 1 (biomedical) + 1 x 1 (answer) = 3 GPUs", "has 2"],
         ),
         (1, 80, ["model.path={at}/llama-3-8b", "retrieval.top_k=40"], ["13,800 (contexts)", "longer than the 8,192"]),
@@ -155,6 +155,20 @@ def test_a_plan_is_shown_and_nothing_starts(kailin: Command, tmp_path: Path) -> 
     here = kailin("plan")
     assert here.returncode == 0
     assert "1 x 1" in here.stdout
+
+
+def test_a_hub_revision_is_pinned_to_its_commit(
+    kailin: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    cached = tmp_path / "hub" / "models--owner--name"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text(commit)
+    Path(config_only(cached / "snapshots", "llama-3-8b")).rename(cached / "snapshots" / commit)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    done = kailin("plan", "model=chat", "model.path=owner/name", "cluster=gpu", NODES.format(gpus=8, gib=80))
+    assert done.returncode == 0, done.stderr
+    assert f"owner/name@{commit}: 8.03 B parameters" in done.stdout
 
 
 def test_documents_without_mesh_headings(kailin: Command, tmp_path: Path, index: Path) -> None:
