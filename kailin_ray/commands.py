@@ -4,6 +4,7 @@ import difflib
 import importlib.util
 import json
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -116,7 +117,7 @@ def distill(config: DistillConfig) -> int:
         names = ", ".join(f"{one['name']} ({one['documents']:,})" for one in headings["most_used_unknown"])
         more = ", ..." if headings["unknown"] > len(headings["most_used_unknown"]) else ""
         print(f"mesh: {headings['unknown']:,} of the corpus' headings are unknown to {config.mesh.name}: {names}{more}")
-    with locked(config.out):
+    with locked(config.out), _nothing_left_if_refused(config.out):
         made_from = manifest.open_run(config)
         work = pipeline.find_work(config)
         if work.num_left or not (config.out / "manifest.json").exists():
@@ -132,6 +133,17 @@ def distill(config: DistillConfig) -> int:
         allowed = f"more than max_failed_fraction={config.max_failed_fraction}"
         raise CommandFailedError(f"{failed} of {work.num_documents} rows failed, {allowed}; see {config.out}/logs")
     return 0
+
+
+@contextmanager
+def _nothing_left_if_refused(out: Path) -> Iterator[None]:
+    existed = out.exists()
+    try:
+        yield
+    except ConfigError:
+        if not existed:
+            shutil.rmtree(out, ignore_errors=True)
+        raise
 
 
 def _draw(coverage: dict[str, Any], path: Path) -> None:
@@ -311,6 +323,9 @@ def _faults(log: Path) -> Iterator[None]:
 
 def _cause(traceback: str) -> str:
     """The line of a traceback that says what was wrong: pydantic's, or the last exception's."""
+    # pydantic's: the field, then what is wrong with its value.
+    if wrong := re.search(r"^(\w+)\n\s+(Input should be .+?) \[type=\w+, input_value=(.+?), ", traceback, re.MULTILINE):
+        return f"{wrong[1]}: {wrong[2]} (was {wrong[3]})"
     for pattern in (r"^\s*Value error, (.+)", r"^(?:\w+\.)*\w*(?:Error|Exception): (.+)", r"^\s*(\S.*)"):
         if found := re.findall(pattern, traceback, re.MULTILINE):
             return str(found[-1])
