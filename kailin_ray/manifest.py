@@ -75,7 +75,9 @@ def open_run(config: DistillConfig) -> dict[str, Any]:
         raise ConfigError(f"out: {config.out} exists and is not a run's folder; choose another")
     # A start that failed before its first row was worked binds nobody.
     if not any(path for folder in ("records", "parts/*") for path in config.out.glob(f"{folder}/*.parquet")):
-        shutil.rmtree(config.out / "sessions", ignore_errors=True)
+        if note.exists() and read_json(note) != matters:
+            # What another configuration's starts took is no cost of this run; what its own took is, in vain or not.
+            shutil.rmtree(config.out / "sessions", ignore_errors=True)
         write_json(note, matters)
         return found
     before, now = _flat(read_json(note)), _flat(matters)
