@@ -119,7 +119,7 @@ def others_hold(plan: Plan) -> str | None:
     for unit, name in (("gpus", "GPU"), ("cpus", "CPU")):
         need = max(sum(pool.replicas * getattr(pool.demand, unit) for pool in part) for part in plan.parts)
         if need > free.get(name, 0.0):
-            lines.append(f"{need:g} {name}s are taken, and {free.get(name, 0.0):g} are free now")
+            lines.append(f"{need:g} {name}s are needed, {free.get(name, 0.0):g} are free now")
     return f"waiting for what others hold: {'; '.join(lines)}" if lines else None
 
 
