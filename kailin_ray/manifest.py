@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from kailin_ray import __version__
+from kailin_ray.accounts import account, all_sessions
 from kailin_ray.config import ConfigError, DistillConfig, Layout, settings
 from kailin_ray.counts import count_records
 from kailin_ray.files import read_json, sha256, write_json
 from kailin_ray.mesh import MeshHierarchy
 from kailin_ray.mesh.coverage import coverage
 from kailin_ray.schema import OK, STATUSES
-from kailin_ray.sessions import account, all_sessions
 from kailin_ray.stages import AGENTS, make_stages
 
 # What a run may change between two calls into one folder: where and how much, not what.

@@ -22,6 +22,7 @@ import ray
 import ray.data
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from kailin_ray.accounts import Session
 from kailin_ray.actor import DistillActor, Progress, StartEngine, start_vllm
 from kailin_ray.config import ConfigError, DistillConfig
 from kailin_ray.documents import PMIDS, among, first_documents, select_rows
@@ -33,7 +34,6 @@ from kailin_ray.retrieval.job import recorded_encoder
 from kailin_ray.retrieval.retriever import Retriever
 from kailin_ray.schema import DOCUMENTS, RECORDS
 from kailin_ray.session import engine_environment
-from kailin_ray.sessions import Session
 from kailin_ray.stages import QUESTION_AGENTS
 from kailin_ray.watch import Watch
 

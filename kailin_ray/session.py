@@ -17,10 +17,14 @@ from kailin_ray.config import Cluster, ConfigError
 from kailin_ray.plan import Plan
 from kailin_ray.pools import GIB, Node
 
+LINEAGE_BYTES = 32 << 20
+"""What the driver may keep of how finished tasks were made, so that Ray can make a lost block again: about 50 KB a
+block of rows, of which those in flight matter. Ray's own 1 GiB is filled by millions of rows that are long written."""
+
 
 @contextmanager
-def ray_session(cluster: Cluster, log: Path) -> Iterator[TextIO]:
-    """Connect to the cluster, or start one on this machine; yield the person's terminal.
+def ray_session(cluster: Cluster, log: Path, num_cpus: int | None = None) -> Iterator[TextIO]:
+    """Connect to the cluster, or start one on this machine with so many CPUs; yield the person's terminal.
 
     Inside the block this process's output goes to ``log``: Ray writes there from Python and from C++, and none
     of it is for the person who watches.
@@ -29,7 +33,7 @@ def ray_session(cluster: Cluster, log: Path) -> Iterator[TextIO]:
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with output_to(log) as terminal:
-        _start_ray(cluster)
+        _start_ray(cluster, num_cpus)
         try:
             yield terminal
         finally:
@@ -55,9 +59,10 @@ def output_to(log: Path) -> Iterator[TextIO]:
         terminal.close()
 
 
-def _start_ray(cluster: Cluster) -> None:
+def _start_ray(cluster: Cluster, num_cpus: int | None) -> None:
     address = cluster.address or os.environ.get("RAY_ADDRESS")
-    local: dict[str, Any] = {} if address else {"include_dashboard": False}
+    local: dict[str, Any] = {} if address else {"include_dashboard": False, "num_cpus": num_cpus}
+    os.environ.setdefault("RAY_max_lineage_bytes", str(LINEAGE_BYTES))
     try:
         ray.init(address=address, log_to_driver=False, **local)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -65,6 +70,7 @@ def _start_ray(cluster: Cluster) -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.memory_usage_poll_interval_s = None  # else a thread for each block, only for Ray Data's own statistics
 
 
 def cluster_nodes(cluster: Cluster) -> list[Node]:

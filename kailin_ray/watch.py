@@ -10,9 +10,9 @@ from typing import Any, TextIO
 import ray
 from tqdm import tqdm
 
+from kailin_ray.accounts import Session
 from kailin_ray.plan import Part
 from kailin_ray.schema import FAILED
-from kailin_ray.sessions import Session
 
 POLL_S = 1.0
 WRITE_S = 10.0

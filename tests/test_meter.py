@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kailin_ray.accounts import Session, account, add_up, all_sessions
 from kailin_ray.generation import Generation
 from kailin_ray.meter import Meter, MeteredEngine
-from kailin_ray.sessions import Session, account, add_up, all_sessions
 
 STATES = ("start", "busy", "retrieval", "idle")
 
