@@ -174,9 +174,9 @@ def ran(mesh: Path, demo: Path, rows: int, replicas: int, latency: float) -> dic
             busy, work = cpu_seconds(), find_work(config)
             distill(config, plan, work, hierarchy, terminal, lambda _: FakeEngine(latency), retriever)
             busy = cpu_seconds() - busy
+        steady = steady_rate(folder / "run" / "records")
         check_complete(config, work)
         seconds = all_sessions(config.out)["seconds"]["distill"]
-        steady = steady_rate(folder / "run" / "records")
     return {
         "abstracts": rows,
         "engines": replicas,

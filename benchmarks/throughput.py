@@ -32,7 +32,7 @@ from kailin_ray.config import Cluster
 from kailin_ray.engine import prompt_ids
 from kailin_ray.files import read_json
 from kailin_ray.manifest import versions
-from kailin_ray.pipeline import records
+from kailin_ray.records import records
 from kailin_ray.session import engine_environment
 
 Call = tuple[list[Message], int]

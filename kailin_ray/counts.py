@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kailin_ray.agents.evaluation import TIE, agreement, position_bias, position_sums
+from kailin_ray.records import record_files
 from kailin_ray.schema import OK, REJECTED
 
 _TOKENS = ("prompt", "cached", "completion")
@@ -42,7 +43,7 @@ def count_records(run: Path) -> dict[str, Any]:
     headings: dict[str, Counter[str]] = {"accepted": Counter(), "rejected": Counter()}
     table = np.zeros((2, 2), dtype=np.int64)
     positions = np.zeros(3)
-    for file in sorted((run / "records").glob("*.parquet")):
+    for file in record_files(run / "records"):
         for batch in pq.ParquetFile(file).iter_batches(columns=_COLUMNS):
             for name, counter in counted.items():
                 counter.update(_values(batch[name]))

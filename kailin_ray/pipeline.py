@@ -1,23 +1,19 @@
 """Distil documents into records: Ray Data reads, pools of engine actors work, files are written, runs resume.
 
-A record file is written under a temporary name and renamed, and nothing else says what is done: the resume state of a
-run is the PMIDs in its records. Where the plan cuts a run into parts, each part writes such files for the next one.
+A record file is written under a temporary name and renamed (``records.py``), and nothing else says what is done: the
+resume state of a run is the PMIDs in its records. Where the plan cuts a run into parts, each part writes such files for
+the next one.
 """
 
-import hashlib
 import itertools
 import math
 import shutil
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 import ray
 import ray.data
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -26,56 +22,17 @@ from kailin_ray.accounts import Session
 from kailin_ray.actor import DistillActor, Progress, StartEngine, start_vllm
 from kailin_ray.config import ConfigError, DistillConfig
 from kailin_ray.documents import PMIDS, among, first_documents, select_rows
-from kailin_ray.files import atomic_file, read_json
+from kailin_ray.files import read_json
 from kailin_ray.mesh import MeshHierarchy
 from kailin_ray.plan import Part, Plan
 from kailin_ray.pools import Pool
+from kailin_ray.records import RecordSink, compact, compacting, load_pmids, record_files
 from kailin_ray.retrieval.job import recorded_encoder
 from kailin_ray.retrieval.retriever import Retriever
 from kailin_ray.schema import DOCUMENTS, RECORDS
 from kailin_ray.session import engine_environment
 from kailin_ray.stages import QUESTION_AGENTS
 from kailin_ray.watch import Watch
-
-
-class RecordSink(ray.data.Datasink[None]):
-    """Writes each block of records as one Parquet file, atomically.
-
-    The name comes from the PMIDs, so a task that Ray repeats writes the same file again instead of a second one.
-    """
-
-    def __init__(self, folder: Path):
-        self._folder = folder
-
-    def write(self, blocks: Iterable[pa.Table], ctx: Any) -> None:
-        """Write the blocks of one task as one file."""
-        tables = [block for block in blocks if block.num_rows]
-        if not tables:
-            return
-        table = pa.concat_tables(tables).cast(RECORDS)
-        pmids = table["pmid"].to_numpy()
-        digest = hashlib.sha256(np.sort(pmids).tobytes()).hexdigest()[:16]
-        with atomic_file(self._folder / f"{pmids.min():09}-{digest}.parquet") as partial:
-            pq.write_table(table, partial, compression="zstd")
-
-
-def records(run: Path) -> ds.Dataset:
-    """A run's records as an Arrow dataset. Files under a temporary name start with a dot and are left out."""
-    return _dataset(run / "records")
-
-
-def _dataset(folder: Path) -> ds.Dataset:
-    return ds.dataset([str(path) for path in _files(folder)], schema=RECORDS)
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.parquet"))
-
-
-def _pmids(folder: Path) -> PMIDS:
-    """The PMIDs in a folder of records, sorted: 8 bytes a row, whatever the records hold."""
-    parts = [batch["pmid"].to_numpy() for batch in _dataset(folder).to_batches(columns=["pmid"])]
-    return np.sort(np.concatenate(parts)) if parts else np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -95,21 +52,27 @@ class Work:
 def find_work(config: DistillConfig) -> Work:
     """Find the first ``limit`` documents, and those of them that have no record yet."""
     files, total, wanted = first_documents(config.documents, config.limit)
-    done = _pmids(config.out / "records")
+    compact(config.out / "records")
+    done = load_pmids(config.out / "records")
     return Work(files, total, wanted, done, _num_left(total, wanted, done))
 
 
 def _num_left(total: int, wanted: PMIDS | None, done: PMIDS) -> int:
-    return total - len(done) if wanted is None else int((~among(wanted, done)).sum())
+    return total - _num_distinct(done) if wanted is None else int((~among(wanted, done)).sum())
+
+
+def _num_distinct(ordered: PMIDS) -> int:
+    return int(np.count_nonzero(ordered[1:] != ordered[:-1])) + min(1, len(ordered))
 
 
 def check_complete(config: DistillConfig, work: Work) -> None:
     """Raise ``RuntimeError`` unless every document has exactly one record: such a run must not look complete.
 
-    What parts left for one another is removed then: the records have it.
+    What is left of small record files is merged, and what parts left for one another is removed: the records have it.
     """
-    pmids = _pmids(config.out / "records")
-    doubled = len(pmids) - len(np.unique(pmids))
+    compact(config.out / "records")
+    pmids = load_pmids(config.out / "records")
+    doubled = len(pmids) - _num_distinct(pmids)
     missing = _num_left(work.num_documents, work.wanted, pmids)
     if doubled or missing:
         raise RuntimeError(f"{config.out}: {missing} documents have no record, {doubled} records are doubles")
@@ -139,9 +102,9 @@ def distill(
         agents = "+".join((*([agents] if agents else []), *(pool.stage.name for pool in part)))
         last = number == len(plan.parts)
         folder = out / "records" if last else out / "parts" / agents
-        for stale in folder.glob(".*.partial"):
-            stale.unlink()
-        done = np.union1d(work.done, _pmids(folder))
+        if not last:
+            compact(folder)
+        done = work.done if last else load_pmids(folder, out / "records")
         left = _num_left(work.num_documents, work.wanted, done)
         if left:
             asks = any(agent in QUESTION_AGENTS for pool in part for agent in pool.stage.agents)
@@ -150,13 +113,16 @@ def distill(
             actor = shared | {"progress": progress, "retriever": (retriever or own) if asks else None}
             rows = (work.num_documents, work.num_documents - left)
             named = number if len(plan.parts) > 1 else 0
-            with Watch(progress, session, named, part, rows, config.max_failed_fraction, terminal):
+            with Watch(progress, session, named, part, rows, config.max_failed_fraction, terminal), compacting(folder):
                 columns = DOCUMENTS.names if number == 1 else RECORDS.names
                 selected = {"wanted": ray.put(work.wanted), "done": ray.put(done)}
+                del done  # 8 bytes a record, of which Ray has a copy now
                 _run_part(part, config, ray.data.read_parquet(files, columns=columns), selected, actor, folder)
             if own is not None:
                 ray.kill(own)  # so that the next part has what it held
-        files = [str(path) for path in _files(folder)]
+        if not last:
+            compact(folder)
+            files = [str(path) for path in record_files(folder)]
 
 
 def _run_part(

@@ -18,7 +18,7 @@ from kailin_ray.agents.preamble import TASKS, ask
 from kailin_ray.card import card
 from kailin_ray.config import ConfigError, PublishConfig
 from kailin_ray.files import atomic_folder, read_manifest
-from kailin_ray.pipeline import records
+from kailin_ray.records import records
 from kailin_ray.schema import OK
 
 ROWS_AT_ONCE = 1_000

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from kailin_ray.files import read_manifest
-from kailin_ray.pipeline import records
 from kailin_ray.publish import triple
+from kailin_ray.records import records
 from kailin_ray.schema import OK, REASONS
 
 WIDTH = 100

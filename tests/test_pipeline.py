@@ -15,8 +15,9 @@ from ray.cluster_utils import Cluster
 from kailin_ray.config import Nodes
 from kailin_ray.generation import Generation
 from kailin_ray.mesh import MeshHierarchy
-from kailin_ray.pipeline import check_complete, distill, find_work, records
+from kailin_ray.pipeline import check_complete, distill, find_work
 from kailin_ray.plan import make_plan
+from kailin_ray.records import records
 from kailin_ray.retrieval.index import Hit
 from kailin_ray.session import cluster_nodes
 from tests.conftest import MESH

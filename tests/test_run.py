@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from kailin_ray.records import record_files
 from kailin_ray.schema import REASONS, RECORDS
 from tests.conftest import MESH, ROOT, Command
 
@@ -26,7 +27,12 @@ assert datasets.load_dataset(folder, split="train").column_names[0] == "pmid"  #
 
 
 def records(run: Path) -> list[dict]:
-    return [row for file in sorted((run / "records").glob("*.parquet")) for row in pq.read_table(file).to_pylist()]
+    return [row for file in record_files(run / "records") for row in pq.read_table(file).to_pylist()]
+
+
+def written(run: Path) -> set[str]:
+    """Names of files that hold one block; what was there before a session is merged when it starts."""
+    return {path.name for path in (run / "records").glob("0*.parquet")}
 
 
 def stop_midway(arguments: list[str], run: Path, number: int) -> int:
@@ -40,9 +46,9 @@ def stop_midway(arguments: list[str], run: Path, number: int) -> int:
         # Where the tests run in the background, a shell lets children ignore Ctrl-C.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    already = len(list((run / "records").glob("*.parquet")))
+    already = written(run)
     deadline = time.monotonic() + 400
-    while len(list((run / "records").glob("*.parquet"))) == already:
+    while written(run) <= already:
         assert process.poll() is None, "it ended before it could be stopped"
         assert time.monotonic() < deadline
         time.sleep(0.1)

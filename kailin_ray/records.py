@@ -1,0 +1,213 @@
+"""A run's record files: written one a block, merged into larger ones, read as a dataset or as their PMIDs.
+
+A block's file is named by its PMIDs, a merged file (``merged-<digest>.parquet``) by the files that it replaces, whose
+names stand in its schema metadata. Whoever lists a folder leaves those out, so each record counts once at every moment
+between a merged file's appearance and its last original's removal; and where Ray repeats a write task later, too.
+"""
+
+import hashlib
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import ray.data
+
+from kailin_ray.documents import PMIDS
+from kailin_ray.files import atomic_file, sync
+from kailin_ray.schema import RECORDS
+
+MERGED = "merged-"
+REPLACES = b"replaces"
+ROWS_PER_FILE = 20_000
+"""Of a merged file, about."""
+ROWS_PER_GROUP = 2_000
+"""Rows that are held in memory while files are merged, and read at once later: about 30 MB."""
+MANY = 4_000
+"""Small files from which on they are merged while a run goes on."""
+LOOK_S = 60.0
+"""Seconds between two looks at how many there are."""
+READERS = 8
+"""Files that are read at the same time."""
+
+
+class RecordSink(ray.data.Datasink[None]):
+    """Writes each block of records as one Parquet file, atomically.
+
+    The name comes from the PMIDs, so a task that Ray repeats writes the same file again instead of a second one.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def write(self, blocks: Iterable[pa.Table], ctx: Any) -> None:
+        """Write the blocks of one task as one file."""
+        tables = [block for block in blocks if block.num_rows]
+        if not tables:
+            return
+        table = pa.concat_tables(tables).cast(RECORDS)
+        pmids = table["pmid"].to_numpy()
+        digest = hashlib.sha256(np.sort(pmids).tobytes()).hexdigest()[:16]
+        with atomic_file(self._folder / f"{pmids.min():09}-{digest}.parquet") as partial:
+            pq.write_table(table, partial, compression="zstd")
+
+
+def records(run: Path) -> ds.Dataset:
+    """A run's records as an Arrow dataset."""
+    return ds.dataset([str(path) for path in record_files(run / "records")], schema=RECORDS)
+
+
+def record_files(folder: Path) -> list[Path]:
+    """The files that hold a folder's records, each record once. Temporary names start with a dot and are left out."""
+    small, merged = _listed(folder)
+    if not small:
+        return merged
+    replaced = _replaced(merged)
+    return [path for path in small if path.name not in replaced] + merged
+
+
+def load_pmids(*folders: Path) -> PMIDS:
+    """The PMIDs of the records in folders, sorted: one array of 8 bytes a record, whatever the records hold."""
+    paths = [path for folder in folders for path in record_files(folder)]
+    with ThreadPoolExecutor(READERS) as pool:
+        ends = np.cumsum([0, *pool.map(_num_rows, paths)])
+        pmids = np.empty(ends[-1], dtype=np.int64)
+
+        def load(number: int) -> None:
+            with pq.ParquetFile(paths[number]) as file:
+                pmids[ends[number] : ends[number + 1]] = file.read(columns=["pmid"])["pmid"].to_numpy()
+
+        for _ in pool.map(load, range(len(paths))):
+            pass
+    pmids.sort()
+    return pmids
+
+
+def compact(folder: Path, stop: threading.Event | None = None) -> None:
+    """Merge small files of records into files of about ``ROWS_PER_FILE`` rows; remove those that were merged before.
+
+    One process at a time may do so. Without ``stop`` nothing may be written meanwhile, and what a killed task left half
+    written is removed. With it, while a run goes on: what is too little for a whole file waits for more, and no further
+    file is begun once the event is set.
+    """
+    if stop is None:
+        _remove(folder.glob(".*.partial"))
+    small, merged = _listed(folder)
+    replaced = _replaced(merged) if small else set()
+    _remove(path for path in small if path.name in replaced)
+    waiting: list[Path] = []
+    num_rows = 0
+    with ThreadPoolExecutor(READERS) as pool:
+        for some in _pieces([path for path in small if path.name not in replaced]):
+            for path, number in zip(some, pool.map(_num_rows, some), strict=True):
+                waiting.append(path)
+                num_rows += number
+                if num_rows >= ROWS_PER_FILE:
+                    if stop is not None and stop.is_set():
+                        return
+                    _merge(folder, waiting, pool)
+                    waiting, num_rows = [], 0
+        if stop is None:
+            _merge(folder, waiting, pool)
+
+
+@contextmanager
+def compacting(folder: Path) -> Iterator[None]:
+    """Merge small files whenever there are many, while the block runs.
+
+    In a thread of this process, which holds the run's lock and ends with it: another merge of the same files, by a
+    task that outlives its driver, would double them.
+    """
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.wait(LOOK_S):
+            try:
+                if len(_listed(folder)[0]) > MANY:
+                    compact(folder, stop)
+            except OSError as error:  # the run can go on without, and the next look tries again
+                print(f"{folder}: not merged: {error}", file=sys.stderr)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _listed(folder: Path) -> tuple[list[Path], list[Path]]:
+    """All small files of records, and all merged ones."""
+    paths = sorted(folder.glob("*.parquet"))
+    merged = [path for path in paths if path.name.startswith(MERGED)]
+    return [path for path in paths if not path.name.startswith(MERGED)], merged
+
+
+def _replaced(merged: Sequence[Path]) -> set[str]:
+    """Names of the files that merged ones stand for.
+
+    A merged file is never merged again, so it names at most as many as it has rows.
+    """
+    with ThreadPoolExecutor(READERS) as pool:
+        return {name for names in pool.map(_replaces, merged) for name in names}
+
+
+def _replaces(path: Path) -> list[str]:
+    return pq.read_metadata(path).metadata[REPLACES].decode().split("\n")
+
+
+def _num_rows(path: Path) -> int:
+    return int(pq.read_metadata(path).num_rows)
+
+
+def _merge(folder: Path, paths: list[Path], pool: ThreadPoolExecutor) -> None:
+    """Write the rows of files as one file, then remove them; a single file stays."""
+    if len(paths) < 2:
+        return
+    names = "\n".join(path.name for path in paths).encode()
+    target = folder / f"{MERGED}{hashlib.sha256(names).hexdigest()[:16]}.parquet"
+    schema = RECORDS.with_metadata({REPLACES: names})
+    with atomic_file(target) as partial:
+        with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+            for group in _groups(paths, pool):
+                writer.write_table(group.replace_schema_metadata(schema.metadata))
+        sync(partial)
+    # On the disk under its name before the only other copy goes, that a power failure may lose nothing either.
+    sync(folder)
+    _remove(paths)
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def _groups(paths: list[Path], pool: ThreadPoolExecutor) -> Iterator[pa.Table]:
+    """The rows of files, so many at once as a row group has."""
+    waiting: list[pa.Table] = []
+    for some in _pieces(paths):
+        for table in pool.map(_read, some):
+            waiting.append(table)
+            if sum(one.num_rows for one in waiting) >= ROWS_PER_GROUP:
+                yield pa.concat_tables(waiting)
+                waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
+
+
+def _read(path: Path) -> pa.Table:
+    with pq.ParquetFile(path) as file:
+        return file.read().cast(RECORDS)
+
+
+def _pieces(paths: list[Path], size: int = 4 * READERS) -> Iterator[list[Path]]:
+    """Parts of a list, so that threads do not run far ahead of who takes what they read."""
+    return (paths[start : start + size] for start in range(0, len(paths), size))
