@@ -72,8 +72,9 @@ def load(folder: Path, number: int) -> dict[str, Any]:
         some = pa.array(pmids[start : start + ROWS_PER_FILE])
         names = b"\n".join(b"%09d-0123456789abcdef.parquet" % n for n in range(0, len(some), ROWS_PER_BLOCK))
         columns = {name: column[: len(some)] for name, column in nulls.items()} | {"pmid": some}
-        table = pa.table(columns, schema=RECORDS.with_metadata({REPLACES: names}))
-        pq.write_table(table, folder / f"{MERGED}{start}.parquet", compression="zstd", row_group_size=ROWS_PER_GROUP)
+        with pq.ParquetWriter(folder / f"{MERGED}{start:09}.parquet", RECORDS, compression="zstd") as writer:
+            writer.write_table(pa.table(columns, schema=RECORDS), row_group_size=ROWS_PER_GROUP)
+            writer.add_key_value_metadata({REPLACES: names})
     # One small file, so that what every merged file replaces must be read.
     RecordSink(folder).write([pa.Table.from_pylist([{"pmid": number + 1}], RECORDS)], None)
     del pmids

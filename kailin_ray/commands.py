@@ -4,7 +4,6 @@ import difflib
 import importlib.util
 import json
 import re
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -28,7 +27,8 @@ from kailin_ray.config import (
     PublishConfig,
     ReportConfig,
 )
-from kailin_ray.files import locked, read_json, read_manifest
+from kailin_ray.files import locked, read_json, read_manifest, remove_folder
+from kailin_ray.storage import check_access, log_folder
 
 # Ray, torch and the rest are imported by the command that needs them: --help and a refusal come at once.
 
@@ -98,6 +98,8 @@ def index(config: IndexConfig) -> int:
 
 def distill(config: DistillConfig) -> int:
     """Documents to records, then the run's manifest and its summary."""
+    for key in ("documents", "out"):
+        check_access(key, getattr(config, key))
     documents = read_manifest(config.documents, "documents", "documents", "ingest")
     if config.evaluation.by == "rule" and not documents["num_with_mesh"]:
         raise ConfigError(f"documents: {config.documents} has no document with MeSH headings; the MeSH rule needs them")
@@ -131,7 +133,9 @@ def distill(config: DistillConfig) -> int:
     failed = read_json(config.out / "manifest.json")["num_by_status"]["failed"]
     if failed > config.max_failed_fraction * work.num_documents:
         allowed = f"more than max_failed_fraction={config.max_failed_fraction}"
-        raise CommandFailedError(f"{failed} of {work.num_documents} rows failed, {allowed}; see {config.out}/logs")
+        raise CommandFailedError(
+            f"{failed} of {work.num_documents} rows failed, {allowed}; see {log_folder(config.out)}"
+        )
     return 0
 
 
@@ -142,7 +146,7 @@ def _nothing_left_if_refused(out: Path) -> Iterator[None]:
         yield
     except ConfigError:
         if not existed:
-            shutil.rmtree(out, ignore_errors=True)
+            remove_folder(out)
         raise
 
 
@@ -161,7 +165,7 @@ def _work(config: DistillConfig, work: Any, mesh: Any) -> None:
     from kailin_ray.plan_table import describe
     from kailin_ray.session import cluster_nodes, others_hold, ray_session
 
-    log = config.out / "logs" / "driver.log"
+    log = log_folder(config.out) / "driver.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     print(f"{config.out}: {work.num_left:,} of {work.num_documents:,} abstracts to distil; logs in {log.parent}")
     if not work.num_left:
@@ -198,6 +202,8 @@ def publish(config: PublishConfig) -> int:
     """A run's records to a Hugging Face dataset folder."""
     from kailin_ray.publish import publish as write
 
+    for key in ("run", "out"):
+        check_access(key, getattr(config, key))
     counts = write(config)
     print(f"{config.out}: " + ", ".join(f"{name} {number:,}" for name, number in counts.items()))
     return 0
@@ -207,6 +213,7 @@ def report(config: ReportConfig) -> int:
     """What a run gave, and some of its triples."""
     from kailin_ray.report import report as summary
 
+    check_access("run", config.run)
     print(summary(config.run, config.examples))
     return 0
 

@@ -4,7 +4,6 @@ The defaults stand in ``conf/``; a field here has none, so that there is one pla
 composed into one of these, or into one line that names the key, what it was, and what is allowed.
 """
 
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
@@ -12,6 +11,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from kailin_ray.errors import ConfigError
+from kailin_ray.storage import SECRET, Folder, LocalPath
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -183,7 +183,7 @@ class FetchConfig:
     """``python -m kailin_ray fetch``."""
 
     assets: tuple[str, ...]
-    to: Path
+    to: LocalPath
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -199,7 +199,7 @@ class IngestConfig:
     """``python -m kailin_ray ingest``."""
 
     source: Source
-    out: Path
+    out: LocalPath
     require: tuple[Literal["abstract", "mesh"], ...]
     """Documents without these are left out, and counted."""
     tolerate: bool
@@ -211,8 +211,8 @@ class IngestConfig:
 class IndexConfig:
     """``python -m kailin_ray index``."""
 
-    documents: Path
-    out: Path
+    documents: LocalPath
+    out: LocalPath
     limit: Positive | None
     encoder: Encoder
     cluster: Cluster
@@ -232,12 +232,12 @@ class Layout:
 class DistillConfig(Layout):
     """``python -m kailin_ray distill``."""
 
-    documents: Path
-    index: Path
-    mesh: Path
+    documents: Folder
+    index: LocalPath
+    mesh: LocalPath
     tolerate_orphans: bool
     """Accept tree numbers of the MeSH file whose parent is missing, as in subsets."""
-    out: Path
+    out: Folder
     limit: Positive | None
     """Distil the first so many documents only."""
     max_failed_fraction: Fraction
@@ -248,11 +248,11 @@ class DistillConfig(Layout):
 class PlanConfig(Layout):
     """``python -m kailin_ray plan``: takes ``distill``'s keys, so that the same line serves, and needs few of them."""
 
-    documents: Path | None
-    index: Path | None
-    mesh: Path | None
+    documents: Folder | None
+    index: LocalPath | None
+    mesh: LocalPath | None
     tolerate_orphans: bool
-    out: Path | None
+    out: Folder | None
     limit: Positive | None
     max_failed_fraction: Fraction
 
@@ -261,8 +261,8 @@ class PlanConfig(Layout):
 class PublishConfig:
     """``python -m kailin_ray publish``."""
 
-    run: Path
-    out: Path
+    run: Folder
+    out: Folder
     judge_min_margin: Annotated[float, Field(ge=0.0)]
     """The rule's margin from which on its preference trains the judge."""
 
@@ -271,7 +271,7 @@ class PublishConfig:
 class ReportConfig:
     """``python -m kailin_ray report``."""
 
-    run: Path
+    run: Folder
     examples: NotNegative
     """Triples to show."""
 
@@ -292,7 +292,7 @@ def check(kind: type[T], composed: DictConfig) -> T:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        found = "" if first["type"] == "missing" else f" (was {first['input']!r})"
+        found = "" if first["type"] in ("missing", SECRET) else f" (was {first['input']!r})"
         more = f"; and {error.error_count() - 1} more" if error.error_count() > 1 else ""
         raise ConfigError(f"{where}: {first['msg']}{found}{more}") from error
 

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from kailin_ray.agents.evaluation import TIE, agreement, position_bias, position_sums
 from kailin_ray.records import record_files
 from kailin_ray.schema import OK, REJECTED
+from kailin_ray.storage import open_parquet
 
 _TOKENS = ("prompt", "cached", "completion")
 _WAITS = ("queue", "first_token")
@@ -44,7 +44,7 @@ def count_records(run: Path) -> dict[str, Any]:
     table = np.zeros((2, 2), dtype=np.int64)
     positions = np.zeros(3)
     for file in record_files(run / "records"):
-        for batch in pq.ParquetFile(file).iter_batches(columns=_COLUMNS):
+        for batch in open_parquet(file).iter_batches(columns=_COLUMNS):
             for name, counter in counted.items():
                 counter.update(_values(batch[name]))
             _add_usage(tokens, waits, batch)

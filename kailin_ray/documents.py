@@ -1,35 +1,52 @@
 """The folder of documents that ``ingest`` made, as the later jobs read it."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 
+from kailin_ray.storage import open_parquet
+
 PMIDS = npt.NDArray[np.int64]
+READERS = 16
+"""Files that are read at the same time."""
 
 
-def first_documents(folder: Path, limit: int | None) -> tuple[list[str], int, PMIDS | None]:
+def first_documents(folder: Path, limit: int | None) -> tuple[list[Path], int, PMIDS | None]:
     """The files that hold the first ``limit`` documents, how many documents these are, and their PMIDs, sorted.
 
     The PMIDs are None for all that the files hold. First is by file name, then by place: the same every time.
     """
     files = sorted(folder.absolute().glob("part-*.parquet"))
     if limit is None:
-        return [str(file) for file in files], sum(pq.read_metadata(file).num_rows for file in files), None
-    chosen: list[str] = []
+        with ThreadPoolExecutor(READERS) as pool:
+            return files, sum(pool.map(num_rows, files)), None
+    chosen: list[Path] = []
     pmids: list[PMIDS] = []
     for file in files:
         left = limit - sum(map(len, pmids))
         if left <= 0:
             break
-        chosen.append(str(file))
-        pmids.append(pq.read_table(file, columns=["pmid"])["pmid"].to_numpy()[:left])
+        chosen.append(file)
+        pmids.append(read_pmids(file)[:left])
     wanted = np.sort(np.concatenate(pmids))
     return chosen, len(wanted), wanted
+
+
+def num_rows(file: Path) -> int:
+    """Rows of a Parquet file, from its footer."""
+    with open_parquet(file) as opened:
+        return int(opened.metadata.num_rows)
+
+
+def read_pmids(file: Path) -> PMIDS:
+    """The PMIDs of a file of documents or records, in its order."""
+    with open_parquet(file) as opened:
+        return opened.read(columns=["pmid"])["pmid"].to_numpy()
 
 
 def among(values: PMIDS, ordered: PMIDS) -> npt.NDArray[np.bool_]:

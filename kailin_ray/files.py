@@ -5,17 +5,27 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from kailin_ray.errors import ConfigError
+from kailin_ray.storage import is_remote, lock_object, remove, upload
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it to ``path`` if the block succeeds, else remove it."""
+    """Yield a temporary path beside ``path``; rename it to ``path`` if the block succeeds, else remove it.
+
+    For a path in an object store it is a local one, written there if the block succeeds.
+    """
+    if is_remote(path):
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder, path.name)
+            upload(Path(folder, path.name), path)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -26,7 +36,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
+    """Wait until a file, or the names in a folder, are on the disk. What is in an object store is safe already."""
+    if is_remote(path):
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -36,10 +48,14 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock for ``path`` on this machine or shared file system, while one process makes it.
+    """Hold a lock for ``path`` on this machine, shared file system or object store, while one process makes it.
 
     Raises ``BlockingIOError`` if another process holds it.
     """
+    if is_remote(path):
+        with lock_object(path):
+            yield
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f".{path.name}.lock")
     with lock.open("w") as handle:
@@ -57,8 +73,18 @@ def locked(path: Path) -> Iterator[None]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside ``path``; rename it to ``path`` if the block succeeds, else remove it.
 
-    Raises ``FileExistsError`` if ``path`` exists and is not an empty folder.
+    In an object store, which has no rename, a local folder's files are written one by one; those at its top, which say
+    what the others are, last. Raises ``FileExistsError`` if ``path`` exists and is not an empty folder.
     """
+    if is_remote(path):
+        with tempfile.TemporaryDirectory() as name:
+            yield Path(name)
+            if path.exists():
+                raise FileExistsError(f"{path} appeared while it was being made")
+            files = [file for file in Path(name).rglob("*") if file.is_file()]
+            for file in sorted(files, key=lambda file: -len(file.parts)):
+                upload(file, path / file.relative_to(name).as_posix())
+        return
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -71,6 +97,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder with all that is in it, if it is there."""
+    if is_remote(path):
+        remove(file for file in path.rglob("*") if file.is_file())
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:

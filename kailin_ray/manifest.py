@@ -16,7 +16,7 @@ from kailin_ray import __version__
 from kailin_ray.accounts import account, all_sessions
 from kailin_ray.config import ConfigError, DistillConfig, Layout, settings
 from kailin_ray.counts import count_records
-from kailin_ray.files import read_json, sha256, write_json
+from kailin_ray.files import read_json, remove_folder, sha256, write_json
 from kailin_ray.mesh import MeshHierarchy
 from kailin_ray.mesh.coverage import coverage
 from kailin_ray.schema import OK, STATUSES
@@ -77,7 +77,7 @@ def open_run(config: DistillConfig) -> dict[str, Any]:
     if not any(path for folder in ("records", "parts/*") for path in config.out.glob(f"{folder}/*.parquet")):
         if note.exists() and read_json(note) != matters:
             # What another configuration's starts took is no cost of this run; what its own took is, in vain or not.
-            shutil.rmtree(config.out / "sessions", ignore_errors=True)
+            remove_folder(config.out / "sessions")
         write_json(note, matters)
         return found
     before, now = _flat(read_json(note)), _flat(matters)

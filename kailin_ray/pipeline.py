@@ -7,7 +7,6 @@ the next one.
 
 import itertools
 import math
-import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from kailin_ray.accounts import Session
 from kailin_ray.actor import DistillActor, Progress, StartEngine, start_vllm
 from kailin_ray.config import ConfigError, DistillConfig
 from kailin_ray.documents import PMIDS, among, first_documents, select_rows
-from kailin_ray.files import read_json
+from kailin_ray.files import read_json, remove_folder
 from kailin_ray.mesh import MeshHierarchy
 from kailin_ray.plan import Part, Plan
 from kailin_ray.pools import Pool
@@ -32,6 +31,7 @@ from kailin_ray.retrieval.retriever import Retriever
 from kailin_ray.schema import DOCUMENTS, RECORDS
 from kailin_ray.session import engine_environment
 from kailin_ray.stages import QUESTION_AGENTS
+from kailin_ray.storage import for_arrow, log_folder
 from kailin_ray.watch import Watch
 
 
@@ -39,7 +39,7 @@ from kailin_ray.watch import Watch
 class Work:
     """What a run has to do, and what it did already."""
 
-    files: list[str]
+    files: list[Path]
     """The files that hold the documents."""
     num_documents: int
     wanted: PMIDS | None
@@ -76,7 +76,7 @@ def check_complete(config: DistillConfig, work: Work) -> None:
     missing = _num_left(work.num_documents, work.wanted, pmids)
     if doubled or missing:
         raise RuntimeError(f"{config.out}: {missing} documents have no record, {doubled} records are doubles")
-    shutil.rmtree(config.out / "parts", ignore_errors=True)
+    remove_folder(config.out / "parts")
 
 
 def distill(
@@ -96,7 +96,7 @@ def distill(
     out = config.out.absolute()
     session = Session(out, plan)
     shared = {"config": config, "mesh": ray.put(mesh), "start_engine": start_engine}
-    shared["log"] = str(out / "logs" / "engines.log")
+    shared["log"] = str(log_folder(out) / "engines.log")
     files, agents = work.files, ""
     for number, (part, machine) in enumerate(zip(plan.parts, plan.retrievers, strict=True), start=1):
         agents = "+".join((*([agents] if agents else []), *(pool.stage.name for pool in part)))
@@ -117,12 +117,14 @@ def distill(
                 columns = DOCUMENTS.names if number == 1 else RECORDS.names
                 selected = {"wanted": ray.put(work.wanted), "done": ray.put(done)}
                 del done  # 8 bytes a record, of which Ray has a copy now
-                _run_part(part, config, ray.data.read_parquet(files, columns=columns), selected, actor, folder)
+                names, filesystem = for_arrow(files)
+                documents = ray.data.read_parquet(names, filesystem=filesystem, columns=columns)
+                _run_part(part, config, documents, selected, actor, folder)
             if own is not None:
                 ray.kill(own)  # so that the next part has what it held
         if not last:
             compact(folder)
-            files = [str(path) for path in record_files(folder)]
+            files = record_files(folder)
 
 
 def _run_part(

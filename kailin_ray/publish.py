@@ -18,7 +18,7 @@ from kailin_ray.agents.preamble import TASKS, ask
 from kailin_ray.card import card
 from kailin_ray.config import ConfigError, PublishConfig
 from kailin_ray.files import atomic_folder, read_manifest
-from kailin_ray.records import records
+from kailin_ray.records import record_batches
 from kailin_ray.schema import OK
 
 ROWS_AT_ONCE = 1_000
@@ -198,7 +198,7 @@ def publish(config: PublishConfig) -> dict[str, int]:
 
 def _made(config: PublishConfig) -> Iterator[dict[tuple[str, str], list[Record]]]:
     """Batch by batch, the rows of each config and split."""
-    for batch in records(config.run).to_batches(batch_size=ROWS_AT_ONCE):
+    for batch in record_batches(config.run, ROWS_AT_ONCE):
         rows = batch.to_pylist()
         accepted = [row for row in rows if row["status"] == OK]
         made = {(name, "train"): [row for row in map(make, accepted) if row] for name, make in ACCEPTED.items()}

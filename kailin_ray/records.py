@@ -1,14 +1,15 @@
 """A run's record files: written one a block, merged into larger ones, read as a dataset or as their PMIDs.
 
-A block's file is named by its PMIDs, a merged file (``merged-<digest>.parquet``) by the files that it replaces, whose
-names stand in its schema metadata. Whoever lists a folder leaves those out, so each record counts once at every moment
-between a merged file's appearance and its last original's removal; and where Ray repeats a write task later, too.
+A block's file is named by its PMIDs (``000000007-<digest>.parquet``, the lowest first), a merged file by the files that
+it replaces (``merged-000000007-<digest>.parquet``), whose names stand in its footer. Whoever lists a folder leaves
+those out, so each record counts once at every moment between a merged file's appearance and its last original's
+removal; and where Ray repeats a write task later, too.
 """
 
 import hashlib
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,12 +21,14 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import ray.data
 
-from kailin_ray.documents import PMIDS
+from kailin_ray.documents import PMIDS, READERS, num_rows, read_pmids
 from kailin_ray.files import atomic_file, sync
 from kailin_ray.schema import RECORDS
+from kailin_ray.storage import for_arrow, open_parquet, remove
 
 MERGED = "merged-"
 REPLACES = b"replaces"
+"""Key of a merged file's footer."""
 ROWS_PER_FILE = 20_000
 """Of a merged file, about."""
 ROWS_PER_GROUP = 2_000
@@ -34,8 +37,6 @@ MANY = 4_000
 """Small files from which on they are merged while a run goes on."""
 LOOK_S = 60.0
 """Seconds between two looks at how many there are."""
-READERS = 8
-"""Files that are read at the same time."""
 
 
 class RecordSink(ray.data.Datasink[None]):
@@ -60,16 +61,27 @@ class RecordSink(ray.data.Datasink[None]):
 
 
 def records(run: Path) -> ds.Dataset:
-    """A run's records as an Arrow dataset."""
-    return ds.dataset([str(path) for path in record_files(run / "records")], schema=RECORDS)
+    """A run's records as an Arrow dataset; of one in an object store take all batches (see ``record_batches``)."""
+    files, filesystem = for_arrow(record_files(run / "records"))
+    return ds.dataset(files, schema=RECORDS, format="parquet", filesystem=filesystem)
+
+
+def record_batches(run: Path, size: int) -> Iterator[pa.RecordBatch]:
+    """A run's records, at most ``size`` of them at once; whoever takes them may stop early.
+
+    Row group by row group: a dataset reads ahead in Arrow's threads, and a process that ends while these are inside an
+    object store's client is aborted.
+    """
+    for path in record_files(run / "records"):
+        with open_parquet(path) as file:
+            for group in range(file.num_row_groups):
+                yield from file.read_row_group(group).to_batches(max_chunksize=size)
 
 
 def record_files(folder: Path) -> list[Path]:
     """The files that hold a folder's records, each record once. Temporary names start with a dot and are left out."""
     small, merged = _listed(folder)
-    if not small:
-        return merged
-    replaced = _replaced(merged)
+    replaced = _replaced(small, merged)
     return [path for path in small if path.name not in replaced] + merged
 
 
@@ -77,12 +89,11 @@ def load_pmids(*folders: Path) -> PMIDS:
     """The PMIDs of the records in folders, sorted: one array of 8 bytes a record, whatever the records hold."""
     paths = [path for folder in folders for path in record_files(folder)]
     with ThreadPoolExecutor(READERS) as pool:
-        ends = np.cumsum([0, *pool.map(_num_rows, paths)])
+        ends = np.cumsum([0, *pool.map(num_rows, paths)])
         pmids = np.empty(ends[-1], dtype=np.int64)
 
         def load(number: int) -> None:
-            with pq.ParquetFile(paths[number]) as file:
-                pmids[ends[number] : ends[number + 1]] = file.read(columns=["pmid"])["pmid"].to_numpy()
+            pmids[ends[number] : ends[number + 1]] = read_pmids(paths[number])
 
         for _ in pool.map(load, range(len(paths))):
             pass
@@ -98,22 +109,22 @@ def compact(folder: Path, stop: threading.Event | None = None) -> None:
     file is begun once the event is set.
     """
     if stop is None:
-        _remove(folder.glob(".*.partial"))
+        remove(folder.glob(".*.partial"))
     small, merged = _listed(folder)
-    replaced = _replaced(merged) if small else set()
-    _remove(path for path in small if path.name in replaced)
+    replaced = _replaced(small, merged)
+    remove(path for path in small if path.name in replaced)
     waiting: list[Path] = []
-    num_rows = 0
+    rows = 0
     with ThreadPoolExecutor(READERS) as pool:
         for some in _pieces([path for path in small if path.name not in replaced]):
-            for path, number in zip(some, pool.map(_num_rows, some), strict=True):
+            for path, number in zip(some, pool.map(num_rows, some), strict=True):
                 waiting.append(path)
-                num_rows += number
-                if num_rows >= ROWS_PER_FILE:
+                rows += number
+                if rows >= ROWS_PER_FILE:
                     if stop is not None and stop.is_set():
                         return
                     _merge(folder, waiting, pool)
-                    waiting, num_rows = [], 0
+                    waiting, rows = [], 0
         if stop is None:
             _merge(folder, waiting, pool)
 
@@ -132,8 +143,8 @@ def compacting(folder: Path) -> Iterator[None]:
             try:
                 if len(_listed(folder)[0]) > MANY:
                     compact(folder, stop)
-            except OSError as error:  # the run can go on without, and the next look tries again
-                print(f"{folder}: not merged: {error}", file=sys.stderr)
+            except Exception as error:  # the run can go on without, and the next look tries again
+                print(f"{folder}: not merged: {type(error).__name__}: {error}", file=sys.stderr)
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
@@ -151,21 +162,21 @@ def _listed(folder: Path) -> tuple[list[Path], list[Path]]:
     return [path for path in paths if not path.name.startswith(MERGED)], merged
 
 
-def _replaced(merged: Sequence[Path]) -> set[str]:
-    """Names of the files that merged ones stand for.
+def _replaced(small: list[Path], merged: list[Path]) -> set[str]:
+    """Names of the small files that merged ones stand for.
 
     A merged file is never merged again, so it names at most as many as it has rows.
     """
+    names = {path.name for path in small}
+    if not names:
+        return set()
+
+    def replaced(path: Path) -> set[str]:
+        with open_parquet(path) as file:
+            return names.intersection(file.metadata.metadata[REPLACES].decode().split("\n"))
+
     with ThreadPoolExecutor(READERS) as pool:
-        return {name for names in pool.map(_replaces, merged) for name in names}
-
-
-def _replaces(path: Path) -> list[str]:
-    return pq.read_metadata(path).metadata[REPLACES].decode().split("\n")
-
-
-def _num_rows(path: Path) -> int:
-    return int(pq.read_metadata(path).num_rows)
+        return set().union(*pool.map(replaced, merged))
 
 
 def _merge(folder: Path, paths: list[Path], pool: ThreadPoolExecutor) -> None:
@@ -173,21 +184,16 @@ def _merge(folder: Path, paths: list[Path], pool: ThreadPoolExecutor) -> None:
     if len(paths) < 2:
         return
     names = "\n".join(path.name for path in paths).encode()
-    target = folder / f"{MERGED}{hashlib.sha256(names).hexdigest()[:16]}.parquet"
-    schema = RECORDS.with_metadata({REPLACES: names})
-    with atomic_file(target) as partial:
-        with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+    first, digest = paths[0].name.partition("-")[0], hashlib.sha256(names).hexdigest()[:16]
+    with atomic_file(folder / f"{MERGED}{first}-{digest}.parquet") as partial:
+        with pq.ParquetWriter(partial, RECORDS, compression="zstd") as writer:
             for group in _groups(paths, pool):
-                writer.write_table(group.replace_schema_metadata(schema.metadata))
+                writer.write_table(group)
+            writer.add_key_value_metadata({REPLACES: names})
         sync(partial)
     # On the disk under its name before the only other copy goes, that a power failure may lose nothing either.
     sync(folder)
-    _remove(paths)
-
-
-def _remove(paths: Iterable[Path]) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)
+    remove(paths)
 
 
 def _groups(paths: list[Path], pool: ThreadPoolExecutor) -> Iterator[pa.Table]:
@@ -204,7 +210,8 @@ def _groups(paths: list[Path], pool: ThreadPoolExecutor) -> Iterator[pa.Table]:
 
 
 def _read(path: Path) -> pa.Table:
-    with pq.ParquetFile(path) as file:
+    # Whole: in an object store that is one request, and one version of a file that a task may be writing again.
+    with pq.ParquetFile(pa.BufferReader(path.read_bytes())) as file:
         return file.read().cast(RECORDS)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from kailin_ray.files import read_manifest
 from kailin_ray.publish import triple
-from kailin_ray.records import records
+from kailin_ray.records import record_batches
 from kailin_ray.schema import OK, REASONS
 
 WIDTH = 100
@@ -92,9 +92,7 @@ def _share(part: int, whole: int) -> str:
 
 
 def _examples(run: Path, number: int) -> list[str]:
-    accepted = (
-        row for batch in records(run).to_batches(batch_size=64) for row in batch.to_pylist() if row["status"] == OK
-    )
+    accepted = (row for batch in record_batches(run, size=64) for row in batch.to_pylist() if row["status"] == OK)
     lines: list[str] = []
     for row in islice(accepted, number):
         made = triple(row)

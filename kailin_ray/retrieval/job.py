@@ -68,7 +68,7 @@ def make_index(config: IndexConfig, terminal: TextIO) -> dict[str, Any]:
     files, total, wanted = first_documents(config.documents, config.limit)
     on_gpu = config.cluster.gpus_per_encoder > 0
     passages = (
-        ray.data.read_parquet(files, columns=["pmid", "title", "abstract", "mesh"])
+        ray.data.read_parquet([str(file) for file in files], columns=["pmid", "title", "abstract", "mesh"])
         .map_batches(
             select_rows,
             batch_format="pyarrow",
