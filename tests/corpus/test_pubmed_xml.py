@@ -1,4 +1,7 @@
 import gzip
+import subprocess
+import sys
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -227,3 +230,29 @@ def test_control_characters_leave_texts_and_labels(tmp_path: Path) -> None:
         tmp_path, ARTICLE.replace('"AIMS"', '"A&#x9b;I&#x7f;MS"').replace("To  see", "To&#x85;see&#x9d;")
     )
     assert citation["sections"][0] == {"label": "A I MS", "text": "To see if p<0.05."}
+
+
+READ = """
+import resource, sys
+from collections import Counter
+from pathlib import Path
+from kailin_ray.corpus.pubmed_xml import DamagedFileError, read_citations
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    print(sum(1 for _ in read_citations(Path(sys.argv[1]), Counter())))
+except DamagedFileError as error:
+    print(error, file=sys.stderr)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.mark.parametrize("filler", [b"<a/>", b"<!---->", b"\n", b"\x00"])
+def test_a_small_file_does_not_fill_the_memory(tmp_path: Path, filler: bytes) -> None:
+    packer = zlib.compressobj(1, zlib.DEFLATED, 31)
+    block = filler * ((1 << 20) // len(filler))
+    content = b"".join([packer.compress(b"<PubmedArticleSet>"), *(packer.compress(block) for _ in range(256))])
+    (tmp_path / "bomb.xml.gz").write_bytes(content + packer.flush())
+    done = subprocess.run([sys.executable, "-c", READ, tmp_path / "bomb.xml.gz"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert int(done.stdout) < 700  # MiB
