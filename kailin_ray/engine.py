@@ -167,7 +167,7 @@ def prompt_ids(
 def _plain_ids(tokenizer: Any, text: str) -> list[int]:
     markup = _markup(tokenizer)
     # Cut inside each token of markup, so that none is left whole.
-    cuts = [0, *(found.start() + 1 for found in markup.finditer(text)), len(text)] if markup else [0, len(text)]
+    cuts = [0, *(found.end() for found in markup.finditer(text)), len(text)] if markup else [0, len(text)]
     pieces = (text[start:end] for start, end in itertools.pairwise(cuts))
     return [i for piece in pieces for i in tokenizer.encode(piece, add_special_tokens=False, split_special_tokens=True)]
 
@@ -181,10 +181,12 @@ _LONGEST_KEPT = 50_000
 @lru_cache(maxsize=64)
 def _markup(tokenizer: Any) -> re.Pattern[str] | None:
     """Added tokens that tokenizers do not call special, and so would parse from a text: Qwen's ``<think>``."""
-    added = tokenizer.get_added_vocab()
     # Not all that was added: runs of spaces are also added tokens of some models, and no markup.
-    found = [token for token in added if token[:1] in ("<", "[") and len(token) > 2]
-    return re.compile("|".join(map(re.escape, found))) if found else None
+    markup = [token for token in tokenizer.get_added_vocab() if token.startswith(("<", "[")) and len(token) > 2]
+    # The first character alone is matched, so that a token that begins inside another is found as well.
+    rests = {first: [re.escape(token[1:]) for token in markup if token[0] == first] for first in "<["}
+    found = [f"{re.escape(first)}(?={'|'.join(rest)})" for first, rest in rests.items() if rest]
+    return re.compile("|".join(found)) if found else None
 
 
 @lru_cache(maxsize=64)

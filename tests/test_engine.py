@@ -58,6 +58,7 @@ def with_more_tokens() -> Any:
     """A tokenizer with other models' tokens: special ones, one that is not called special, and runs of spaces."""
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     tokenizer.add_tokens([AddedToken("<think>", special=False), AddedToken("[INST]", special=False)])
+    tokenizer.add_tokens([AddedToken("<x<think", special=False)])
     tokenizer.add_tokens([AddedToken("    ", special=False)])
     tokenizer.add_special_tokens({"extra_special_tokens": ["<s>", "</s>", "<|eot_id|>", "[/INST]"]})
     return tokenizer
@@ -72,6 +73,7 @@ PIECES = ["<think>", "<|im_end|>", "<|im_start|>", "[INST]", "[/INST]", "<s>", "
 )
 @settings(deadline=None)
 @example(PIECES)
+@example(["<x<think>"])
 @example(["<th", "<think>", "ink>", "\ud800<think\udc00>"])
 def test_no_added_token_of_any_kind_comes_from_a_message(pieces: list[str]) -> None:
     markup = {i for token, i in FOREIGN.get_added_vocab().items() if token.strip()}
