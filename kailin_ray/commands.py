@@ -26,6 +26,7 @@ from kailin_ray.config import (
     PlanConfig,
     PublishConfig,
     ReportConfig,
+    without_secrets,
 )
 from kailin_ray.files import locked, read_json, read_manifest, remove_folder
 from kailin_ray.storage import check_access, log_folder
@@ -81,6 +82,7 @@ def index(config: IndexConfig) -> int:
     """Documents to a dense index."""
     read_manifest(config.documents, "documents", "documents", "ingest")
     config = replace(config, encoder=_found(config.encoder, "encoder.path"))
+    _check_files("encoder.path", config.encoder.path)
     from kailin_ray.retrieval.job import made_index, make_index
     from kailin_ray.session import check_encoders, cluster_nodes, ray_session
 
@@ -110,6 +112,7 @@ def distill(config: DistillConfig) -> int:
     if importlib.util.find_spec("vllm") is None:
         raise ConfigError("vllm is not installed: pip install '.[cpu]' or, for GPUs, pip install '.[gpu]'")
     config = replace(config, model=_found_models(config))
+    _check_weights(config)
     from kailin_ray import manifest, pipeline
     from kailin_ray.report import report as summary
 
@@ -267,6 +270,32 @@ def _found_models(config: Layout) -> Model:
     return model
 
 
+def _check_weights(config: Layout) -> None:
+    from kailin_ray.stages import make_stages
+
+    for stage in make_stages(config):
+        if stage.engine.args.get("load_format", "safetensors") == "safetensors":
+            own = [name for name in stage.agents if getattr(config.model, name).path]
+            _check_files(f"model.{own[0]}.path" if own else "model.path", stage.engine.path)
+
+
+def _check_files(key: str, path: str) -> None:
+    """Raise ``ConfigError`` for a model's directory without safetensors, or with modules of its own code."""
+    if not Path(path).is_dir():
+        return  # of the hub, where the loaders look for the same
+    if not any(Path(path).rglob("*.safetensors")):
+        pickled = sorted(file.name for file in Path(path).iterdir() if file.suffix in (".bin", ".pt", ".pth", ".ckpt"))
+        held = f", only {', '.join(pickled[:3])}" if pickled else ""
+        raise ConfigError(
+            f"{key}: {path} has no *.safetensors{held}: pickled weights can run code and are "
+            "not loaded; save the model as safetensors"
+        )
+    modules = Path(path, "modules.json")  # of sentence-transformers
+    for module in read_json(modules) if modules.is_file() else []:
+        if not str(module.get("type")).startswith("sentence_transformers."):
+            raise ConfigError(f"{key}: {path} names the module {module.get('type')!r}: a model's own code is not run")
+
+
 def _found_adapter(path: str, key: str) -> str:
     for needed in ("adapter_config.json", "adapter_model.safetensors"):
         if not Path(path, needed).is_file():
@@ -279,6 +308,7 @@ def _check_encoder(config: DistillConfig, index: dict[str, Any]) -> None:
 
     encoder = recorded_encoder(index)
     _check_model(f"index: {config.index} was made with an encoder that is needed", encoder.path, encoder.revision)
+    _check_files("index", encoder.path)
     if encoder_identity(encoder).items() - index["made_from"]["encoder"].items():
         raise ConfigError(f"index: {config.index} was made with {encoder.path}, which has changed since; index anew")
 
@@ -332,7 +362,7 @@ def _cause(traceback: str) -> str:
     """The line of a traceback that says what was wrong: pydantic's, or the last exception's."""
     # pydantic's: the field, then what is wrong with its value.
     if wrong := re.search(r"^(\w+)\n\s+(Input should be .+?) \[type=\w+, input_value=(.+?), ", traceback, re.MULTILINE):
-        return f"{wrong[1]}: {wrong[2]} (was {wrong[3]})"
+        return f"{wrong[1]}: {wrong[2]} (was {without_secrets(wrong[3], wrong[1])})"
     for pattern in (r"^\s*Value error, (.+)", r"^(?:\w+\.)*\w*(?:Error|Exception): (.+)", r"^\s*(\S.*)"):
         if found := re.findall(pattern, traceback, re.MULTILINE):
             return str(found[-1])

@@ -4,6 +4,7 @@ The defaults stand in ``conf/``; a field here has none, so that there is one pla
 composed into one of these, or into one line that names the key, what it was, and what is allowed.
 """
 
+import re
 from typing import Annotated, Any, Literal, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
@@ -292,12 +293,27 @@ def check(kind: type[T], composed: DictConfig) -> T:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        found = "" if first["type"] in ("missing", SECRET) else f" (was {first['input']!r})"
+        found = "" if first["type"] in ("missing", SECRET) else f" (was {without_secrets(first['input'], where)!r})"
         more = f"; and {error.error_count() - 1} more" if error.error_count() > 1 else ""
         raise ConfigError(f"{where}: {first['msg']}{found}{more}") from error
 
 
 def settings(config: Any) -> dict[str, Any]:
-    """A configuration as plain JSON values, for a manifest."""
-    values: dict[str, Any] = TypeAdapter(type(config)).dump_python(config, mode="json")
+    """A configuration as plain JSON values, for a manifest; what is secret in it is left out."""
+    values: dict[str, Any] = without_secrets(TypeAdapter(type(config)).dump_python(config, mode="json"))
     return values
+
+
+# Such as hf_token, aws_secret_access_key, api_key; not max_tokens, pad_token_id or monkey.
+_SECRET = re.compile(
+    r"(^|[._-])(\w*token|\w*secret\w*|pass(word|wd|phrase)?|key|credentials?)$|key_?id$", re.IGNORECASE
+)
+
+
+def without_secrets(value: Any, name: str = "") -> Any:
+    """The same values, but for the texts whose names say that they are secret (``hf_token``, ``password``)."""
+    if isinstance(value, dict):
+        return {key: without_secrets(part, str(key)) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_secrets(part, name) for part in value]
+    return "(secret)" if value and isinstance(value, str) and _SECRET.search(name) else value

@@ -8,6 +8,7 @@ import dataclasses
 import itertools
 import json
 import math
+import re
 import time
 from collections.abc import Sequence
 from functools import lru_cache
@@ -159,14 +160,33 @@ def prompt_ids(
         else:
             # Lone surrogates cannot be encoded; they mean nothing in an abstract.
             content = messages[piece]["content"].encode("utf-8", "replace").decode("utf-8")
-            ids += _plain_ids(tokenizer, content.strip())
+            ids += (_kept_plain_ids if len(content) <= _LONGEST_KEPT else _plain_ids)(tokenizer, content.strip())
     return ids
 
 
-@lru_cache(maxsize=4096)
 def _plain_ids(tokenizer: Any, text: str) -> list[int]:
-    # Cached: the preamble's messages come with every call, an abstract with every call about its row.
-    return list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+    markup = _markup(tokenizer)
+    # Cut inside each token of markup, so that none is left whole.
+    cuts = [0, *(found.end() for found in markup.finditer(text)), len(text)] if markup else [0, len(text)]
+    pieces = (text[start:end] for start, end in itertools.pairwise(cuts))
+    return [i for piece in pieces for i in tokenizer.encode(piece, add_special_tokens=False, split_special_tokens=True)]
+
+
+# The preamble's messages come with every call, an abstract with every call about its row.
+_kept_plain_ids = lru_cache(maxsize=4096)(_plain_ids)
+_LONGEST_KEPT = 50_000
+"""Characters of a text whose ids are kept; the few that are longer would fill the memory."""
+
+
+@lru_cache(maxsize=64)
+def _markup(tokenizer: Any) -> re.Pattern[str] | None:
+    """Added tokens that tokenizers do not call special, and so would parse from a text: Qwen's ``<think>``."""
+    # Not all that was added: runs of spaces are also added tokens of some models, and no markup.
+    markup = [token for token in tokenizer.get_added_vocab() if token.startswith(("<", "[")) and len(token) > 2]
+    # The first character alone is matched, so that a token that begins inside another is found as well.
+    rests = {first: [re.escape(token[1:]) for token in markup if token[0] == first] for first in "<["}
+    found = [f"{re.escape(first)}(?={'|'.join(rest)})" for first, rest in rests.items() if rest]
+    return re.compile("|".join(found)) if found else None
 
 
 @lru_cache(maxsize=64)

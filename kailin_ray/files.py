@@ -1,6 +1,7 @@
 """Small file habits used everywhere: write under a temporary name, then rename; JSON that a person can read."""
 
 import fcntl
+import gzip
 import hashlib
 import json
 import os
@@ -9,10 +10,15 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from kailin_ray.errors import ConfigError
 from kailin_ray.storage import is_remote, lock_object, remove, upload
+
+GZIP_RATIO = 100
+"""What a gzip file may unpack to, in times its size. PubMed's and MeSH's own: 10 to 20; zeros: 1,000."""
+GZIP_FREE = 64 << 20
+"""Bytes that any gzip file may unpack to."""
 
 
 @contextmanager
@@ -105,6 +111,38 @@ def remove_folder(path: Path) -> None:
         remove(file for file in path.rglob("*") if file.is_file())
     else:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def open_unpacked(path: Path) -> BinaryIO:
+    """Open a file to be read, through gzip if that is what it holds, whatever its name.
+
+    A read raises ``gzip.BadGzipFile`` where the file unpacks to more than ``GZIP_RATIO`` times its size.
+    """
+    with path.open("rb") as stream:
+        magic = stream.read(2)
+    return cast(BinaryIO, _BoundedGzip(path)) if magic == b"\x1f\x8b" else path.open("rb")
+
+
+class _BoundedGzip(gzip.GzipFile):
+    def __init__(self, path: Path):
+        super().__init__(path)
+        self._most = max(GZIP_FREE, GZIP_RATIO * path.stat().st_size)
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is not None and size >= 0:
+            return self._checked(super().read(size))
+        pieces = []
+        while piece := self._checked(super().read(1 << 20)):
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    def read1(self, size: int = -1) -> bytes:
+        return self._checked(super().read1(size))
+
+    def _checked(self, data: bytes) -> bytes:
+        if self.tell() > self._most:
+            raise gzip.BadGzipFile(f"a gzip bomb: it unpacks to more than {self._most:,} bytes")
+        return data
 
 
 def write_json(path: Path, value: Any) -> None:

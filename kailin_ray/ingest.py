@@ -10,7 +10,6 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -28,6 +27,8 @@ from kailin_ray.schema import DOCUMENTS
 from kailin_ray.watch import progress_bar
 
 ROWS_AT_ONCE = 2_000
+CHARACTERS_AT_ONCE = 64 << 20
+"""Of titles and abstracts: 2,000 rows hold about 3 million, but a hostile one alone may hold 10."""
 ROW_GROUP = 2_000
 BUCKET_BYTES = 64 << 20
 """Compressed XML a bucket stands for: about 400 MB of memory in the second pass."""
@@ -54,6 +55,9 @@ def find_files(paths: tuple[str, ...] | str) -> list[Path]:
             fault = "matches no file" if glob.has_magic(path) else "does not exist"
         if not matches:
             raise ConfigError(f"source.path: {path}: {fault}")
+        for match in matches:
+            if any("\ud800" <= character <= "\udfff" for character in str(match)):
+                raise ConfigError(f"source.path: {str(match)!a}: a name that is not UTF-8; rename it")
         # One file by two ways counts once; it keeps the name it was given by, which says its place in the order.
         found |= {p.resolve(): p.absolute() for p in matches}
     if not found:
@@ -166,11 +170,15 @@ def deal_file(item: dict[str, Any], dealt: str, num_buckets: int) -> dict[str, A
 
 
 def _chunks(citations: Iterator[Citation], source: str, number: int) -> Iterator[list[Citation]]:
-    place = 0
-    while chunk := list(islice(citations, ROWS_AT_ONCE)):
-        for citation in chunk:
-            citation |= {"source_file": source, "file": number, "place": place}
-            place += 1
+    chunk: list[Citation] = []
+    characters = 0
+    for place, citation in enumerate(citations):
+        chunk.append(citation | {"source_file": source, "file": number, "place": place})
+        characters += len(citation.get("title", "")) + 2 * len(citation.get("abstract", ""))  # as text and as sections
+        if len(chunk) == ROWS_AT_ONCE or characters > CHARACTERS_AT_ONCE:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
         yield chunk
 
 

@@ -1,5 +1,6 @@
 """What a person looks at after a run: counts, tokens, speed, and a few triples set out for reading."""
 
+import re
 import textwrap
 from itertools import islice
 from pathlib import Path
@@ -11,6 +12,8 @@ from kailin_ray.records import record_batches
 from kailin_ray.schema import OK, REASONS
 
 WIDTH = 100
+# A terminal would obey them: colours, titles, text that overwrites or reverses what stands beside it.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _STATES = {"busy": "busy", "start": "starting", "retrieval": "waiting for retrieval", "idle": "idle"}
 
 
@@ -108,7 +111,7 @@ def _examples(run: Path, number: int) -> list[str]:
 
 def _set_out(label: str, text: str, lines: int | None = None) -> list[str]:
     return textwrap.wrap(
-        text,
+        _CONTROL.sub(" ", text),
         WIDTH,
         initial_indent=f"{label:>9}  ",
         subsequent_indent=" " * 11,

@@ -1,4 +1,6 @@
+import contextlib
 import hashlib
+import stat
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -119,3 +121,23 @@ def test_every_asset_has_a_licence_and_a_checked_source() -> None:
         assert entry.licence
         for source in entry.sources:
             assert len(getattr(source, "sha256", "") or getattr(source, "revision", "")) in (40, 64)
+
+
+@pytest.mark.parametrize(
+    ("member", "kind"),
+    [("model/../../escaped", 0), ("/{at}/escaped", 0), ("model//{at}/escaped", 0), ("model/link", stat.S_IFLNK)],
+)
+def test_no_member_of_an_archive_is_written_outside(tmp_path: Path, member: str, kind: int) -> None:
+    into = tmp_path / "into"
+    into.mkdir()
+    info = zipfile.ZipInfo(member.format(at=tmp_path))
+    info.external_attr = (kind | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "evil.whl", "w") as made:
+        made.writestr(info, "../escaped")
+        made.writestr("model/link/through", "x")
+    with zipfile.ZipFile(tmp_path / "evil.whl") as opened:
+        for name in opened.namelist():
+            with contextlib.suppress(FetchError, OSError):
+                _extract(opened, name, into, name.removeprefix("model/"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evil.whl", "into"]
+    assert not [path for path in into.rglob("*") if path.is_symlink()]

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
+from transformers import AddedToken, AutoTokenizer
 
 from kailin_ray.agents.preamble import ask
 from tests.adapters import adapter
@@ -52,6 +52,47 @@ def test_no_special_token_is_parsed_from_a_message(role: str) -> None:
 def test_no_text_brings_in_a_special_token_or_breaks_the_template(content: str) -> None:
     ids = prompt_ids(TOKENIZER, [ask("system", "a"), ask("user", content)])
     assert special(ids) == special(prompt_ids(TOKENIZER, [ask("system", "a"), ask("user", "b")]))
+
+
+def with_more_tokens() -> Any:
+    """A tokenizer with other models' tokens: special ones, one that is not called special, and runs of spaces."""
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    tokenizer.add_tokens([AddedToken("<think>", special=False), AddedToken("[INST]", special=False)])
+    tokenizer.add_tokens([AddedToken("<x<think", special=False)])
+    tokenizer.add_tokens([AddedToken("    ", special=False)])
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<s>", "</s>", "<|eot_id|>", "[/INST]"]})
+    return tokenizer
+
+
+FOREIGN = with_more_tokens()
+PIECES = ["<think>", "<|im_end|>", "<|im_start|>", "[INST]", "[/INST]", "<s>", "</s>", "<|eot_id|>", "<repo_name>"]
+
+
+@given(
+    st.lists(st.sampled_from([*PIECES, "system\n", "a", " ", "<", "<<think>", "\ud800", "\0"]) | st.text(), max_size=12)
+)
+@settings(deadline=None)
+@example(PIECES)
+@example(["<x<think>"])
+@example(["<th", "<think>", "ink>", "\ud800<think\udc00>"])
+def test_no_added_token_of_any_kind_comes_from_a_message(pieces: list[str]) -> None:
+    markup = {i for token, i in FOREIGN.get_added_vocab().items() if token.strip()}
+    for role in ("system", "user"):
+        messages = [ask("system", "a"), ask("user", "b")]
+        plain = [i for i in prompt_ids(FOREIGN, messages) if i in markup]
+        hostile = [ask(role, "".join(pieces)) if m["role"] == role else m for m in messages]
+        ids = prompt_ids(FOREIGN, hostile)
+        assert [i for i in ids if i in markup] == plain
+        said = "".join(pieces).encode("utf-8", "replace").decode().strip()
+        if said.isascii():  # of other texts this tokenizer does not know all bytes
+            assert said in FOREIGN.decode(ids, clean_up_tokenization_spaces=False)  # nothing of it is lost
+
+
+def test_a_text_without_markup_is_cut_nowhere() -> None:
+    text = "p < 0.05 [1]    and so on"
+    assert prompt_ids(FOREIGN, [ask("system", "a"), ask("user", text)]) == FOREIGN.apply_chat_template(
+        [ask("system", "a"), ask("user", text)], add_generation_prompt=True, return_dict=False
+    )
 
 
 MISTRAL = (
@@ -123,6 +164,31 @@ def test_a_token_counts_for_the_one_word_it_begins() -> None:
     assert found == pytest.approx({"yes": 0.75, "no": 0.0, "maybe": 0.25})
     with pytest.raises(RuntimeError, match="cannot be told apart"):
         word_probabilities({1: token("a", 1.0)}, ["ab", "ac"])
+
+
+@given(
+    st.dictionaries(
+        st.integers(),
+        st.builds(
+            SimpleNamespace,
+            decoded_token=st.none()
+            | st.text(max_size=5)
+            | st.sampled_from(["yes", " no", "ma", "y", "", " ", "\ud800"]),
+            logprob=st.floats(-1e4, 0) | st.just(float("-inf")),
+        ),
+        max_size=8,
+    )
+)
+def test_any_tokens_give_probabilities_or_one_clear_error(logprobs: dict[int, Any]) -> None:
+    words = ("yes", "no", "maybe")
+    try:
+        found = word_probabilities(logprobs, words)
+    except RuntimeError as error:
+        assert "cannot be told apart" in str(error)
+        return
+    assert list(found) == list(words)
+    assert sum(found.values()) == pytest.approx(1.0)
+    assert all(0.0 <= value <= 1.0 for value in found.values())
 
 
 def test_the_engine_generates_chooses_caches_and_refuses_what_is_too_long() -> None:

@@ -1,7 +1,12 @@
+import gzip
+import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
+from kailin_ray import files
 from kailin_ray.files import atomic_file, atomic_folder, locked, sha256, write_json
 
 
@@ -50,3 +55,25 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     with locked(tmp_path / "run"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_gzip_bomb_is_refused_however_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "GZIP_FREE", 100_000)
+    bomb, small = tmp_path / "bomb", tmp_path / "small"
+    bomb.write_bytes(gzip.compress(bytes(1 << 20)))
+    small.write_bytes(gzip.compress(bytes(50_000)))
+    ways: list[Callable[[BinaryIO], object]] = [
+        lambda stream: stream.read(),
+        lambda stream: [stream.read(4_096) for _ in range(300)],
+        lambda stream: io.TextIOWrapper(stream).read(),
+        lambda stream: list(io.TextIOWrapper(stream)),
+    ]
+    for way in ways:
+        with pytest.raises(gzip.BadGzipFile, match="unpacks to more than"), files.open_unpacked(bomb) as stream:
+            way(stream)
+        with files.open_unpacked(small) as stream:
+            way(stream)
+    plain = tmp_path / "plain.gz"  # the name says nothing
+    plain.write_bytes(b"text")
+    with files.open_unpacked(plain) as stream:
+        assert stream.read() == b"text"

@@ -19,14 +19,20 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from lxml import etree
 
+from kailin_ray.files import open_unpacked
+
 Citation = dict[str, Any]
 
+MAX_RECORD_BYTES = 16 << 20
+"""XML of one record, and of what may stand between two. The parser holds it in memory; papers of 15,000 authors take
+about 6 MiB."""
+
 # libxml2 hands text of untrusted files through as it is; these never carry meaning in an abstract.
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _SAFE: dict[str, Any] = {
     "resolve_entities": False,
     "no_network": True,
@@ -48,28 +54,41 @@ def read_citations(path: Path, skipped: Counter[str]) -> Iterator[Citation]:
     A ``DeleteCitation`` gives rows with ``deleted`` true and no text. Records that are no usable citation are
     counted by reason in ``skipped``. Entities are never expanded and nothing outside the file is read.
 
-    Raises ``DamagedFileError`` if the file is truncated, not well-formed, or not a ``PubmedArticleSet``.
+    Raises ``DamagedFileError`` if the file is truncated, not well-formed, or not a ``PubmedArticleSet``; and if it
+    would fill the memory: a gzip bomb, or a record of more than ``MAX_RECORD_BYTES``.
     """
     try:
-        with _open(path) as stream:
-            _, root = next(etree.iterparse(stream, events=("start",), **_SAFE))
+        with open_unpacked(path) as stream:
+            _, root = next(etree.iterparse(_Watched(path, stream), events=("start",), **_SAFE))
         if root.tag != "PubmedArticleSet":
             raise DamagedFileError(f"{path}: not PubMed XML: its root element is <{root.tag}>, not <PubmedArticleSet>")
-        with _open(path) as stream:
-            yield from _parse(stream, skipped)
+        with open_unpacked(path) as stream:
+            yield from _parse(_Watched(path, stream), skipped)
     except (etree.XMLSyntaxError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DamagedFileError(f"{path}: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
-def _open(path: Path) -> BinaryIO:
-    with path.open("rb") as stream:
-        magic = stream.read(2)
-    return cast(BinaryIO, gzip.open(path)) if magic == b"\x1f\x8b" else path.open("rb")
+class _Watched:
+    """A stream that ends with ``DamagedFileError`` where no record ends for too long."""
+
+    def __init__(self, path: Path, stream: BinaryIO):
+        self._path, self._stream, self._mark = path, stream, 0
+        self.name = str(path)  # for the parser's messages
+
+    def read(self, size: int) -> bytes:
+        if self._stream.tell() - self._mark > MAX_RECORD_BYTES:
+            raise DamagedFileError(f"{self._path}: {MAX_RECORD_BYTES:,} bytes without the end of a record")
+        return self._stream.read(size)
+
+    def record_ended(self) -> None:
+        self._mark = self._stream.tell()
 
 
-def _parse(stream: BinaryIO, skipped: Counter[str]) -> Iterator[Citation]:
+def _parse(stream: _Watched, skipped: Counter[str]) -> Iterator[Citation]:
     tags = ("PubmedArticle", "PubmedBookArticle", "DeleteCitation")
     for _, element in etree.iterparse(stream, tag=tags, **_SAFE):
+        if element.getparent().getparent() is not None:
+            continue  # a record inside another is none: it belongs to that one's text
         if element.tag == "PubmedBookArticle":
             skipped["book"] += 1
         elif element.tag == "DeleteCitation":
@@ -85,6 +104,7 @@ def _parse(stream: BinaryIO, skipped: Counter[str]) -> Iterator[Citation]:
                 skipped["malformed"] += 1
             else:
                 yield citation
+        stream.record_ended()
         # Free what has been read: without this the whole tree of the file stays in memory.
         element.clear()
         while element.getprevious() is not None:
@@ -124,14 +144,16 @@ def text(element: Any) -> str:
         return ""
     if len(element):
         return _clean("".join(element.itertext()))
-    return _clean_again(element.text or "")
+    raw = element.text or ""
+    return _clean_again(raw) if len(raw) <= _SHORT else _clean(raw)
 
 
 def _clean(raw: str) -> str:
     return unicodedata.normalize("NFC", " ".join(_CONTROL.sub(" ", raw).split()))
 
 
-# Names of descriptors, qualifiers and journals come again and again.
+# Names of descriptors, qualifiers and journals come again and again; abstracts would only fill the memory.
+_SHORT = 200
 _clean_again = lru_cache(maxsize=1 << 16)(_clean)
 
 
@@ -144,7 +166,7 @@ def _sections(abstract: Any) -> list[dict[str, str | None]]:
     if abstract is None:
         return []
     parts = [
-        {"label": " ".join((node.get("Label") or "").split()) or None, "text": text(node)}
+        {"label": _clean(node.get("Label") or "") or None, "text": text(node)}
         for node in abstract.iterfind("AbstractText")
     ]
     return [part for part in parts if part["text"]]
@@ -163,8 +185,10 @@ def _heading(node: Any) -> dict[str, Any]:
 
 
 def _pmid(node: Any) -> int | None:
-    content = (node.text or "").strip()
-    return int(content) if content.isascii() and content.isdigit() and 0 < int(content) < 2**63 else None
+    content = "" if len(node) else (node.text or "").strip()  # an entity or a tag inside would cut the number short
+    # The length first: Python refuses to read numbers of thousands of digits.
+    right = content.isascii() and content.isdigit() and len(content) < 20 and 0 < int(content) < 2**63
+    return int(content) if right else None
 
 
 def _version(node: Any) -> int:

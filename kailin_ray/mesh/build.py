@@ -12,6 +12,8 @@ import pyarrow as pa
 from kailin_ray.mesh.readers import Descriptor
 
 _TREE_NUMBER = re.compile(r"[A-Z]\d+(\.\d+)*")
+MAX_CHARACTERS = 500
+"""Of a UI or a tree number; MeSH's have 10 and 60. The arrays give each as much room as the longest takes."""
 _VALUES = {"lineage": "lineage", "ancestor": "ancestor_nodes", "branch": "branches"}
 
 
@@ -24,6 +26,10 @@ def structure(descriptors: Iterable[Descriptor], tolerate_orphans: bool) -> dict
     if not rows:
         raise ValueError("no descriptors")
     refuse("UI given twice", (a.ui for a, b in pairwise(rows) if a.ui == b.ui))
+    refuse(
+        "UI or tree number too long",
+        (long[:60] for row in rows for long in (row.ui, *row.tree_numbers) if len(long) > MAX_CHARACTERS),
+    )
     held = sorted((tree, number) for number, row in enumerate(rows) for tree in row.tree_numbers)
     refuse("malformed tree number", (tree for tree, _ in held if not _TREE_NUMBER.fullmatch(tree)))
     refuse("tree number held twice", (a for (a, _), (b, _) in pairwise(held) if a == b))

@@ -18,10 +18,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import obonet
 from lxml import etree
+
+from kailin_ray.files import open_unpacked
 
 
 @dataclass(frozen=True, order=True)
@@ -49,7 +51,7 @@ def read_descriptors(path: Path) -> Iterator[Descriptor]:
     cannot be opened.
     """
     try:
-        with _open(path) as stream:
+        with open_unpacked(path) as stream:
             head = stream.read(1 << 16)
         if not head.strip():
             raise ValueError("the file is empty")
@@ -58,16 +60,10 @@ def read_descriptors(path: Path) -> Iterator[Descriptor]:
             raise ValueError(
                 "not MeSH: neither descriptor XML, nor a tree list (name;tree number), nor OBO, nor a table with tabs"
             )
-        with _open(path) as stream:
+        with open_unpacked(path) as stream:
             yield from _READERS[kind](stream)
     except (etree.XMLSyntaxError, gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"damaged: {' '.join(str(error).split()) or type(error).__name__}") from error
-
-
-def _open(path: Path) -> BinaryIO:
-    with path.open("rb") as stream:
-        magic = stream.read(2)
-    return cast(BinaryIO, gzip.open(path)) if magic == b"\x1f\x8b" else path.open("rb")
 
 
 _TREE_LINE = re.compile(rb"[^\t\n]+;[A-Z]\d+(\.\d+)*\s*(\n|$)")
@@ -120,8 +116,7 @@ def _read_mtrees(stream: BinaryIO) -> Iterator[Descriptor]:
 
 
 _SYNONYM = re.compile(r'"((?:[^"\\]|\\.)*)"')
-_TREE_PROPERTY = re.compile(r'\S*tree_?number\S*?[\s:]\s*"?([^"\s]+)', re.IGNORECASE)
-_TERM_ID = re.compile(r"^\[Term\]\s*\n(?:.*\n)*?id:\s*(\S+)", re.MULTILINE)
+_TREE_PROPERTY = re.compile(r'\S{0,200}?tree_?number\S{0,20}?[\s:]\s*"?([^"\s]+)', re.IGNORECASE)
 _SUPPLEMENTARY = re.compile(r"C\d{6,}")
 
 
@@ -129,13 +124,13 @@ def _read_obo(stream: BinaryIO) -> Iterator[Descriptor]:
     # Tree numbers stand in a property_value or an xref called tree_number or treeNumber. They cannot be made from
     # is_a: these lead from descriptor to descriptor and say nothing of which place leads to which.
     text = io.TextIOWrapper(stream, "utf-8-sig").read()
-    twice = [ui for ui, number in Counter(_TERM_ID.findall(text)).items() if number > 1]
+    twice = [ui for ui, number in Counter(_term_ids(text)).items() if number > 1]
     if twice:  # obonet would keep the last
         raise ValueError(f"UI given twice: {', '.join(sorted(twice)[:5])}")
     try:
         graph = obonet.read_obo(io.StringIO(text))
     except (ValueError, KeyError, AttributeError) as error:
-        raise ValueError(f"damaged: {error}") from error
+        raise ValueError(f"damaged: {' '.join(str(error).split())[:200]}") from error
     any_tree = False
     for identifier, term in graph.nodes(data=True):
         ui = str(identifier).rpartition(":")[2]
@@ -148,6 +143,16 @@ def _read_obo(stream: BinaryIO) -> Iterator[Descriptor]:
         yield descriptor(ui, term.get("name", ui), trees, (_unescaped(match[1]) for match in terms if match))
     if not any_tree:
         raise ValueError("no tree numbers: OBO must carry them as property_value: tree_number or as xref")
+
+
+def _term_ids(text: str) -> Iterator[str]:
+    in_term = False
+    for line in text.splitlines():
+        if line.startswith("["):
+            in_term = line.startswith("[Term]")
+        elif in_term and line.startswith("id:"):
+            yield line.removeprefix("id:").strip()
+            in_term = False
 
 
 def _unescaped(text: str) -> str:

@@ -30,6 +30,8 @@ class TextEncoder:
             model_kwargs={"use_safetensors": True, "dtype": "float16" if on_gpu else "float32"},
         )
         self._model.max_seq_length = config.max_length
+        # [SEP] in an abstract is text, not the token.
+        self._model.tokenizer.split_special_tokens = True
         self._batch_size = config.batch_size
 
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kailin_ray.agents import answer, evaluation
@@ -55,3 +55,15 @@ def test_without_contexts_the_prompt_has_no_empty_heading() -> None:
 
 def test_the_worked_examples_pass_the_checks_they_teach() -> None:
     assert all(answer.problem(example.answer, "stop", example.question) is None for example in EXAMPLES)
+
+
+@given(st.text(max_size=300) | st.text(alphabet="?<|># \n\ud800\u202eabc", max_size=300), st.text(max_size=50))
+@example("a" * 100_000, "b")
+@settings(deadline=None)
+def test_any_output_of_a_model_is_judged(said: str, asked: str) -> None:
+    found = answer.problem(said, "stop", asked)
+    assert found is None or found in REASONS
+    if found is None:
+        assert len(said.split()) >= 4
+        assert "<|" not in said
+    assert answer.problem(said, "length", asked) in ("answer_empty", "answer_truncated")

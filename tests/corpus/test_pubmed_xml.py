@@ -1,13 +1,19 @@
 import gzip
+import subprocess
+import sys
+import zlib
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from lxml import etree
 
+from kailin_ray.corpus import pubmed_xml
 from kailin_ray.corpus.pubmed_xml import Citation, DamagedFileError, join_sections, read_citations, text
+from kailin_ray.schema import DOCUMENTS
 
 ARTICLE = """<PubmedArticle><MedlineCitation><PMID Version="2">123</PMID><Article>
 <Journal><JournalIssue><PubDate><MedlineDate>1998 Dec-1999 Jan</MedlineDate></PubDate></JournalIssue>
@@ -138,3 +144,115 @@ def test_a_genuine_file_agrees_with_an_independent_count(small_shard: Path) -> N
     assert sum(len(c["mesh"]) for c in citations) == len(tree.xpath("//MeshHeading"))
     assert sum(bool(c["abstract"]) for c in citations) == len(tree.xpath("//Article[Abstract/AbstractText]"))
     assert [c["pmid"] for c in citations] == [int(p) for p in tree.xpath("//MedlineCitation/PMID/text()")]
+
+
+@pytest.fixture(scope="module")
+def genuine(small_shard: Path) -> bytes:
+    """Four genuine records."""
+    articles = gzip.open(small_shard).read().split(b"</PubmedArticle>")[:4]
+    return b"</PubmedArticle>".join(articles) + b"</PubmedArticle></PubmedArticleSet>"
+
+
+INSERTED = [
+    b"<PMID>", b"</PMID>", b"<PMID/>", b"<AbstractText>", b"</Article>", b"<PubmedArticle>", b"</PubmedArticle>",
+    b"<PubmedArticle/>", b"<PubmedBookArticle/>", b"<DeleteCitation><PMID>9</PMID></DeleteCitation>", b"<!-- x -->",
+    b"&a;", b"&#0;", b"&#xfffe;", b"&lt;", b"<![CDATA[ <x> ]]>", b"]]>", b"<?pi x?>", b' UI="D1"', b"\xff\xfe",
+    b"<!DOCTYPE PubmedArticleSet [<!ENTITY a 'b'>]>", b"<MeshHeading>", b"<DescriptorName/>", b"\x00", b"99" * 3_000,
+]  # fmt: skip
+MUTATIONS = st.lists(
+    st.tuples(
+        st.floats(0, 1, exclude_max=True),
+        st.one_of(st.sampled_from(INSERTED), st.integers(0, 255), st.just("cut"), st.just("tag")),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def mutated(content: bytes, mutations: list[tuple[float, bytes | int | str]]) -> bytes:
+    """Bytes inserted, bytes changed, the end cut off, tags put in place of others."""
+    for place, change in mutations:
+        at = int(place * len(content))
+        if isinstance(change, bytes):
+            at = content.find(b">", at) + 1  # between tags and texts, where it is read
+            content = content[:at] + change + content[at:]
+        elif change == "cut":
+            content = content[:at]
+        elif change == "tag":
+            start = content.find(b"<", at)
+            end = content.find(b">", start) + 1
+            content = content[:start] + content[end:] if 0 <= start < end else content
+        elif content:
+            content = content[:at] + bytes([int(change)]) + content[at + 1 :]
+    return content
+
+
+@given(MUTATIONS)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example([(0.0, b"<!DOCTYPE PubmedArticleSet [<!ENTITY a 'b'>]>"), (0.3, b"&a;"), (0.9, b"&a;")])
+def test_a_mutated_file_is_read_or_refused_and_the_counts_add_up(
+    tmp_path: Path, genuine: bytes, mutations: list[tuple[float, bytes | int | str]]
+) -> None:
+    path, content = tmp_path / "mutated.xml", mutated(genuine, mutations)
+    path.write_bytes(content)
+    skipped: Counter = Counter()
+    try:
+        citations = list(read_citations(path, skipped))
+    except DamagedFileError as error:
+        assert "\n" not in str(error)
+        return
+    tree = etree.fromstring(content, etree.XMLParser(resolve_entities=False, no_network=True))
+    records = tree.xpath("/*/PubmedArticle | /*/PubmedBookArticle | /*/DeleteCitation/PMID")
+    assert len(citations) + skipped.total() == len(records)
+    for citation in citations:
+        assert 0 < citation["pmid"] < 2**63
+    pa.Table.from_pylist([one for one in citations if not one["deleted"]], DOCUMENTS.remove(len(DOCUMENTS) - 1))
+
+
+@pytest.mark.parametrize("pmid", ["0", "-1", "", "1.0", "1e3", str(2**63), "9" * 6_000, "1<b/>2", "1&a;2", "\u0663"])
+def test_a_pmid_that_is_no_number_of_int64_is_counted(tmp_path: Path, pmid: str) -> None:
+    head = '<!DOCTYPE PubmedArticleSet [<!ENTITY a "7">]>'
+    citations, skipped = read(tmp_path, ARTICLE.replace(">123<", f">{pmid}<"), head=head)
+    assert (citations, skipped) == ([], {"malformed": 1})
+
+
+@pytest.mark.parametrize("filler", ["<a/>", "<!-- x -->", "<PubmedArticle><b/>", " "])
+def test_what_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filler: str) -> None:
+    monkeypatch.setattr(pubmed_xml, "MAX_RECORD_BYTES", 100_000)
+    many = "<a>" + filler * (300_000 // len(filler)) if filler.startswith("<P") else filler * (300_000 // len(filler))
+    with pytest.raises(DamagedFileError, match="100,000 bytes without the end of a record|depth"):
+        read(tmp_path, ARTICLE + many)
+    assert len(read(tmp_path, ARTICLE * 300)[0]) == 300  # as large, of whole records
+
+
+def test_control_characters_leave_texts_and_labels(tmp_path: Path) -> None:
+    (citation,), _ = read(
+        tmp_path, ARTICLE.replace('"AIMS"', '"A&#x9b;I&#x7f;MS"').replace("To  see", "To&#x85;see&#x9d;")
+    )
+    assert citation["sections"][0] == {"label": "A I MS", "text": "To see if p<0.05."}
+
+
+READ = """
+import resource, sys
+from collections import Counter
+from pathlib import Path
+from kailin_ray.corpus.pubmed_xml import DamagedFileError, read_citations
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    print(sum(1 for _ in read_citations(Path(sys.argv[1]), Counter())))
+except DamagedFileError as error:
+    print(error, file=sys.stderr)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.mark.parametrize("filler", [b"<a/>", b"<!---->", b"\n", b"\x00"])
+def test_a_small_file_does_not_fill_the_memory(tmp_path: Path, filler: bytes) -> None:
+    packer = zlib.compressobj(1, zlib.DEFLATED, 31)
+    block = filler * ((1 << 20) // len(filler))
+    content = b"".join([packer.compress(b"<PubmedArticleSet>"), *(packer.compress(block) for _ in range(256))])
+    (tmp_path / "bomb.xml.gz").write_bytes(content + packer.flush())
+    done = subprocess.run([sys.executable, "-c", READ, tmp_path / "bomb.xml.gz"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert int(done.stdout) < 700  # MiB

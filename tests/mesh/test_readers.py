@@ -7,6 +7,8 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from kailin_ray.mesh import MeshHierarchy, cache
 from kailin_ray.mesh.readers import Descriptor, descriptor, read_descriptors
@@ -211,3 +213,64 @@ def test_what_changes_while_it_is_read_is_not_kept(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("kailin_ray.mesh.hierarchy.read_descriptors", read)
     assert len(MeshHierarchy.load(path).uis) == len(ROWS)
     assert list(tmp_path.iterdir()) == [path]
+
+
+CHANGES = st.lists(
+    st.tuples(
+        st.floats(0, 1, exclude_max=True),
+        st.one_of(
+            st.integers(0, 255),
+            st.just("cut"),
+            st.just("double"),
+            st.sampled_from(
+                ["\n[Term]\n", "\nid: \n", "\n[Typedef]\n", "\t", "\n", ";", "|", '"', "\\", "<b>", "</String>",
+                 "&a;", "!", "{", "C1.", "\nis_a: x ! y\n",
+                 "\nsynonym: \n", "\nxref: MESH_TREE_NUMBER:Z9\n", "\0", "\u0663", "\ufeff"]
+            ),
+        ),
+    ),
+    min_size=1, max_size=4,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("write", [xml, obo, mtrees, table, bare_table])
+@given(changes=CHANGES)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_mutated_file_is_read_or_refused(
+    tmp_path: Path, write: Callable[[Sequence[Descriptor]], str], changes: list[tuple[float, int | str]]
+) -> None:
+    content = write(ROWS).encode()
+    for place, change in changes:
+        at = int(place * len(content))
+        if change == "cut":
+            content = content[:at]
+        elif change == "double":
+            content += content[at:]
+        elif isinstance(change, str):
+            content = content[:at] + change.encode() + content[at:]
+        elif content:
+            content = content[:at] + bytes([change]) + content[at + 1 :]
+    path = tmp_path / "mesh.file"
+    path.write_bytes(content)
+    try:
+        rows = list(read_descriptors(path))
+        mesh = MeshHierarchy.from_descriptors(rows, tolerate_orphans=True)
+    except ValueError as error:
+        assert "\n" not in str(error)
+        return
+    assert len(mesh.uis) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (f"D1\tOne\t\tC{'.1' * 50_000}\n", "UI or tree number too long: C.1.1"),
+        (f"{'D' * 1_000}\tOne\t\tC1\n", "UI or tree number too long: DDD"),
+        ("format-version: 1.2\n" + "\n[Term]\nname: x\n" * 20_000, "damaged|no tree numbers"),
+        (f"format-version: 1.2\n\n[Term]\nid: D1\nname: x\nxref: {'treenumber' * 20_000}\n", "no tree numbers"),
+    ],
+)
+def test_what_would_take_for_ever_or_fill_the_memory_is_refused(tmp_path: Path, content: str, fault: str) -> None:
+    (tmp_path / "mesh.file").write_text(content)
+    with pytest.raises(ValueError, match=fault):
+        MeshHierarchy.load(tmp_path / "mesh.file")
