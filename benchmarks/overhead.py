@@ -7,7 +7,8 @@ disk) but the models: the engine replies with made-up text that passes the check
 random. So no tokenizer, encoder or model counts. Blocks and rows in flight are those of ``conf/cluster/gpu.yaml``.
 *cpu_ms_per_abstract* is the CPU time of the whole machine from the first size to the next, by the rows between them:
 start-up falls out, whatever else the machine does counts in.
-*driver_mb* is the private memory of the driver when the work began, and the most while it went on. *efficiency*:
+*driver_mb* is the private memory of the driver when the work began, and the most while it went on, *actor_mb* the most
+of an engine's actor. *efficiency*:
 abstracts a second of so many replicas of an engine that takes as long as a GPU would (``--latency`` seconds an
 abstract, 128 at once) once all of them are up, by what they could do without a pipeline.
 """
@@ -184,7 +185,8 @@ def ran(mesh: Path, demo: Path, rows: int, replicas: int, latency: float) -> dic
         "abstracts_per_second": round(rows / seconds, 1),
         "steady_abstracts_per_second": round(steady, 1),
         "cpu_seconds": round(busy, 1),
-        "driver_mb": [round(bytes / 1e6) for bytes in memory],
+        "driver_mb": [round(bytes / 1e6) for bytes in memory[:2]],
+        "actor_mb": round(memory[2] / 1e6),
     }
 
 
@@ -213,15 +215,24 @@ def cpu_seconds() -> float:
     return float(times.user + times.nice + times.system)  # Ray's workers are nice
 
 
+def private_bytes(worker: psutil.Process) -> int:
+    """Private memory of an engine's actor; 0 for other processes, and those that are gone."""
+    try:
+        return int(worker.memory_full_info().uss) if "ray::MapWorker" in worker.cmdline()[0] else 0
+    except (psutil.Error, IndexError):
+        return 0
+
+
 @contextmanager
 def watched() -> Iterator[list[int]]:
-    """Private memory of this process in bytes: when the block began, and the most inside it."""
+    """Private memory of this process in bytes: when the block began, and the most inside it; the most of an actor."""
     process, stop = psutil.Process(), threading.Event()
-    memory = [process.memory_full_info().uss] * 2
+    memory = [process.memory_full_info().uss] * 2 + [0]
 
     def look() -> None:
-        while not stop.wait(0.5):
+        while not stop.wait(2.0):
             memory[1] = max(memory[1], process.memory_full_info().uss)
+            memory[2] = max([memory[2], *(private_bytes(one) for one in process.children(recursive=True))])
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()

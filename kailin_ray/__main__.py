@@ -1,6 +1,7 @@
 """The command line: ``python -m kailin_ray <command> [key=value …]``.
 
-Exit codes: 0 done; 1 done in part, or failed; 2 wrong configuration, path or model; 130 interrupted.
+Exit codes: 0 done; 1 done in part, or failed; 2 wrong configuration, path or model; 75 stopped in good order by SIGTERM
+or ``max_hours`` (the same command goes on); 130 interrupted.
 """
 
 import os
@@ -12,7 +13,7 @@ from typing import Any
 
 import hydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kailin_ray import commands
@@ -24,6 +25,7 @@ from kailin_ray.config import (
     IngestConfig,
     PlanConfig,
     PublishConfig,
+    ReplayConfig,
     ReportConfig,
     check,
 )
@@ -33,10 +35,14 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int], str]] = {
     "ingest": (IngestConfig, commands.ingest, "PubMed XML to documents"),
     "index": (IndexConfig, commands.index, "documents to a dense index"),
     "distill": (DistillConfig, commands.distill, "documents to records: question, contexts, answer"),
+    "replay": (ReplayConfig, commands.replay, "a run's rows that ended for a reason again, with another configuration"),
     "plan": (PlanConfig, commands.plan, "what distill would run where, with the arithmetic; nothing starts"),
     "publish": (PublishConfig, commands.publish, "a run's records to a Hugging Face dataset folder"),
     "report": (ReportConfig, commands.report, "what a run gave, and some of its triples"),
 }
+
+STOPPED = 75
+"""EX_TEMPFAIL: what batch systems take for "try again"."""
 
 HELP = """kailin_ray: PubMed abstracts to question-context-answer training data, on Ray and vLLM, guided by MeSH.
 
@@ -70,6 +76,10 @@ def main() -> None:
 def run(name: str, overrides: list[str]) -> int:
     """Compose the command's configuration with Hydra, check it, and run it; return the exit code."""
     kind, command, _ = COMMANDS[name]
+    apart: list[str] = []
+    if name == "replay":  # its other keys are those of the run that it does again
+        apart = [text for text in overrides if "=" in text and text.split("=")[0] not in ("run", "reason")]
+        overrides = [text for text in overrides if text not in apart]
     code = 0
     fault: BaseException | None = None
 
@@ -77,6 +87,8 @@ def run(name: str, overrides: list[str]) -> int:
         # Hydra puts a line of its own before what a job raises, so nothing is raised through it.
         nonlocal code, fault
         try:
+            if apart:
+                OmegaConf.update(composed, "overrides", apart)
             code = command(check(kind, composed))
         except (Exception, KeyboardInterrupt) as error:
             fault = error
@@ -95,6 +107,8 @@ def run(name: str, overrides: list[str]) -> int:
         if wanted_traceback:
             traceback.print_exc()
         return _say(" ".join(str(error).split()))
+    except commands.CommandStoppedError as error:
+        return _say(str(error), STOPPED)
     except (commands.CommandFailedError, OSError, RuntimeError) as error:
         if wanted_traceback:
             traceback.print_exc()

@@ -4,7 +4,9 @@ import asyncio
 import os
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import ray
 from ray.util import metrics
 
 from kailin_ray.config import DistillConfig
-from kailin_ray.distill import Distiller, Record
+from kailin_ray.distill import Distiller, Record, engine_died
 from kailin_ray.generation import EngineDeadError
 from kailin_ray.meter import TOKENS, Meter, MeteredEngine
 from kailin_ray.retrieval.index import Hit
@@ -26,24 +28,79 @@ StartEngine = Callable[[EngineSpec], Any]
 VERDICTS_TO_LOG = 5
 """Of each engine's first verdicts the probabilities are written to its log."""
 
+SHRINK = 8
+"""Rows that an engine died of are looked for in ever smaller groups, each an eighth of the one before: of 512 rows in
+flight the one that kills is found, and failed, with the fourth engine that it kills."""
+
 TELL_S = 1.0
 """Seconds between two words to the driver: a call per row would cost more than the row."""
 
 
 class Progress:
-    """Actor: what the engine actors did so far; the driver reads it to show it and to write it down."""
+    """Actor: what the engine actors did so far, and which rows they work on.
+
+    The driver reads it to show it and to write it down. A row that comes again while it is still being worked on was in
+    an engine that died: ``enter`` counts that.
+    """
 
     def __init__(self) -> None:
         self._accounts: dict[str, dict[str, Any]] = {}
+        self._open: set[int] = set()
+        self._deaths: Counter[int] = Counter()
+        self._num_left = 0
+        self._draining = False
 
-    def tell(self, replica: str, account: dict[str, Any]) -> None:
-        """The account of one replica so far; it replaces its last one."""
+    def tell(self, replica: str, account: dict[str, Any]) -> bool:
+        """The account of one replica so far, which replaces its last one; return whether to begin no more rows."""
         if account["seconds"] >= self._accounts.get(replica, account)["seconds"]:  # words may overtake one another
             self._accounts[replica] = account
+        return self._draining
 
-    def accounts(self) -> list[dict[str, Any]]:
-        """The last account of each replica that ever started, dead ones too; see ``meter``."""
-        return list(self._accounts.values())
+    def enter(self, pmids: Sequence[int]) -> dict[int, int] | None:
+        """Begin with rows; return those that were in an engine that died, with how often. None: begin with no more.
+
+        Those are not begun yet: they go into an engine without other rows, see ``enter_alone``.
+        """
+        died = self._open.intersection(pmids)
+        self._open -= died
+        self._deaths.update(died)
+        if self._draining:
+            return None
+        suspects = {pmid: self._deaths[pmid] for pmid in pmids if pmid in self._deaths}
+        self._open.update(pmid for pmid in pmids if pmid not in suspects)
+        return suspects
+
+    def enter_alone(self, pmids: Sequence[int]) -> None:
+        """Begin with a group of suspects."""
+        self._open.update(pmids)
+
+    def leave(self, pmids: Sequence[int]) -> None:
+        """Rows are done, whatever became of them."""
+        self._open.difference_update(pmids)
+        for pmid in pmids:
+            self._deaths.pop(pmid, None)
+        self._num_left += len(pmids)
+
+    def drain(self) -> None:
+        """Let the engines begin no more rows."""
+        self._draining = True
+
+    def state(self) -> dict[str, Any]:
+        """``accounts``: the last of each replica that ever started, dead ones too (see ``meter``); ``num_open`` rows.
+
+        ``num_left``: how many rows were finished, those that were done again too.
+        """
+        return {"accounts": list(self._accounts.values()), "num_open": len(self._open), "num_left": self._num_left}
+
+
+def group_size(deaths: int, rows_in_flight: int) -> int:
+    """How many rows that were in an engine ``deaths`` times when it died go into one together: ever fewer."""
+    return max(1, rows_in_flight // SHRINK**deaths)
+
+
+def is_deadly(deaths: int, rows_in_flight: int) -> bool:
+    """Whether a row was the only one in an engine when it died, and that was not the first time."""
+    return deaths > 1 and group_size(deaths - 1, rows_in_flight) == 1
 
 
 def start_vllm(spec: EngineSpec) -> Any:
@@ -77,22 +134,62 @@ class DistillActor:
         search = Searcher(retriever, self._meter).search
         engine: Any = MeteredEngine(self._engine, self._meter)
         self._distiller = Distiller(config, stage.steps, engine, search, ray.get(mesh))
+        self._progress = progress
         # More blocks than rows at once are here: where a block waits for its last row, the others go on.
-        self._room = asyncio.Semaphore(config.cluster.rows_in_flight)
+        self._places = config.cluster.rows_in_flight
+        self._room = asyncio.Semaphore(self._places)
+        self._one_group = asyncio.Lock()
         self._verdicts_to_log = VERDICTS_TO_LOG if "judge" in stage.steps else 0
         self._meter.ready()
 
     async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
-        """Work on a block's rows at the same time; a dead engine ends this actor, and Ray replaces it."""
+        """Work on a block's rows at the same time; a dead engine ends this actor, and Ray replaces it.
+
+        While the run drains, rows that are not begun yet are left out of the block: a later session does them.
+        """
         try:
-            records = await asyncio.gather(*(self._record(row) for row in batch.to_pylist()))
+            records = await self._records(batch.to_pylist())
         except EngineDeadError:
             ray.get(self._teller.tell())
             os._exit(1)
         # Counted by the block, as what an engine's death leaves unfinished is done, and counted, again.
-        self._meter.rows_done(record.get("status") for record in records)
+        self._meter.rows_done(records)
         self._teller.tell()
         yield pa.Table.from_pylist(records, RECORDS)
+
+    async def _records(self, rows: list[Record]) -> list[Record]:
+        suspects = await self._progress.enter.remote([row["pmid"] for row in rows])
+        if suspects is None:
+            return []
+        fresh = [row for row in rows if row["pmid"] not in suspects]
+        made = await asyncio.gather(*(self._record(row) for row in fresh))
+        self._progress.leave.remote([row["pmid"] for row in fresh])
+        for deaths in sorted(set(suspects.values())):
+            again = [row for row in rows if suspects.get(row["pmid"]) == deaths]
+            size = group_size(deaths, self._places)
+            for start in range(0, len(again), size):
+                made += await self._group(again[start : start + size], deaths)
+        return [record for record in made if record]
+
+    async def _group(self, rows: list[Record], deaths: int) -> list[Record | None]:
+        """Records of rows that were in an engine when it died, worked on without any others."""
+        pmids = [row["pmid"] for row in rows]
+        if is_deadly(deaths, self._places):
+            made: list[Record | None] = [engine_died(row, deaths) for row in rows]
+        else:
+            async with self._one_group:  # or two groups would wait for one another's places
+                for _ in range(self._places):
+                    await self._room.acquire()
+                try:
+                    if self._teller.draining:
+                        return []
+                    await self._progress.enter_alone.remote(pmids)
+                    made = list(await asyncio.gather(*(self._distiller.record(row) for row in rows)))
+                finally:
+                    for _ in range(self._places):
+                        self._room.release()
+        self._progress.leave.remote(pmids)
+        return made
 
     def __del__(self) -> None:
         """Ray Data lets go of an actor that has no more to do: stop the engine's processes in good order."""
@@ -101,9 +198,16 @@ class DistillActor:
         if engine := getattr(self, "_engine", None):
             engine.shutdown()
 
-    async def _record(self, row: Record) -> Record:
-        async with self._room:
+    async def _record(self, row: Record) -> Record | None:
+        # A group that gathers all places waits for the rows that have one, not for all that come.
+        async with self._one_group:
+            await self._room.acquire()
+        try:
+            if self._teller.draining:
+                return None
             record = await self._distiller.record(row)
+        finally:
+            self._room.release()
         if self._verdicts_to_log and (line := judged(record)):
             self._verdicts_to_log -= 1
             print(line, flush=True)
@@ -122,6 +226,7 @@ class Teller:
         self._meter, self._gauges, self._progress = meter, Gauges(stage), progress
         self._replica = uuid.uuid4().hex
         self._stopped = threading.Event()
+        self.draining = False
         threading.Thread(target=self._keep_telling, daemon=True).start()
 
     def tell(self) -> Any:
@@ -136,7 +241,9 @@ class Teller:
 
     def _keep_telling(self) -> None:
         while True:
-            self.tell()
+            told = self.tell()
+            with suppress(ray.exceptions.RayError):  # the next word may be heard again
+                self.draining = ray.get(told, timeout=10 * TELL_S)
             if self._stopped.wait(TELL_S):
                 return
 

@@ -25,10 +25,13 @@ from kailin_ray.config import (
     Model,
     PlanConfig,
     PublishConfig,
+    ReplayConfig,
     ReportConfig,
+    overridden,
     without_secrets,
 )
 from kailin_ray.files import locked, read_json, read_manifest, remove_folder
+from kailin_ray.schema import REASONS, STEPS
 from kailin_ray.storage import check_access, log_folder
 
 # Ray, torch and the rest are imported by the command that needs them: --help and a refusal come at once.
@@ -39,6 +42,10 @@ M = TypeVar("M", Model, Agent, Encoder)
 
 class CommandFailedError(RuntimeError):
     """The command did not do all it was asked; its message is one line."""
+
+
+class CommandStoppedError(RuntimeError):
+    """The command was asked to stop, and did in good order; the same one goes on."""
 
 
 def fetch(config: FetchConfig) -> int:
@@ -100,8 +107,61 @@ def index(config: IndexConfig) -> int:
 
 def distill(config: DistillConfig) -> int:
     """Documents to records, then the run's manifest and its summary."""
-    for key in ("documents", "out"):
-        check_access(key, getattr(config, key))
+    _distil(config)
+    print(_report(config.out))
+    _check_failed(config)
+    return 0
+
+
+def _report(run: Path, examples: int = 0) -> str:
+    from kailin_ray.report import report as summary
+
+    return summary(run, examples)
+
+
+def _check_failed(config: DistillConfig) -> None:
+    made = read_json(config.out / "manifest.json")
+    failed, total = made["num_by_status"]["failed"], made["num_documents"]
+    if failed > config.max_failed_fraction * total:
+        allowed = f"more than max_failed_fraction={config.max_failed_fraction}"
+        raise CommandFailedError(f"{failed} of {total} rows failed, {allowed}; see {log_folder(config.out)}")
+
+
+def replay(config: ReplayConfig) -> int:
+    """Some rows of a run again, with another configuration; the new records take the place of the old ones."""
+    check_access("run", config.run)
+    from kailin_ray import again, manifest
+
+    made = read_manifest(config.run, "run", "run", "distill")
+    asked = (config.reason,) if isinstance(config.reason, str) else config.reason
+    reasons = again.chosen_reasons(asked)
+    # The rows are those that went wrong: limits of a whole run do not suit them.
+    unlimited = {"max_failed_fraction": 1.0, "max_fraction": dict.fromkeys(REASONS), "max_hours": None}
+    changed = overridden(made["config"] | unlimited, config.overrides)
+    folder = config.run / "replays" / again.name(reasons, config.overrides)
+    changed = replace(changed, from_run=config.run, out=folder, limit=None, stages=again.later("question"))
+    with locked(config.run):  # against distill, which merges the run's files
+        pmids, step = again.open_replay(folder, config.run, reasons)
+        # The same checks as distill's come first; what is asked for here and not there is the first step to do again.
+        changed = _checked(changed)
+        steps = [step, manifest.step_changed_since(config.run, changed) or step]
+        changed = replace(changed, stages=again.later(again.first(steps)))
+        mesh = _distil(changed, pmids)
+        now = read_json(folder / "manifest.json")["num_by_status"]
+        again.merge(config.run, folder)
+        note = {"reasons": reasons, "overrides": list(config.overrides), "stages": list(changed.stages), "rows": now}
+        again.keep_accounts(config.run, folder)
+        manifest.add_replay(config.run, mesh, changed.cluster.gpu_hour_price, note)
+        again.close_replay(folder)
+    print(f"{config.run}: {len(pmids):,} rows done again: " + ", ".join(f"{name} {now[name]:,}" for name in now))
+    print(_report(config.run))
+    return 0
+
+
+def _checked(config: DistillConfig) -> DistillConfig:
+    """The configuration with its models found; what cannot be run is refused."""
+    for key in ("documents", "out", "from_run"):
+        check_access(key.removesuffix("_run"), getattr(config, key))
     documents = read_manifest(config.documents, "documents", "documents", "ingest")
     if config.evaluation.by == "rule" and not documents["num_with_mesh"]:
         raise ConfigError(f"documents: {config.documents} has no document with MeSH headings; the MeSH rule needs them")
@@ -111,10 +171,20 @@ def distill(config: DistillConfig) -> int:
         raise ConfigError(f"mesh: {config.mesh} does not exist")
     if importlib.util.find_spec("vllm") is None:
         raise ConfigError("vllm is not installed: pip install '.[cpu]' or, for GPUs, pip install '.[gpu]'")
+    unknown = sorted(config.max_fraction.keys() - REASONS.keys())
+    if unknown:
+        raise ConfigError(f"max_fraction: unknown reason {unknown[0]!r}; allowed: {', '.join(REASONS)}")
+    if config.from_run is None and len(config.stages) < len(STEPS):
+        raise ConfigError(f"stages: {list(config.stages)} need the records of another run; give it as from=")
     config = replace(config, model=_found_models(config))
     _check_weights(config)
+    return config
+
+
+def _distil(config: DistillConfig, chosen: Any = None) -> Any:
+    """Make a run complete and write its manifest; return its MeSH hierarchy. ``chosen``: PMIDs of ``from_run``."""
+    config = _checked(config)
     from kailin_ray import manifest, pipeline
-    from kailin_ray.report import report as summary
 
     mesh, mesh_note = pipeline.load_mesh(config)
     headings = mesh_note["headings"]
@@ -124,7 +194,7 @@ def distill(config: DistillConfig) -> int:
         print(f"mesh: {headings['unknown']:,} of the corpus' headings are unknown to {config.mesh.name}: {names}{more}")
     with locked(config.out), _nothing_left_if_refused(config.out):
         made_from = manifest.open_run(config)
-        work = pipeline.find_work(config)
+        work = pipeline.find_work(config, chosen)
         if work.num_left or not (config.out / "manifest.json").exists():
             _work(config, work, mesh)
             pipeline.check_complete(config, work)
@@ -132,14 +202,7 @@ def distill(config: DistillConfig) -> int:
             _draw(made["coverage"], config.out / "coverage.png")
         else:
             print(f"{config.out}: complete, nothing to do")
-    print(summary(config.out, examples=0))
-    failed = read_json(config.out / "manifest.json")["num_by_status"]["failed"]
-    if failed > config.max_failed_fraction * work.num_documents:
-        allowed = f"more than max_failed_fraction={config.max_failed_fraction}"
-        raise CommandFailedError(
-            f"{failed} of {work.num_documents} rows failed, {allowed}; see {log_folder(config.out)}"
-        )
-    return 0
+    return mesh
 
 
 @contextmanager
@@ -167,20 +230,22 @@ def _work(config: DistillConfig, work: Any, mesh: Any) -> None:
     from kailin_ray.plan import make_plan
     from kailin_ray.plan_table import describe
     from kailin_ray.session import cluster_nodes, others_hold, ray_session
+    from kailin_ray.watch import stop_requests
 
     log = log_folder(config.out) / "driver.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     print(f"{config.out}: {work.num_left:,} of {work.num_documents:,} abstracts to distil; logs in {log.parent}")
     if not work.num_left:
         return
-    with _faults(log), ray_session(config.cluster, log) as terminal:
+    # Ray takes SIGTERM for itself when it starts: the run's own handler comes after.
+    with _faults(log), ray_session(config.cluster, log) as terminal, stop_requests(config.max_hours) as stop:
         plan = make_plan(config, cluster_nodes(config.cluster))
         print(describe(plan, brief=True), file=terminal)
         if waiting := others_hold(plan):
             print(waiting, file=terminal)
         # A run that goes on, perhaps with a higher limit, is not complete until it is again.
         (config.out / "manifest.json").unlink(missing_ok=True)
-        pipeline.distill(config, plan, work, mesh, terminal)
+        pipeline.distill(config, plan, work, mesh, terminal, stop=stop)
 
 
 def plan(config: PlanConfig) -> int:
@@ -214,10 +279,8 @@ def publish(config: PublishConfig) -> int:
 
 def report(config: ReportConfig) -> int:
     """What a run gave, and some of its triples."""
-    from kailin_ray.report import report as summary
-
     check_access("run", config.run)
-    print(summary(config.run, config.examples))
+    print(_report(config.run, config.examples))
     return 0
 
 
@@ -346,10 +409,12 @@ def _faults(log: Path) -> Iterator[None]:
     """Turn what Ray raises into one line that names the log; the traceback goes there."""
     from ray.exceptions import RayError
 
-    from kailin_ray.watch import TooManyFailuresError
+    from kailin_ray.watch import StoppedError, TooManyFailuresError
 
     try:
         yield
+    except StoppedError as error:
+        raise CommandStoppedError(str(error)) from error
     except TooManyFailuresError as error:
         raise CommandFailedError(f"{error}; see {log.parent}") from error
     except RayError as error:

@@ -5,10 +5,13 @@ composed into one of these, or into one line that names the key, what it was, an
 """
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import AliasChoices, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from kailin_ray.errors import ConfigError
@@ -16,6 +19,7 @@ from kailin_ray.storage import SECRET, Folder, LocalPath
 
 _STRICT = ConfigDict(extra="forbid")
 
+Step = Literal["question", "evaluation", "answer"]
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -227,6 +231,10 @@ class Layout:
     retrieval: Retrieval
     evaluation: Evaluation
     cluster: Cluster
+    from_run: Annotated[Folder | None, Field(validation_alias=AliasChoices("from", "from_run"))]
+    """A complete run whose records are begun again at the first of ``stages``; ``from`` on the command line."""
+    stages: tuple[Step, ...]
+    """What is done: all steps, or with ``from_run`` the later ones."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -243,6 +251,12 @@ class DistillConfig(Layout):
     """Distil the first so many documents only."""
     max_failed_fraction: Fraction
     """The run stops when more of its rows failed (not: were rejected)."""
+    max_fraction: dict[str, Fraction | None]
+    """The run stops when more of its rows ended for a reason: by a reason of ``schema.REASONS``."""
+    max_hours: Annotated[float, Field(gt=0.0)] | None
+    """The run stops after so many hours, as after SIGTERM; the same command goes on."""
+    grace_seconds: Annotated[float, Field(ge=0.0)]
+    """How long a run that stops may finish what it has begun."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -256,6 +270,20 @@ class PlanConfig(Layout):
     out: Folder | None
     limit: Positive | None
     max_failed_fraction: Fraction
+    max_fraction: dict[str, Fraction | None]
+    max_hours: float | None
+    grace_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ReplayConfig:
+    """``python -m kailin_ray replay``."""
+
+    run: Folder
+    reason: tuple[str, ...] | str
+    """Of the rows to do again: of ``schema.REASONS``, or their last words."""
+    overrides: tuple[str, ...]
+    """What is to be different from the run's own configuration, as on the command line."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -302,6 +330,19 @@ def settings(config: Any) -> dict[str, Any]:
     """A configuration as plain JSON values, for a manifest; what is secret in it is left out."""
     values: dict[str, Any] = without_secrets(TypeAdapter(type(config)).dump_python(config, mode="json"))
     return values
+
+
+def overridden(saved: dict[str, Any], overrides: Sequence[str]) -> "DistillConfig":
+    """A configuration that ``settings`` gave, with Hydra's ``key=value`` over it. Raises ``ConfigError``."""
+    config = OmegaConf.create(saved)
+    OmegaConf.set_struct(config, True)
+    for text in overrides:
+        parsed = OverridesParser.create().parse_override(text)
+        try:
+            OmegaConf.update(config, parsed.key_or_group, parsed.value(), force_add=parsed.is_add())
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{parsed.key_or_group}: not a key of distill's configuration") from error
+    return check(DistillConfig, config)
 
 
 # Such as hf_token, aws_secret_access_key, api_key; not max_tokens, pad_token_id or monkey.

@@ -20,7 +20,7 @@ from kailin_ray.config import DistillConfig
 from kailin_ray.generation import EngineDeadError, Generation, PromptTooLongError
 from kailin_ray.mesh import MeshHierarchy
 from kailin_ray.retrieval.index import Hit
-from kailin_ray.schema import FAILED, OK, REJECTED
+from kailin_ray.schema import ANSWER, ASKING, EVALUATION, FAILED, OK, REJECTED
 from kailin_ray.stages import QUESTION_AGENTS, RULE
 
 if TYPE_CHECKING:
@@ -58,12 +58,14 @@ class Distiller:
         """
         if row.get("status"):
             return row
-        record = {**dict.fromkeys(("usage", "candidates", "status", "reason", "detail")), **row}
+        record = {**dict.fromkeys(("usage", "candidates", "status", "stage", "reason", "detail")), **row}
         record["usage"] = list(record["usage"] or [])
         try:
             await self._walk(record)
             if "answer" in self.steps:
-                record["status"] = OK
+                record |= {"status": OK, "stage": None}
+                for call in record["usage"]:
+                    call["output"] = None
         except RejectedRowError as end:
             record |= {"status": REJECTED, "reason": end.reason, "detail": end.detail}
         except EngineDeadError:
@@ -76,12 +78,16 @@ class Distiller:
     async def _walk(self, record: Record) -> None:
         asking = [step for step in self.steps if step in QUESTION_AGENTS]
         if asking:
+            record["stage"] = ASKING
             await self._ask(record, asking)
         if RULE in self.steps:
+            record["stage"] = EVALUATION if record["candidates"] else ASKING
             self._rule(record)
         if "judge" in self.steps and record.get("preferred_by") is None:
+            record["stage"] = EVALUATION
             await self._judge(record)
         if "answer" in self.steps:
+            record["stage"] = ANSWER
             await self._answer(record)
 
     async def _ask(self, record: Record, agents: Sequence[str]) -> None:
@@ -231,6 +237,15 @@ class Distiller:
             record["decision"] = {"word": decided.text, **decided.probabilities}
 
 
+def engine_died(row: Record, deaths: int) -> Record:
+    """The record of a row that engines die of."""
+    steps = dict.fromkeys(("candidates", "preferred"), None) | row
+    stage = ANSWER if steps["preferred"] is not None else EVALUATION if steps["candidates"] else ASKING
+    detail = f"{deaths} engines died while it was in them, the last one when it was alone there"
+    usage = list(row.get("usage") or [])
+    return row | {"usage": usage, "status": FAILED, "stage": stage, "reason": "engine_died", "detail": detail}
+
+
 def _settle(record: Record, verdict: evaluation.Verdict) -> None:
     record |= {"preferred": verdict.preferred, "preferred_by": verdict.by, "margin": verdict.margin}
 
@@ -255,6 +270,8 @@ def _count(record: Record, agent: str, call: Generation, contexts_cut: int = 0) 
             "queue_seconds": call.queue_seconds,
             "first_token_seconds": call.first_token_seconds,
             "seconds": call.seconds,
+            "prompt_hash": call.prompt_hash,
+            "output": call.text,
         }
     )
 

@@ -1,6 +1,8 @@
 """The folder of documents that ``ingest`` made, as the later jobs read it."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import ray
 
+from kailin_ray.errors import ConfigError
 from kailin_ray.storage import open_parquet
 
 PMIDS = npt.NDArray[np.int64]
@@ -20,6 +23,7 @@ def first_documents(folder: Path, limit: int | None) -> tuple[list[Path], int, P
     """The files that hold the first ``limit`` documents, how many documents these are, and their PMIDs, sorted.
 
     The PMIDs are None for all that the files hold. First is by file name, then by place: the same every time.
+    Raises ``ConfigError`` that names a file that cannot be read.
     """
     files = sorted(folder.absolute().glob("part-*.parquet"))
     if limit is None:
@@ -38,15 +42,23 @@ def first_documents(folder: Path, limit: int | None) -> tuple[list[Path], int, P
 
 
 def num_rows(file: Path) -> int:
-    """Rows of a Parquet file, from its footer."""
-    with open_parquet(file) as opened:
+    """Rows of a Parquet file, from its footer. Raises ``ConfigError`` that names a damaged file."""
+    with _named(file), open_parquet(file) as opened:
         return int(opened.metadata.num_rows)
 
 
 def read_pmids(file: Path) -> PMIDS:
-    """The PMIDs of a file of documents or records, in its order."""
-    with open_parquet(file) as opened:
+    """The PMIDs of a file of documents or records, in its order. Raises ``ConfigError`` that names a damaged file."""
+    with _named(file), open_parquet(file) as opened:
         return opened.read(columns=["pmid"])["pmid"].to_numpy()
+
+
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ConfigError(f"{file}: cannot be read: {' '.join(str(error).split())}") from error
 
 
 def among(values: PMIDS, ordered: PMIDS) -> npt.NDArray[np.bool_]:

@@ -5,11 +5,13 @@ tokens, what stands in the messages without, so text of an abstract can never be
 """
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import math
 import re
 import time
+from array import array
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -121,6 +123,7 @@ class Engine:
             queue_seconds=max(0.0, times.scheduled_ts - times.queued_ts) if times else 0.0,
             first_token_seconds=times.first_token_latency if times else 0.0,
             seconds=time.monotonic() - arrived,
+            prompt_hash=hashlib.sha256(array("I", prompt).tobytes()).hexdigest()[:16],
         )
 
     def shutdown(self) -> None:

@@ -105,14 +105,6 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def remove_folder(path: Path) -> None:
-    """Remove a folder with all that is in it, if it is there."""
-    if is_remote(path):
-        remove(file for file in path.rglob("*") if file.is_file())
-    else:
-        shutil.rmtree(path, ignore_errors=True)
-
-
 def open_unpacked(path: Path) -> BinaryIO:
     """Open a file to be read, through gzip if that is what it holds, whatever its name.
 
@@ -143,6 +135,14 @@ class _BoundedGzip(gzip.GzipFile):
         if self.tell() > self._most:
             raise gzip.BadGzipFile(f"a gzip bomb: it unpacks to more than {self._most:,} bytes")
         return data
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder with all that is in it, if it is there."""
+    if is_remote(path):
+        remove(file for file in path.rglob("*") if file.is_file())
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -28,3 +28,5 @@ class Generation:
     """From its arrival to its first token (TTFT)."""
     seconds: float = 0.0
     """From its arrival to its end."""
+    prompt_hash: str = ""
+    """Of the prompt's token ids: the same prompt has the same."""

@@ -4,7 +4,9 @@
 marks it complete.
 """
 
+import hashlib
 import importlib.metadata
+import json
 import platform
 import shutil
 import subprocess
@@ -14,16 +16,21 @@ from typing import Any
 
 from kailin_ray import __version__
 from kailin_ray.accounts import account, all_sessions
+from kailin_ray.again import later, step_changed
+from kailin_ray.agents import answer, evaluation, question
 from kailin_ray.config import ConfigError, DistillConfig, Layout, settings
 from kailin_ray.counts import count_records
-from kailin_ray.files import read_json, remove_folder, sha256, write_json
+from kailin_ray.files import read_json, read_manifest, remove_folder, sha256, write_json
 from kailin_ray.mesh import MeshHierarchy
 from kailin_ray.mesh.coverage import coverage
-from kailin_ray.schema import OK, STATUSES
-from kailin_ray.stages import AGENTS, make_stages
+from kailin_ray.schema import ANSWER, ASKING, EVALUATION, OK, RECORDS, STATUSES
+from kailin_ray.stages import AGENTS, QUESTION_AGENTS, make_stages
 
 # What a run may change between two calls into one folder: where and how much, not what.
-FREE = ("cluster", "limit", "out", "max_failed_fraction", "documents", "index", "mesh")
+FREE = (
+    "cluster", "limit", "out", "max_failed_fraction", "max_fraction", "max_hours", "grace_seconds", "documents",
+    "index", "mesh", "from_run",
+)  # fmt: skip
 
 
 def models(config: Layout) -> dict[str, dict[str, str | None]]:
@@ -48,13 +55,35 @@ def models(config: Layout) -> dict[str, dict[str, str | None]]:
 
 
 def inputs(config: DistillConfig) -> dict[str, Any]:
-    """Checksums of the files that a run reads, and the models of its agents."""
-    return {
+    """Checksums of what a run reads and says, and the models of its agents.
+
+    With ``config.from_run``, those of its agents that do not work here did so there.
+    """
+    found = {
         "documents": sha256(config.documents / "manifest.json"),
         "index": sha256(config.index / "manifest.json"),
         "mesh": sha256(config.mesh),
         "models": models(config),
+        "prompts": prompts(config),
+        "schema": hashlib.sha256(str(RECORDS).encode()).hexdigest(),
     }
+    if config.from_run:
+        before = read_manifest(config.from_run, "run", "from", "distill")
+        found["models"] = before["models"] | found["models"]
+        found["from"] = sha256(config.from_run / "manifest.json")
+    return found
+
+
+def prompts(config: Layout) -> dict[str, str]:
+    """A checksum of what each step's agents are told, besides the abstract and what others wrote about it."""
+    row, shown = {"title": "T", "abstract": "A"}, ("Q?", ["C"])
+    personas = [getattr(config.model, agent).persona for agent in QUESTION_AGENTS]
+    said = {
+        ASKING: [question.messages(row, persona) for persona in personas],
+        EVALUATION: [evaluation.pairwise_messages(row, shown, shown), evaluation.pointwise_messages(row, shown)],
+        ANSWER: [answer.messages(row, *shown), answer.decision_messages(row, *shown, "A.")],
+    }
+    return {step: hashlib.sha256(json.dumps(messages).encode()).hexdigest() for step, messages in said.items()}
 
 
 def open_run(config: DistillConfig) -> dict[str, Any]:
@@ -63,13 +92,9 @@ def open_run(config: DistillConfig) -> dict[str, Any]:
     Raises ``ConfigError`` that names what differs if the folder holds a run made from something else.
     """
     found = inputs(config)
-    identities = {agent: model["identity"] for agent, model in found["models"].items()}
-    matters = {key: value for key, value in settings(config).items() if key not in FREE}
-    matters["inputs"] = found | {"models": identities}
-    # Which models and adapters they are, their identities say; where they lie may change.
-    for one in (matters["model"], *(matters["model"][agent] for agent in AGENTS)):
-        for place in ("path", "revision", "adapter"):
-            one.pop(place, None)
+    matters = _matters(config, found)
+    if config.from_run:
+        _check_source(config, matters)
     note = config.out / "run.json"
     if not note.exists() and config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
         raise ConfigError(f"out: {config.out} exists and is not a run's folder; choose another")
@@ -80,7 +105,7 @@ def open_run(config: DistillConfig) -> dict[str, Any]:
             remove_folder(config.out / "sessions")
         write_json(note, matters)
         return found
-    before, now = _flat(read_json(note)), _flat(matters)
+    before, now = flat(read_json(note)), flat(matters)
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if changed:
         key = changed[0]
@@ -92,10 +117,42 @@ def open_run(config: DistillConfig) -> dict[str, Any]:
     return found
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def _matters(config: DistillConfig, found: dict[str, Any]) -> dict[str, Any]:
+    """All that makes a run what it is: ``found`` inputs, and settings."""
+    matters = {key: value for key, value in settings(config).items() if key not in FREE}
+    identities = {agent: model["identity"] for agent, model in found["models"].items()}
+    matters["inputs"] = found | {"models": identities}
+    # Which models and adapters they are, their identities say; where they lie may change.
+    for one in (matters["model"], *(matters["model"][agent] for agent in AGENTS)):
+        for place in ("path", "revision", "adapter"):
+            one.pop(place, None)
+    return matters
+
+
+def step_changed_since(run: Path, config: DistillConfig) -> str | None:
+    """The first step that would now be done otherwise than in ``run``."""
+    changed = step_changed(flat(read_json(run / "run.json")), flat(_matters(config, inputs(config))))
+    return changed[0] if changed else None
+
+
+def _check_source(config: DistillConfig, matters: dict[str, Any]) -> None:
+    """Raise ``ConfigError`` if what ``from`` is to be taken from was made otherwise than this configuration says."""
+    assert config.from_run
+    before, now = flat(read_json(config.from_run / "run.json")), flat(matters)
+    changed = step_changed(before, now)
+    if changed and changed[0] not in config.stages:
+        key = changed[1]
+        raise ConfigError(
+            f"from: {config.from_run} was made with another {key} ({before[key]!r}, now {now[key]!r}), which concerns "
+            f"the {changed[0]}; do it again with stages={list(later(changed[0]))}"
+        )
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level, by dotted names."""
     if not isinstance(value, dict):
         return {prefix: value}
-    return {k: v for name, part in value.items() for k, v in _flat(part, f"{prefix}.{name}".lstrip(".")).items()}
+    return {k: v for name, part in value.items() for k, v in flat(part, f"{prefix}.{name}".lstrip(".")).items()}
 
 
 def write_manifest(
@@ -106,26 +163,11 @@ def write_manifest(
     mesh_note: dict[str, Any],
 ) -> dict[str, Any]:
     """Count a run's records and write the run's manifest; return it."""
-    counts = count_records(config.out)
-    spread = coverage(mesh, **counts["headings"])
-    num_documents = sum(counts["status"].values())
-    by_agent = counts["tokens"]
-    sessions = all_sessions(config.out)
-    ok = counts["status"].get(OK, 0)
     manifest = {
         "kind": "run",
-        "num_documents": num_documents,
         "num_resumed": num_resumed,
-        "num_by_status": {name: counts["status"].get(name, 0) for name in STATUSES},
-        "num_by_reason": counts["reason"],
-        "evaluation": {name: counts[name] for name in ("preferred_by", "agreement", "position_bias")},
-        "tokens": {
-            **{key: sum(used[key] for used in by_agent.values()) for key in ("prompt", "cached", "completion")},
-            "by_agent": by_agent,
-        },
-        **account(sessions, by_agent, num_documents, ok, config.cluster.gpu_hour_price),
+        **_counted(config.out, mesh, config.cluster.gpu_hour_price),
         "mesh": mesh_note,
-        "coverage": spread,
         "config": settings(config),
         "models": made_from["models"],
         "sha256": {name: made_from[name] for name in ("documents", "index", "mesh")},
@@ -134,6 +176,34 @@ def write_manifest(
     }
     write_json(config.out / "manifest.json", manifest)
     return manifest
+
+
+def add_replay(run: Path, mesh: MeshHierarchy, gpu_hour_price: float | None, replay: dict[str, Any]) -> dict[str, Any]:
+    """Count a run's records again after some were replaced, and note in its manifest by what; return it."""
+    manifest = read_json(run / "manifest.json")
+    manifest |= _counted(run, mesh, gpu_hour_price)
+    manifest["replays"] = [*manifest.get("replays", []), replay]
+    write_json(run / "manifest.json", manifest)
+    return dict(manifest)
+
+
+def _counted(run: Path, mesh: MeshHierarchy, gpu_hour_price: float | None) -> dict[str, Any]:
+    counts = count_records(run)
+    num_documents = sum(counts["status"].values())
+    by_agent = counts["tokens"]
+    ok = counts["status"].get(OK, 0)
+    return {
+        "num_documents": num_documents,
+        "num_by_status": {name: counts["status"].get(name, 0) for name in STATUSES},
+        "num_by_reason": counts["reason"],
+        "evaluation": {name: counts[name] for name in ("preferred_by", "agreement", "position_bias")},
+        "tokens": {
+            **{key: sum(used[key] for used in by_agent.values()) for key in ("prompt", "cached", "completion")},
+            "by_agent": by_agent,
+        },
+        **account(all_sessions(run), by_agent, num_documents, ok, gpu_hour_price),
+        "coverage": coverage(mesh, **counts["headings"]),
+    }
 
 
 def versions() -> dict[str, str]:

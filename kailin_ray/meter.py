@@ -4,7 +4,7 @@ Sample (seconds but for the counts)::
 
     {"stage": "general+biomedical+answer", "seconds": 620.0, "start": 41.0, "busy": 560.2, "retrieval": 3.1,
      "idle": 15.7, "calls": 41022.5, "prompt_tokens": 1903311, "cached_tokens": 1500123, "completion_tokens": 40112,
-     "rows": {"ok": 902, "rejected": 301}}
+     "rows": {"ok": 902, "rejected": 301}, "reasons": {"answer_truncated": 200, ...}}
 
 ``busy``: at least one call is in the engine; ``retrieval``: none is, and rows wait for their contexts; ``idle``:
 neither. ``calls`` is the integral of the calls in the engine over time: by ``busy``, the mean number of them at once.
@@ -13,7 +13,7 @@ neither. ``calls`` is the integral of the calls in the engine over time: by ``bu
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -40,15 +40,19 @@ class Meter:
         self._seconds = dict.fromkeys(("start", "busy", "retrieval", "idle", "calls"), 0.0)
         self._tokens = dict.fromkeys(TOKENS, 0)
         self._rows: Counter[str] = Counter()
+        self._reasons: Counter[str] = Counter()
 
     def ready(self) -> None:
         """The engine can serve."""
         self._turn()
         self._ready = True
 
-    def rows_done(self, statuses: Iterable[str | None]) -> None:
+    def rows_done(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Rows left this stage; without a status they go on to a later one."""
-        self._rows.update(status or ON_ITS_WAY for status in statuses)
+        for record in records:
+            self._rows[record.get("status") or ON_ITS_WAY] += 1
+            if reason := record.get("reason"):
+                self._reasons[reason] += 1
 
     def account(self) -> dict[str, Any]:
         """All so far; see the sample above."""
@@ -59,6 +63,7 @@ class Meter:
             **self._seconds,
             **self._tokens,
             "rows": dict(self._rows),
+            "reasons": dict(self._reasons),
             "ready": self._ready,
             "in_flight": self._calls,
         }

@@ -7,18 +7,21 @@ the next one.
 
 import itertools
 import math
+import threading
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+import pyarrow as pa
 import ray
 import ray.data
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kailin_ray.accounts import Session
 from kailin_ray.actor import DistillActor, Progress, StartEngine, start_vllm
+from kailin_ray.again import begin_again
 from kailin_ray.config import ConfigError, DistillConfig
 from kailin_ray.documents import PMIDS, among, first_documents, select_rows
 from kailin_ray.files import read_json, remove_folder
@@ -28,11 +31,11 @@ from kailin_ray.pools import Pool
 from kailin_ray.records import RecordSink, compact, compacting, load_pmids, record_files
 from kailin_ray.retrieval.job import recorded_encoder
 from kailin_ray.retrieval.retriever import Retriever
-from kailin_ray.schema import DOCUMENTS, RECORDS
+from kailin_ray.schema import ASKING, DOCUMENTS, RECORDS
 from kailin_ray.session import engine_environment
 from kailin_ray.stages import QUESTION_AGENTS
 from kailin_ray.storage import for_arrow, log_folder
-from kailin_ray.watch import Watch
+from kailin_ray.watch import STOPPED, StoppedError, Watch
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Work:
     """What a run has to do, and what it did already."""
 
     files: list[Path]
-    """The files that hold the documents."""
+    """The files that hold the documents, or the records to begin again from."""
     num_documents: int
     wanted: PMIDS | None
     """PMIDs to distil, sorted; None for all that the files hold."""
@@ -49,9 +52,18 @@ class Work:
     num_left: int
 
 
-def find_work(config: DistillConfig) -> Work:
-    """Find the first ``limit`` documents, and those of them that have no record yet."""
-    files, total, wanted = first_documents(config.documents, config.limit)
+def find_work(config: DistillConfig, chosen: PMIDS | None = None) -> Work:
+    """Find the first ``limit`` documents, and those of them that have no record yet.
+
+    With ``config.from_run`` the documents are that run's; ``chosen`` (sorted) are those among them.
+    """
+    if config.from_run:
+        files = record_files(config.from_run.absolute() / "records")
+        taken = load_pmids(config.from_run / "records") if chosen is None else chosen
+        wanted: PMIDS | None = taken[: config.limit]
+        total = len(taken[: config.limit])
+    else:
+        files, total, wanted = first_documents(config.documents, config.limit)
     compact(config.out / "records")
     done = load_pmids(config.out / "records")
     return Work(files, total, wanted, done, _num_left(total, wanted, done))
@@ -87,13 +99,18 @@ def distill(
     terminal: TextIO,
     start_engine: StartEngine = start_vllm,
     retriever: Any = None,
+    stop: threading.Event | None = None,
 ) -> None:
     """Distil what is not in the records yet, part after part.
 
     Another engine or retriever (an actor with ``ready`` and ``search``) than the configuration's serves to measure the
-    pipeline itself. Needs a Ray session. Raises ``TooManyFailuresError``; what is done is kept.
+    pipeline itself. Needs a Ray session. Raises ``TooManyFailuresError``, and ``StoppedError`` once ``stop`` is set;
+    what is done is kept.
     """
     out = config.out.absolute()
+    stop = stop or threading.Event()
+    # Here, as the machine of the driver is the one without which the run ends anyway.
+    beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     session = Session(out, plan)
     shared = {"config": config, "mesh": ray.put(mesh), "start_engine": start_engine}
     shared["log"] = str(log_folder(out) / "engines.log")
@@ -109,22 +126,31 @@ def distill(
         if left:
             asks = any(agent in QUESTION_AGENTS for pool in part for agent in pool.stage.agents)
             own = start_retriever(config, machine) if asks and retriever is None else None
-            progress: Any = ray.remote(num_cpus=0)(Progress).remote()
+            progress: Any = ray.remote(num_cpus=0, scheduling_strategy=beside)(Progress).remote()
             actor = shared | {"progress": progress, "retriever": (retriever or own) if asks else None}
             rows = (work.num_documents, work.num_documents - left)
             named = number if len(plan.parts) > 1 else 0
-            with Watch(progress, session, named, part, rows, config.max_failed_fraction, terminal), compacting(folder):
-                columns = DOCUMENTS.names if number == 1 else RECORDS.names
+            with Watch(progress, session, named, part, rows, config, stop, terminal), compacting(folder):
                 selected = {"wanted": ray.put(work.wanted), "done": ray.put(done)}
                 del done  # 8 bytes a record, of which Ray has a copy now
+                asking = number == 1 and ASKING in config.stages
                 names, filesystem = for_arrow(files)
-                documents = ray.data.read_parquet(names, filesystem=filesystem, columns=columns)
-                _run_part(part, config, documents, selected, actor, folder)
+                columns = DOCUMENTS.names if asking else RECORDS.names
+                source = ray.data.read_parquet(names, filesystem=filesystem, columns=columns)
+                again = config.stages[0] if number == 1 and not asking else None
+                _run_part(part, config, source, selected | {"again": again}, actor, folder)
+            if stop.is_set() and _num_left(work.num_documents, work.wanted, load_pmids(folder, out / "records")):
+                raise StoppedError(STOPPED)
             if own is not None:
                 ray.kill(own)  # so that the next part has what it held
         if not last:
             compact(folder)
             files = record_files(folder)
+
+
+def _select(block: pa.Table, wanted: Any, done: Any, again: str | None) -> pa.Table:
+    block = select_rows(block, wanted, done)
+    return begin_again(block, again) if again else block
 
 
 def _run_part(
@@ -135,7 +161,7 @@ def _run_part(
     actor: dict[str, Any],
     folder: Path,
 ) -> None:
-    rows = rows.map_batches(select_rows, batch_format="pyarrow", batch_size=None, fn_kwargs=selected).repartition(
+    rows = rows.map_batches(_select, batch_format="pyarrow", batch_size=None, fn_kwargs=selected).repartition(
         target_num_rows_per_block=config.cluster.rows_per_block
     )
     # So many share the cores of one machine.

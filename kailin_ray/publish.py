@@ -26,6 +26,7 @@ ROWS_PER_FILE = 200_000
 
 Record = dict[str, Any]
 
+_CALL = ("agent", "prompt_hash", "finish_reason", "output")
 _SCORES = ("mesh_score", "judge_probability")
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
@@ -69,10 +70,12 @@ SCHEMAS = {
             ("pmid", pa.int64()),
             ("title", pa.string()),
             ("status", pa.string()),
+            ("stage", pa.string()),
             ("reason", pa.string()),
             ("detail", pa.string()),
             ("questions", pa.list_(pa.string())),
             ("answer", pa.string()),
+            ("calls", pa.list_(pa.struct([(name, pa.string()) for name in _CALL]))),
         ]
     ),
 }
@@ -158,10 +161,11 @@ def pretrain(record: Record) -> Record:
 
 
 def rejected(record: Record) -> Record:
-    """A record that was not accepted, with its reason."""
+    """A record that was not accepted: where and why it ended, and what the models wrote, word for word."""
     return {
-        **{name: record[name] for name in ("pmid", "title", "status", "reason", "detail", "answer")},
+        **{name: record[name] for name in ("pmid", "title", "status", "stage", "reason", "detail", "answer")},
         "questions": [candidate["question"] for candidate in record["candidates"] or []],
+        "calls": [{name: call[name] for name in _CALL} for call in record["usage"]],
     }
 
 

@@ -46,10 +46,13 @@ USAGE = pa.struct(
         ("queue_seconds", pa.float32()),
         ("first_token_seconds", pa.float32()),
         ("seconds", pa.float32()),
+        ("prompt_hash", pa.string()),
+        ("output", pa.string()),
     ]
 )
 """One call of an agent. ``contexts_cut``: contexts left out so that its prompt would fit; the seconds count from the
-call's arrival at the engine: until it was scheduled, until its first token, until its end."""
+call's arrival at the engine: until it was scheduled, until its first token, until its end. ``prompt_hash``: of its
+token ids; ``output``: what the model wrote, null in ok rows, whose fields hold it."""
 
 DECISION = pa.struct([("word", pa.string()), ("yes", pa.float32()), ("no", pa.float32()), ("maybe", pa.float32())])
 
@@ -65,6 +68,7 @@ RECORDS = pa.schema(
         ("answer", pa.string()),
         ("decision", DECISION),
         ("status", pa.string()),
+        ("stage", pa.string()),
         ("reason", pa.string()),
         ("detail", pa.string()),
         ("usage", pa.list_(USAGE)),
@@ -75,7 +79,10 @@ RECORDS = pa.schema(
 ``preferred`` indexes ``candidates``; it and ``margin`` are null where the evaluation abstained; ``preferred_by`` is
 rule, judge, or only (nothing to compare). ``judge_orders``, of a pairwise judge: the probability of the first candidate
 where it was shown first, and where second. ``contexts_text`` is what the answer agent was shown, word for word.
-``detail`` of an ok row says why a question agent gave no candidate."""
+``stage``: of ``STEPS``, null in ok rows. ``detail`` of an ok row says why a question agent gave no candidate."""
+
+ASKING, EVALUATION, ANSWER = STEPS = ("question", "evaluation", "answer")
+"""Where on its way a row that is not ok ended: ``stage``. Contexts are found while its questions are asked."""
 
 OK, REJECTED, FAILED = STATUSES = ("ok", "rejected", "failed")
 
@@ -91,6 +98,7 @@ REASONS = {
     "answer_truncated": "the answer ran into its token limit",
     "answer_copies_question": "the answer only repeats the question",
     "answer_malformed": "the answer asks back, or carries markup",
+    "engine_died": "each time this abstract was in an engine, the engine died; the last time it was alone there",
     "agent_error": "a call of an agent raised an error for this row; detail holds it",
 }
 """Why a row is not ok. The only place where reasons are defined."""

@@ -60,8 +60,9 @@ def output_to(log: Path) -> Iterator[TextIO]:
 
 
 def _start_ray(cluster: Cluster, num_cpus: int | None) -> None:
-    address = cluster.address or os.environ.get("RAY_ADDRESS")
-    local: dict[str, Any] = {} if address else {"include_dashboard": False, "num_cpus": num_cpus}
+    # Without an address Ray would join whatever cluster runs on this machine, somebody else's too.
+    address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
+    local: dict[str, Any] = {"include_dashboard": False, "num_cpus": num_cpus} if address == "local" else {}
     os.environ.setdefault("RAY_max_lineage_bytes", str(LINEAGE_BYTES))
     try:
         ray.init(address=address, log_to_driver=False, **local)

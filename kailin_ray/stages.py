@@ -10,6 +10,7 @@ from typing import Any
 
 from kailin_ray.config import Layout, Model
 from kailin_ray.errors import ConfigError
+from kailin_ray.schema import ASKING, EVALUATION, STEPS
 
 QUESTION_AGENTS = ("general", "biomedical")
 AGENTS = (*QUESTION_AGENTS, "judge", "answer")
@@ -60,24 +61,31 @@ class Stage:
 def make_stages(config: Layout) -> tuple[Stage, ...]:
     """The stages of a configuration, in order; the question agents in the order that makes the fewest stages.
 
-    Raises ``ConfigError`` if an agent has no model.
+    Raises ``ConfigError`` if an agent has no model, or ``config.stages`` are not the last ones.
     """
-    judge = () if config.evaluation.by == RULE else ("judge",)
-    orders = (QUESTION_AGENTS, QUESTION_AGENTS[::-1])
-    return min((_stages(config.model, (*asked, *judge, "answer")) for asked in orders), key=len)
+    later = config.stages
+    if later not in (STEPS, STEPS[1:], STEPS[2:]):
+        raise ConfigError(f"stages: {list(later)}; allowed: {', '.join(str(list(STEPS[i:])) for i in range(3))}")
+    judge = ("judge",) if EVALUATION in later and config.evaluation.by != RULE else ()
+    orders = (QUESTION_AGENTS, QUESTION_AGENTS[::-1]) if ASKING in later else ((),)
+    return min((_stages(config.model, asked, (*judge, "answer"), later) for asked in orders), key=len)
 
 
-def _stages(model: Model, agents: tuple[str, ...]) -> tuple[Stage, ...]:
+def _stages(model: Model, asked: tuple[str, ...], others: tuple[str, ...], later: tuple[str, ...]) -> tuple[Stage, ...]:
+    steps: dict[str, tuple[str, ...]] = {name: (name,) for name in (*asked, *others)}
+    if EVALUATION in later:
+        # The rule follows the last question agent; where none asks, it comes first.
+        name = asked[-1] if asked else others[0]
+        steps[name] = (name, RULE) if asked else (RULE, name)
     stages = []
-    for engine, following in _grouped(model, agents):
+    for engine, following in _grouped(model, tuple(steps)):
         adapters = (getattr(model, name).adapter for name in following)
-        steps = (step for name in following for step in ((name, RULE) if name == agents[1] else (name,)))
         spec = replace(
             engine,
             adapters=tuple(dict.fromkeys(one for one in adapters if one)),
             float32_head="judge" in following,
         )
-        stages.append(Stage(tuple(steps), spec))
+        stages.append(Stage(tuple(step for name in following for step in steps[name]), spec))
     return tuple(stages)
 
 

@@ -82,7 +82,7 @@ def is_remote(path: Path) -> bool:
 
 def check_access(key: str, path: Any) -> None:
     """Raise ``ConfigError`` that names the configuration's ``key`` if a folder's object store cannot be used."""
-    if not is_remote(path):
+    if path is None or not is_remote(path):
         return
     bucket, _, name = path.path.partition("/")
     try:

@@ -1,9 +1,13 @@
 """The line that a person watches while a part works, and the eye that stops a run when too much fails."""
 
 import _thread
+import signal
+import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -11,6 +15,7 @@ import ray
 from tqdm import tqdm
 
 from kailin_ray.accounts import Session
+from kailin_ray.config import DistillConfig
 from kailin_ray.plan import Part
 from kailin_ray.schema import FAILED
 
@@ -21,10 +26,33 @@ MAX_STARTS_IN_VAIN = 5
 """Engine starts in a row after which no row was finished: they die at once, or of one row that comes again."""
 MIN_ROWS_TO_JUDGE = 20
 """Rows done before a fraction of failures is believed."""
+STOPPED = "stopped; what is done is kept, and the same command goes on from there"
+SETTLE_S = 5.0
+"""Seconds between the last row's end and the end of a run that drains: blocks are written meanwhile."""
 
 
 class TooManyFailuresError(RuntimeError):
     """More of a run's rows failed than the configuration allows, or its engines only die; what is done is kept."""
+
+
+class StoppedError(RuntimeError):
+    """The run was asked to stop, or its time is over; what is done is kept, and the same command goes on."""
+
+
+@contextmanager
+def stop_requests(max_hours: float | None) -> Iterator[threading.Event]:
+    """Yield an event that SIGTERM sets, or that so many hours do. It takes the main thread."""
+    stop = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    timer = threading.Timer((max_hours or 0) * 3600, stop.set)
+    timer.daemon = True
+    if max_hours is not None:
+        timer.start()
+    try:
+        yield stop
+    finally:
+        timer.cancel()
+        signal.signal(signal.SIGTERM, before)
 
 
 def progress_bar(terminal: TextIO, stage: str, total: int, unit: str = " abstracts", **options: Any) -> Any:
@@ -45,7 +73,8 @@ def progress_bar(terminal: TextIO, stage: str, total: int, unit: str = " abstrac
 class Watch:
     """Context manager: shows a part's line from an ``actor.Progress`` actor, and keeps the session's file up to date.
 
-    Raises ``TooManyFailuresError`` out of the block when more than ``max_failed_fraction`` of its rows failed.
+    Raises out of the block: ``TooManyFailuresError`` when more of its rows failed than ``max_failed_fraction``, or
+    ended for a reason than its ``max_fraction``; ``StoppedError`` once what was begun before ``stop`` is finished.
     """
 
     def __init__(
@@ -55,15 +84,19 @@ class Watch:
         number: int,
         part: Part,
         rows: tuple[int, int],
-        max_failed_fraction: float,
+        config: DistillConfig,
+        stop: threading.Event,
         terminal: TextIO,
     ):
         """``rows``: how many there are in all, and how many are done already. ``number`` of the part, from 1."""
         self._progress, self._session, self._number, self._part = progress, session, number, part
-        self._rows, self._max_failed_fraction, self._terminal = rows, max_failed_fraction, terminal
+        self._rows, self._config, self._terminal = rows, config, terminal
+        self._stop_request = stop
+        self._draining_since: float | None = None
+        self._open_until = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self._failure: str | None = None
+        self._failure: Exception | None = None
         self._began: float | None = None
         self._written = 0.0
         self._worked_at_start = (0, 0)
@@ -78,7 +111,7 @@ class Watch:
         self._stop.set()
         self._thread.join()
         if self._failure:
-            raise TooManyFailuresError(self._failure) from error
+            raise self._failure from error
 
     def _run(self) -> None:
         form = "{desc}{n_fmt}/{total_fmt} {percentage:3.0f}% [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
@@ -97,42 +130,71 @@ class Watch:
 
     def _look(self, bar: Any) -> None:
         try:
-            accounts = ray.get(self._progress.accounts.remote(), timeout=10)
+            state = ray.get(self._progress.state.remote(), timeout=10)
         except ray.exceptions.RayError:
             return
+        accounts = state["accounts"]
         ready, wanted = sum(account["ready"] for account in accounts), sum(pool.replicas for pool in self._part)
         if self._began is None and ready:
             # The rate, and so the time left, counts from the first engine that can serve.
             self._began = time.monotonic()
             bar.unpause()
         # Those that have not begun wait for room on a machine.
-        starting = f", engines ready {ready} of {wanted}, begun {len(accounts)}" if ready < wanted else ""
-        bar.set_description(self._name() + starting, refresh=False)
+        doing = f", engines ready {ready} of {wanted}, begun {len(accounts)}" if ready < wanted else ""
+        if self._stop_request.is_set():
+            doing = f", stopping: {state['num_open']} abstracts to finish"
+            self._drain(state["num_open"])
+        bar.set_description(self._name() + doing, refresh=False)
         if time.monotonic() - self._written > WRITE_S:
             self._written = time.monotonic()
             distill = self._written - self._began if self._began else 0.0
-            self._session.update(self._number, self._part, accounts, distill)
+            try:
+                self._session.update(self._number, self._part, accounts, distill)
+            except Exception as error:  # a store that does not answer now must not end this watch; the next time may do
+                print(f"the session's account was not written: {error}", file=sys.stderr)
         last = self._part[-1].stage.name
         rows: Counter[str] = Counter()
+        reasons: Counter[str] = Counter()
         for account in accounts:
             if account["stage"] == last:
                 rows.update(account["rows"])
+                reasons.update(account["reasons"])
         bar.set_postfix(dict(sorted(rows.items())), refresh=False)
         bar.update(self._rows[1] + sum(rows.values()) - bar.n)
-        self._judge(rows, len(accounts), sum(sum(account["rows"].values()) for account in accounts))
+        self._judge(rows, reasons, len(accounts), state["num_left"])
 
-    def _judge(self, rows: Counter[str], starts: int, worked: int) -> None:
+    def _drain(self, num_open: int) -> None:
+        """Let what is begun be finished and written, for as long as ``grace_seconds`` say, then end the run."""
+        now = time.monotonic()
+        if self._draining_since is None:
+            self._draining_since = self._open_until = now
+            self._progress.drain.remote()
+        if num_open:
+            self._open_until = now
+        over = now - self._draining_since > self._config.grace_seconds
+        if over or now - self._open_until > SETTLE_S:
+            self._fail(StoppedError(STOPPED))
+
+    def _judge(self, rows: Counter[str], reasons: Counter[str], starts: int, worked: int) -> None:
         """Stop the run if too many of the last stage's ``rows`` failed, or engines start without a row being worked."""
         if worked > self._worked_at_start[0]:
             self._worked_at_start = (worked, starts)
         in_vain = starts - self._worked_at_start[1]
-        done, failed = sum(rows.values()), rows[FAILED]
-        if done >= MIN_ROWS_TO_JUDGE and failed > self._max_failed_fraction * done:
-            self._fail(f"{failed} of {done} rows failed, more than max_failed_fraction={self._max_failed_fraction}")
-        elif in_vain > sum(pool.replicas for pool in self._part) + MAX_STARTS_IN_VAIN:
-            self._fail(f"engines were started {in_vain} times without finishing a row: they die")
+        done = sum(rows.values())
+        found = [("failed", rows[FAILED], "max_failed_fraction", self._config.max_failed_fraction)]
+        found += [
+            (f"ended with {reason}", reasons[reason], f"max_fraction.{reason}", fraction)
+            for reason, fraction in self._config.max_fraction.items()
+            if fraction is not None
+        ]
+        for how, number, key, fraction in found:
+            if done >= MIN_ROWS_TO_JUDGE and number > fraction * done:
+                self._fail(TooManyFailuresError(f"{number} of {done} rows {how}, more than {key}={fraction}"))
+        if in_vain > sum(pool.replicas for pool in self._part) + MAX_STARTS_IN_VAIN:
+            died = f"engines were started {in_vain} times without finishing a row: they die"
+            self._fail(TooManyFailuresError(died))
 
-    def _fail(self, why: str) -> None:
+    def _fail(self, why: Exception) -> None:
         if not self._failure and not self._stop.is_set():
             self._failure = why
             _thread.interrupt_main()

@@ -84,7 +84,8 @@ def test_no_added_token_of_any_kind_comes_from_a_message(pieces: list[str]) -> N
         ids = prompt_ids(FOREIGN, hostile)
         assert [i for i in ids if i in markup] == plain
         said = "".join(pieces).encode("utf-8", "replace").decode().strip()
-        if said.isascii():  # of other texts this tokenizer does not know all bytes
+        # Of other texts, and of control characters, this tokenizer does not know all bytes.
+        if all(one.isascii() and (one.isprintable() or one == "\n") for one in said):
             assert said in FOREIGN.decode(ids, clean_up_tokenization_spaces=False)  # nothing of it is lost
 
 

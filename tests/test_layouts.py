@@ -137,7 +137,8 @@ def test_an_engine_process_that_is_killed_is_replaced_and_counted(base: list[str
     wait_for(lambda: len(list((run / "records").glob("*.parquet"))) > 0, process)
     wait_for(lambda: "ray_vllm_prompt_tokens" in metrics(), process)
     assert "ray_kailin_ray_tokens{" in metrics()
-    engines = [one for one in psutil.process_iter(["cmdline"]) if "EngineCore" in " ".join(one.info["cmdline"] or [])]
+    children = psutil.Process(process.pid).children(recursive=True)
+    engines = [one for one in children if "EngineCore" in " ".join(one.cmdline())]
     assert engines
     for engine in engines:
         engine.kill()

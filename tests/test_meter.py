@@ -50,7 +50,7 @@ def test_every_second_is_booked_on_what_went_on() -> None:
         clock.now += 3
         asyncio.run(meter.call(takes(clock, 5)))  # a search beside a call is no waiting for retrieval
     clock.now += 1
-    meter.rows_done(["ok", None, "rejected", None])
+    meter.rows_done([{"status": "ok"}, {}, {"status": "rejected", "reason": "no_mesh"}, {"status": None}])
     told = meter.account()
     assert {state: told[state] for state in STATES} == {"start": 30, "busy": 5, "retrieval": 3, "idle": 3}
     assert (told["seconds"], told["calls"]) == (41, 5)

@@ -36,8 +36,10 @@ RECORD = {
     "answer": "Yes, it does.",
     "decision": {"word": "yes"},
     "status": "ok",
+    "stage": None,
     "reason": None,
     "detail": None,
+    "usage": [{"agent": "general", "prompt_hash": "0f", "finish_reason": "stop", "output": "How?"}],
 }
 
 

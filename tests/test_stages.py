@@ -41,6 +41,18 @@ def test_the_question_agents_are_ordered_so_that_stages_are_few(config: DistillC
     assert steps(found) == [(B, ("biomedical",)), (A, ("general", "rule", "answer"))]
 
 
+def test_later_steps_alone_are_stages_of_their_own(config: DistillConfig) -> None:
+    papers = with_models(config, C, by="judge", general={"path": A}, biomedical={"path": B})
+    (stage,) = make_stages(replace(papers, stages=("evaluation", "answer")))
+    assert (stage.engine.path, stage.steps) == (C, ("rule", "judge", "answer"))
+    (stage,) = make_stages(replace(papers, stages=("answer",)))
+    assert (stage.steps, stage.engine.float32_head) == (("answer",), False)
+    (stage,) = make_stages(replace(with_models(config, A), stages=("evaluation", "answer")))
+    assert stage.steps == ("rule", "answer")
+    with pytest.raises(ConfigError, match=r"stages: \['evaluation'\]; allowed: .*, \['answer'\]$"):
+        make_stages(replace(papers, stages=("evaluation",)))
+
+
 def test_a_judge_that_is_not_asked_needs_no_engine(config: DistillConfig) -> None:
     assert len(make_stages(with_models(config, A, judge={"path": B}))) == 1
 

@@ -1,0 +1,139 @@
+"""Rounds of SIGKILL at random moments of real runs, driver and engine in turn. Prints one JSON line last.
+
+    python benchmarks/faults.py [--rounds 20] [--limit 96] [--seed 0] [--demo demo]
+
+Real abstracts, the real small model, greedy sampling. After a driver's death the same command goes on; an engine's
+death the run mends itself. A run that gets complete before all rounds are done is compared with an undisturbed one,
+and another begins. *lost* and *doubled* are PMIDs; *other_status* and *other_text* count rows that differ from the
+undisturbed run's. Greedy sampling in bfloat16 depends on what else is in the batch, so two undisturbed runs are
+compared the same way beside it (*undisturbed_twice*).
+"""
+
+import argparse
+import json
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from kailin_ray.files import read_json
+from kailin_ray.manifest import versions
+from kailin_ray.records import records
+
+LONGEST_S = 60.0
+"""A round's kill comes between 5 and so many seconds after the one before: at an engine's start, or at work."""
+GREEDY = [f"model.{agent}.sampling.temperature=0" for agent in ("general", "biomedical", "answer")]
+
+
+def main() -> None:
+    """Run, kill, go on, compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--limit", type=int, default=96, help="abstracts of a run")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--demo", type=Path, default=Path("demo"), help="a folder with documents and index")
+    options = parser.parse_args()
+    keys = [f"documents={options.demo}/documents", f"index={options.demo}/index", "mesh=assets/mesh.tsv"]
+    keys += [f"limit={options.limit}", "retrieval=brief", "evaluation.by=rule", *GREEDY]
+    keys += ["cluster.rows_per_block=4", "cluster.rows_in_flight=16"]
+    dice = random.Random(options.seed)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for twice in ("a", "b"):
+            finish(start(folder / twice, keys))
+        left = options.rounds
+        runs: list[dict[str, Any]] = []
+        while left:
+            run = folder / f"disturbed-{len(runs)}"
+            killed = disturb(run, keys, left, dice)
+            left -= sum(killed.values())
+            runs.append({"killed": dict(killed), **compared(folder / "a", run)})
+            print(json.dumps(runs[-1]), file=sys.stderr)
+        twice_the_same = compared(folder / "a", folder / "b")
+    result = {"benchmark": "faults", "abstracts": options.limit, "rounds": options.rounds, "runs": runs}
+    print(json.dumps(result | {"undisturbed_twice": twice_the_same, "versions": versions()}))
+
+
+def start(run: Path, keys: list[str]) -> subprocess.Popen[bytes]:
+    """Start the command, or go on with its run."""
+    command = [sys.executable, "-m", "kailin_ray", "distill", f"out={run}", *keys]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def finish(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a command's end; raise if it failed."""
+    if process.wait():
+        raise RuntimeError(f"distill ended with {process.returncode}")
+
+
+def disturb(run: Path, keys: list[str], rounds: int, dice: random.Random) -> Counter[str]:
+    """Kill driver and engine in turn until so many rounds are done or the run is complete; then let it end."""
+    killed: Counter[str] = Counter()
+    process = start(run, keys)
+    while killed.total() < rounds:
+        try:
+            process.wait(dice.uniform(5.0, LONGEST_S))
+            break
+        except subprocess.TimeoutExpired:
+            pass
+        if killed["driver"] <= killed["engine"]:
+            killed["driver"] += 1
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            process = start(run, keys)
+        elif engines := engine_processes(process.pid):
+            killed["engine"] += 1
+            engines[0].kill()
+    finish(process)
+    return killed
+
+
+def engine_processes(driver: int) -> list[psutil.Process]:
+    """The processes of vLLM's engines under a driver."""
+    found = []
+    for child in psutil.Process(driver).children(recursive=True):
+        try:
+            if "EngineCore" in " ".join(child.cmdline()):
+                found.append(child)
+        except psutil.Error:
+            continue
+    return found
+
+
+def compared(undisturbed: Path, run: Path) -> dict[str, Any]:
+    """How a run's records differ from an undisturbed run's."""
+    expected, found = rows(undisturbed), rows(run)
+    both = [(expected[pmid][0], found[pmid][0]) for pmid in expected.keys() & found.keys()]
+    manifest = read_json(run / "manifest.json")
+    return {
+        "rows": len(found),
+        "lost": len(expected.keys() - found.keys()),
+        "doubled": sum(len(one) > 1 for one in found.values()),
+        "other_status": sum(a["status"] != b["status"] for a, b in both),
+        "other_text": sum(text(a) != text(b) for a, b in both),
+        "sessions": manifest["sessions"],
+        "restarts": manifest["restarts"],
+    }
+
+
+def rows(run: Path) -> dict[int, list[dict[str, Any]]]:
+    """A run's records by PMID."""
+    found: dict[int, list[dict[str, Any]]] = {}
+    for row in records(run).to_table(columns=["pmid", "status", "candidates", "answer"]).to_pylist():
+        found.setdefault(row["pmid"], []).append(row)
+    return found
+
+
+def text(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What the models wrote of a row."""
+    return row["answer"], [one["question"] for one in row["candidates"] or []]
+
+
+if __name__ == "__main__":
+    main()

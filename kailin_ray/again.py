@@ -1,0 +1,176 @@
+"""Work begun again from a run's records: later agents with earlier ones' questions, and rows that were not accepted.
+
+``distill from=runs/a stages=[answer]`` makes another run of the same abstracts; ``replay`` does some rows of a run
+again and puts the new records in the place of the old ones.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from kailin_ray.config import Step
+from kailin_ray.documents import PMIDS, read_pmids
+from kailin_ray.errors import ConfigError
+from kailin_ray.files import atomic_file, read_json, remove_folder, sync, write_json
+from kailin_ray.records import ROWS_PER_GROUP, record_files
+from kailin_ray.schema import ANSWER, ASKING, EVALUATION, OK, REASONS, RECORDS, STEPS
+from kailin_ray.storage import open_parquet
+
+_CONCERNS = {
+    ASKING: ("model.general", "model.biomedical", "retrieval", "inputs.documents", "inputs.index", "inputs.mesh",
+             "inputs.schema", "inputs.models.general", "inputs.models.biomedical", "inputs.prompts.question",
+             "evaluation.measure", "evaluation.aggregate"),  # scores are made where contexts are found
+    EVALUATION: ("evaluation", "model.judge", "inputs.models.judge", "inputs.prompts.evaluation"),
+    ANSWER: ("model", "inputs.models", "inputs.prompts.answer"),
+}  # fmt: skip
+"""Which settings of a run (``manifest.open_run``) concern which step first. The engine arguments of all agents count
+for the last: what was made with others stays what it is."""
+
+
+def step_of(setting: str) -> str | None:
+    """The first step that a setting concerns; None for one that concerns none."""
+    for step, prefixes in _CONCERNS.items():
+        if any(setting == prefix or setting.startswith(f"{prefix}.") for prefix in prefixes):
+            return step
+    return None
+
+
+def step_changed(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, str] | None:
+    """The first step that differs between two runs' flat settings, and one setting that makes it so.
+
+    What only one of them has counts for nothing: a run that answers alone knows no model of the question agents.
+    """
+    changed = [(step_of(key), key) for key in sorted(before.keys() & now.keys()) if before[key] != now[key]]
+    found = [(step, key) for step, key in changed if step]
+    return min(found, key=lambda one: STEPS.index(one[0])) if found else None
+
+
+def later(step: str) -> tuple[Step, ...]:
+    """A step and those after it."""
+    found: Any = STEPS[STEPS.index(step) :]
+    return tuple(found)
+
+
+def chosen_reasons(asked: Iterable[str]) -> list[str]:
+    """The reasons that are meant, by their names or the last words of them. Raises ``ConfigError`` for others."""
+    found = []
+    for word in asked:
+        meant = [name for name in REASONS if name == word or name.endswith(f"_{word}")]
+        if not meant:
+            raise ConfigError(f"reason: unknown {word!r}; allowed: {', '.join(REASONS)}")
+        found += meant
+    return found
+
+
+def rows_to_replay(run: Path, reasons: list[str]) -> tuple[PMIDS, str]:
+    """The PMIDs of a run's rows that ended for one of the reasons, sorted, and the first step at which one did.
+
+    Raises ``ConfigError`` if there is none.
+    """
+    pmids: list[PMIDS] = []
+    steps: set[str] = set()
+    for file in record_files(run / "records"):
+        table = _read(file, ["pmid", "stage", "reason"])
+        table = table.filter(pc.is_in(table["reason"], pa.array(reasons)))
+        pmids.append(table["pmid"].to_numpy())
+        steps.update(table["stage"].unique().to_pylist())
+    if not steps:
+        raise ConfigError(f"reason: {run} has no row that ended with {' or '.join(reasons)}")
+    return np.sort(np.concatenate(pmids)), min(steps, key=STEPS.index)
+
+
+def begin_again(block: pa.Table, step: str) -> pa.Table:
+    """Records as they were before ``step``, evaluation or answer. Those that ended earlier stay as they are."""
+    rows = block.to_pylist()
+    for row in rows:
+        if row["status"] != OK and STEPS.index(row["stage"]) < STEPS.index(step):
+            continue
+        if row["status"] != OK:
+            row["detail"] = None
+        row |= dict.fromkeys(("contexts_text", "answer", "decision", "status", "stage", "reason"))
+        row["usage"] = [call for call in row["usage"] if call["agent"] not in ("answer", "decision")]
+        if step == EVALUATION:
+            row |= dict.fromkeys(("preferred", "preferred_by", "margin", "judge_orders"))
+            row["usage"] = [call for call in row["usage"] if call["agent"] != "judge"]
+            for candidate in row["candidates"]:
+                candidate["judge_probability"] = None
+    return pa.Table.from_pylist(rows, RECORDS)
+
+
+def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
+    with open_parquet(path) as file:
+        return file.read(columns=columns)
+
+
+def merge(run: Path, replay: Path) -> int:
+    """Put a replay's records in the place of the run's old ones; return how many.
+
+    File by file, each replaced in one step: whenever it is cut off every PMID has exactly one record, and doing it
+    again does the rest.
+    """
+    fresh = record_files(replay / "records")
+    if not fresh:
+        return 0
+    columns = [read_pmids(file) for file in fresh]
+    pmids, sources = np.concatenate(columns), np.repeat(np.arange(len(fresh)), [len(one) for one in columns])
+    order = np.argsort(pmids)
+    pmids, sources = pmids[order], sources[order]
+    for path in record_files(run / "records"):
+        old = read_pmids(path)
+        places = np.minimum(np.searchsorted(pmids, old), len(pmids) - 1)
+        replaced = pmids[places] == old
+        if not replaced.any():
+            continue
+        table = _read(path)
+        wanted = pa.array(old[replaced])
+        tables = [table.filter(pa.array(~replaced))]
+        for number in np.unique(sources[places[replaced]]):
+            part = _read(fresh[number])
+            tables.append(part.filter(pc.is_in(part["pmid"], wanted)))
+        with atomic_file(path) as partial:
+            # A merged file's metadata names the files that it stands for.
+            made = pa.concat_tables([one.replace_schema_metadata(table.schema.metadata) for one in tables])
+            pq.write_table(made, partial, compression="zstd", row_group_size=ROWS_PER_GROUP)
+            sync(partial)
+    # On the disk before the only other copy goes.
+    sync(run / "records")
+    return len(pmids)
+
+
+def name(reasons: list[str], overrides: Iterable[str]) -> str:
+    """The folder of a replay: the same command finds it again."""
+    return hashlib.sha256(json.dumps([reasons, *overrides]).encode()).hexdigest()[:16]
+
+
+def first(steps: Iterable[str]) -> str:
+    """The step that comes before the others."""
+    return min(steps, key=STEPS.index)
+
+
+def open_replay(folder: Path, run: Path, reasons: list[str]) -> tuple[PMIDS, str]:
+    """``rows_to_replay``, written down in the replay's folder: once some are merged the run no longer tells."""
+    note = folder.with_suffix(".json")
+    if not note.exists():
+        pmids, step = rows_to_replay(run, reasons)
+        write_json(note, {"step": step, "pmids": pmids.tolist()})
+    found = read_json(note)
+    return np.array(found["pmids"], dtype=np.int64), found["step"]
+
+
+def close_replay(folder: Path) -> None:
+    """Remove what a merged replay leaves; the run has it all."""
+    remove_folder(folder)
+    folder.with_suffix(".json").unlink()
+
+
+def keep_accounts(run: Path, replay: Path) -> None:
+    """Add what a replay took to the run's account."""
+    for path in (replay / "sessions").glob("*.json"):
+        write_json(run / "sessions" / path.name, read_json(path))

@@ -1,0 +1,72 @@
+"""The command ``distill`` with an engine that answers after a moment and can be made to die, and its own retriever.
+
+Run as a module with ``distill``'s keys. ``FAULTS`` (JSON) says what happens: ``latency`` in seconds; ``deadly``, words
+of abstracts that end the actor with the engine, as an engine's death does; ``short``, whether answers are cut.
+"""
+
+import asyncio
+import json
+import os
+import sys
+from dataclasses import replace
+from typing import Any
+
+from kailin_ray import pipeline
+from kailin_ray.__main__ import run
+from kailin_ray.generation import EngineDeadError, Generation
+from kailin_ray.stages import EngineSpec
+
+distill = pipeline.distill
+
+
+class FaultyEngine:
+    """Asks and answers what passes the checks, the same for the same prompt."""
+
+    def __init__(self, faults: dict[str, Any]):
+        self.latency, self.deadly = faults.get("latency", 0.0), faults.get("deadly", [])
+        self.reason = "length" if faults.get("short") else "stop"
+        self.dead = False
+
+    def shutdown(self) -> None:
+        """Nothing to stop."""
+
+    async def generate(self, messages: Any, sampling: Any, adapter: str | None = None) -> Generation:
+        content = messages[-1]["content"]
+        await self.work(messages)
+        if "Evidence from" in content:
+            return replace(made("It had an effect in the patients."), finish_reason=self.reason)
+        words = [word for word in content.split() if word.isalpha() and len(word) > 5][1:6]
+        return made(f"Does {' '.join(words)} have an {'effect' if 'yes/no' in content else 'mechanism'}?")
+
+    async def choose(self, messages: Any, words: Any, adapter: str | None = None) -> Generation:
+        await self.work(messages)
+        shares = {word: (2 if word == words[0] else 1) / (len(words) + 1) for word in words}
+        return replace(made(words[0]), probabilities=shares)
+
+    async def work(self, messages: Any) -> None:
+        if any(word in message["content"] for word in self.deadly for message in messages):
+            self.dead = True
+        await asyncio.sleep(self.latency)
+        if self.dead:
+            raise EngineDeadError("dead")
+
+
+def made(text: str) -> Generation:
+    return Generation(
+        text=text, finish_reason="stop", prompt_tokens=9, cached_tokens=4, completion_tokens=3, probabilities={},
+        prompt_hash="0f",
+    )  # fmt: skip
+
+
+def with_faults(*arguments: Any, **options: Any) -> None:
+    faults = json.loads(os.environ.get("FAULTS", "{}"))
+
+    def start(spec: EngineSpec) -> FaultyEngine:
+        return FaultyEngine(faults)
+
+    distill(*arguments, start_engine=start, **options)
+
+
+if __name__ == "__main__":
+    pipeline.distill = with_faults
+    sys.exit(run(sys.argv[1], sys.argv[2:]))
