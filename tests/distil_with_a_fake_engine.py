@@ -31,9 +31,9 @@ class TwoPassages(FakeRetriever):
         return [[Hit(1, 0.5, "T", "A", [heading])] for heading in headings]
 
 
-def with_fakes(*arguments: Any) -> None:
+def with_fakes(*arguments: Any, **options: Any) -> None:
     retriever = ray.remote(num_cpus=0)(TwoPassages).remote()
-    distill(*arguments, lambda _: SlowEngine(Path(tempfile.mkstemp()[1])), retriever)
+    distill(*arguments, lambda _: SlowEngine(Path(tempfile.mkstemp()[1])), retriever, **options)
 
 
 if __name__ == "__main__":
