@@ -46,7 +46,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for twice in ("a", "b"):
-            finish(start(folder / twice, keys))
+            finish(start(folder / twice, keys), folder / twice)
         left = options.rounds
         runs: list[dict[str, Any]] = []
         while left:
@@ -63,13 +63,15 @@ def main() -> None:
 def start(run: Path, keys: list[str]) -> subprocess.Popen[bytes]:
     """Start the command, or go on with its run."""
     command = [sys.executable, "-m", "kailin_ray", "distill", f"out={run}", *keys]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with run.with_suffix(".said").open("a") as said:
+        return subprocess.Popen(command, stdout=said, stderr=said)
 
 
-def finish(process: subprocess.Popen[bytes]) -> None:
+def finish(process: subprocess.Popen[bytes], run: Path) -> None:
     """Wait for a command's end; raise if it failed."""
     if process.wait():
-        raise RuntimeError(f"distill ended with {process.returncode}")
+        said = run.with_suffix(".said").read_text()[-3_000:]
+        raise RuntimeError(f"distill ended with {process.returncode}: {said}")
 
 
 def disturb(run: Path, keys: list[str], rounds: int, dice: random.Random) -> Counter[str]:
@@ -90,7 +92,7 @@ def disturb(run: Path, keys: list[str], rounds: int, dice: random.Random) -> Cou
         elif engines := engine_processes(process.pid):
             killed["engine"] += 1
             engines[0].kill()
-    finish(process)
+    finish(process, run)
     return killed
 
 

@@ -139,6 +139,7 @@ class DistillActor:
         self._places = config.cluster.rows_in_flight
         self._room = asyncio.Semaphore(self._places)
         self._one_group = asyncio.Lock()
+        self._dead = False
         self._verdicts_to_log = VERDICTS_TO_LOG if "judge" in stage.steps else 0
         self._meter.ready()
 
@@ -183,8 +184,10 @@ class DistillActor:
                 try:
                     if self._teller.draining:
                         return []
+                    if self._dead:  # of rows that were before; these are not to blame
+                        raise EngineDeadError("dead")
                     await self._progress.enter_alone.remote(pmids)
-                    made = list(await asyncio.gather(*(self._distiller.record(row) for row in rows)))
+                    made = list(await asyncio.gather(*(self._worked(row) for row in rows)))
                 finally:
                     for _ in range(self._places):
                         self._room.release()
@@ -205,13 +208,20 @@ class DistillActor:
         try:
             if self._teller.draining:
                 return None
-            record = await self._distiller.record(row)
+            record = await self._worked(row)
         finally:
             self._room.release()
         if self._verdicts_to_log and (line := judged(record)):
             self._verdicts_to_log -= 1
             print(line, flush=True)
         return record
+
+    async def _worked(self, row: Record) -> Record:
+        try:
+            return await self._distiller.record(row)
+        except EngineDeadError:
+            self._dead = True
+            raise
 
 
 class Teller:

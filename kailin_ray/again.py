@@ -6,7 +6,7 @@ again and puts the new records in the place of the old ones.
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,14 @@ import pyarrow.parquet as pq
 from kailin_ray.config import Step
 from kailin_ray.documents import PMIDS, read_pmids
 from kailin_ray.errors import ConfigError
-from kailin_ray.files import atomic_file, read_json, remove_folder, sync, write_json
+from kailin_ray.files import atomic_file, read_json, remove_folder, sha256, sync, write_json
 from kailin_ray.records import ROWS_PER_GROUP, record_files
 from kailin_ray.schema import ANSWER, ASKING, EVALUATION, OK, REASONS, RECORDS, STEPS
 from kailin_ray.storage import open_parquet
 
 _CONCERNS = {
-    ASKING: ("model.general", "model.biomedical", "retrieval", "inputs.documents", "inputs.index", "inputs.mesh",
-             "inputs.schema", "inputs.models.general", "inputs.models.biomedical", "inputs.prompts.question",
+    ASKING: ("model.path", "model.revision", "model.general", "model.biomedical", "retrieval", "inputs.documents",
+             "inputs.index", "inputs.mesh", "inputs.schema", "inputs.models.general", "inputs.models.biomedical", "inputs.prompts.question",
              "evaluation.measure", "evaluation.aggregate"),  # scores are made where contexts are found
     EVALUATION: ("evaluation", "model.judge", "inputs.models.judge", "inputs.prompts.evaluation"),
     ANSWER: ("model", "inputs.models", "inputs.prompts.answer"),
@@ -144,9 +144,18 @@ def merge(run: Path, replay: Path) -> int:
     return len(pmids)
 
 
-def name(reasons: list[str], overrides: Iterable[str]) -> str:
-    """The folder of a replay: the same command finds it again."""
-    return hashlib.sha256(json.dumps([reasons, *overrides]).encode()).hexdigest()[:16]
+def replay_folder(run: Path, reasons: list[str], overrides: Iterable[str], free: Collection[str]) -> Path:
+    """The folder of a replay: the same command finds it again, whatever it says about the ``free`` settings.
+
+    As long as the run's manifest is the same: once another replay or session has changed the run, what was begun from
+    its records as they were is of no use, and is removed.
+    """
+    made = sha256(run / "manifest.json")
+    for note in (run / "replays").glob("*.json"):
+        if read_json(note)["manifest"] != made:
+            close_replay(note.with_suffix(""))
+    kept = [text for text in overrides if text.lstrip("+").partition("=")[0].partition(".")[0] not in free]
+    return run / "replays" / hashlib.sha256(json.dumps([made, reasons, *kept]).encode()).hexdigest()[:16]
 
 
 def first(steps: Iterable[str]) -> str:
@@ -154,14 +163,19 @@ def first(steps: Iterable[str]) -> str:
     return min(steps, key=STEPS.index)
 
 
-def open_replay(folder: Path, run: Path, reasons: list[str]) -> tuple[PMIDS, str]:
-    """``rows_to_replay``, written down in the replay's folder: once some are merged the run no longer tells."""
+def rows_of(folder: Path, run: Path, reasons: list[str]) -> tuple[PMIDS, str]:
+    """``rows_to_replay`` as they were when the replay in ``folder`` began."""
     note = folder.with_suffix(".json")
     if not note.exists():
-        pmids, step = rows_to_replay(run, reasons)
-        write_json(note, {"step": step, "pmids": pmids.tolist()})
+        return rows_to_replay(run, reasons)
     found = read_json(note)
     return np.array(found["pmids"], dtype=np.int64), found["step"]
+
+
+def open_replay(folder: Path, run: Path, pmids: PMIDS, step: str) -> None:
+    """Write down which rows a replay does: once some are merged the run no longer tells."""
+    made = sha256(run / "manifest.json")
+    write_json(folder.with_suffix(".json"), {"manifest": made, "step": step, "pmids": pmids.tolist()})
 
 
 def close_replay(folder: Path) -> None:

@@ -28,6 +28,7 @@ from kailin_ray.config import (
     ReplayConfig,
     ReportConfig,
     overridden,
+    settings,
     without_secrets,
 )
 from kailin_ray.files import locked, read_json, read_manifest, remove_folder
@@ -138,22 +139,36 @@ def replay(config: ReplayConfig) -> int:
     # The rows are those that went wrong: limits of a whole run do not suit them.
     unlimited = {"max_failed_fraction": 1.0, "max_fraction": dict.fromkeys(REASONS), "max_hours": None}
     changed = overridden(made["config"] | unlimited, config.overrides)
-    folder = config.run / "replays" / again.name(reasons, config.overrides)
-    changed = replace(changed, from_run=config.run, out=folder, limit=None, stages=again.later("question"))
     with locked(config.run):  # against distill, which merges the run's files
-        pmids, step = again.open_replay(folder, config.run, reasons)
-        # The same checks as distill's come first; what is asked for here and not there is the first step to do again.
+        folder = again.replay_folder(config.run, reasons, config.overrides, manifest.FREE)
+        pmids, step = again.rows_of(folder, config.run, reasons)
+        # From the step at which they ended, or that a changed key concerns; then only its models and later ones count.
+        before, now = manifest.flat(made["config"]), manifest.flat(settings(changed))
+        asked_for = again.step_changed(before, now)
+        first = again.first([step, asked_for[0] if asked_for else step])
+        changed = replace(changed, from_run=config.run, out=folder, limit=None, stages=again.later(first))
         changed = _checked(changed)
-        steps = [step, manifest.step_changed_since(config.run, changed) or step]
-        changed = replace(changed, stages=again.later(again.first(steps)))
+        # Prompts, corpora and models may have changed without a key.
+        first = again.first([first, manifest.step_changed_since(config.run, changed) or first])
+        changed = replace(changed, stages=again.later(first))
+        _checked(changed)
+        again.open_replay(folder, config.run, pmids, step)
         mesh = _distil(changed, pmids)
-        now = read_json(folder / "manifest.json")["num_by_status"]
+        statuses = read_json(folder / "manifest.json")["num_by_status"]
         again.merge(config.run, folder)
-        note = {"reasons": reasons, "overrides": list(config.overrides), "stages": list(changed.stages), "rows": now}
         again.keep_accounts(config.run, folder)
+        differs = {
+            key: now.get(key)
+            for key in before.keys() | now.keys()
+            if key.partition(".")[0] not in manifest.FREE and before.get(key) != now.get(key)
+        }
+        note = {"folder": folder.name, "reasons": reasons, "changed": differs, "stages": list(changed.stages)}
+        note["rows"] = statuses
         manifest.add_replay(config.run, mesh, changed.cluster.gpu_hour_price, note)
         again.close_replay(folder)
-    print(f"{config.run}: {len(pmids):,} rows done again: " + ", ".join(f"{name} {now[name]:,}" for name in now))
+    print(
+        f"{config.run}: {len(pmids):,} rows done again: " + ", ".join(f"{name} {statuses[name]:,}" for name in statuses)
+    )
     print(_report(config.run))
     return 0
 

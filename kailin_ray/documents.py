@@ -53,6 +53,13 @@ def read_pmids(file: Path) -> PMIDS:
         return opened.read(columns=["pmid"])["pmid"].to_numpy()
 
 
+def files_with(files: list[Path], pmids: PMIDS) -> list[Path]:
+    """Those of some files that hold at least one of ``pmids``, a sorted array."""
+    with ThreadPoolExecutor(READERS) as pool:
+        found = pool.map(lambda file: bool(among(read_pmids(file), pmids).any()), files)
+        return [file for file, holds in zip(files, found, strict=True) if holds]
+
+
 @contextmanager
 def _named(file: Path) -> Iterator[None]:
     try:

@@ -174,6 +174,10 @@ def write_manifest(
         "documents": read_json(config.documents / "manifest.json")["sha256"],
         "versions": versions(),
     }
+    source = read_json(config.from_run / "manifest.json") if config.from_run else {}
+    # Rows that were taken over may have been made with other settings than the source's.
+    manifest["replays_of_source"] = source.get("replays_of_source", []) + source.get("replays", [])
+    manifest["replays"] = _replays(config.out)
     write_json(config.out / "manifest.json", manifest)
     return manifest
 
@@ -182,9 +186,18 @@ def add_replay(run: Path, mesh: MeshHierarchy, gpu_hour_price: float | None, rep
     """Count a run's records again after some were replaced, and note in its manifest by what; return it."""
     manifest = read_json(run / "manifest.json")
     manifest |= _counted(run, mesh, gpu_hour_price)
-    manifest["replays"] = [*manifest.get("replays", []), replay]
+    # In a file of their own too, as a manifest goes when its run goes on.
+    replays = [one for one in _replays(run) if one["folder"] != replay["folder"]] + [replay]
+    write_json(run / "replays.json", replays)
+    manifest["replays"] = replays
     write_json(run / "manifest.json", manifest)
     return dict(manifest)
+
+
+def _replays(run: Path) -> list[dict[str, Any]]:
+    path = run / "replays.json"
+    found: list[dict[str, Any]] = read_json(path) if path.exists() else []
+    return found
 
 
 def _counted(run: Path, mesh: MeshHierarchy, gpu_hour_price: float | None) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from kailin_ray.accounts import Session
 from kailin_ray.actor import DistillActor, Progress, StartEngine, start_vllm
 from kailin_ray.again import begin_again
 from kailin_ray.config import ConfigError, DistillConfig
-from kailin_ray.documents import PMIDS, among, first_documents, select_rows
+from kailin_ray.documents import PMIDS, among, files_with, first_documents, select_rows
 from kailin_ray.files import read_json, remove_folder
 from kailin_ray.mesh import MeshHierarchy
 from kailin_ray.plan import Part, Plan
@@ -59,6 +59,8 @@ def find_work(config: DistillConfig, chosen: PMIDS | None = None) -> Work:
     """
     if config.from_run:
         files = record_files(config.from_run.absolute() / "records")
+        if chosen is not None:
+            files = files_with(files, chosen)
         taken = load_pmids(config.from_run / "records") if chosen is None else chosen
         wanted: PMIDS | None = taken[: config.limit]
         total = len(taken[: config.limit])
@@ -123,6 +125,8 @@ def distill(
             compact(folder)
         done = work.done if last else load_pmids(folder, out / "records")
         left = _num_left(work.num_documents, work.wanted, done)
+        if left and stop.is_set():  # since the part before was done; no engine is to start for this one
+            raise StoppedError(STOPPED)
         if left:
             asks = any(agent in QUESTION_AGENTS for pool in part for agent in pool.stage.agents)
             own = start_retriever(config, machine) if asks and retriever is None else None
@@ -130,7 +134,8 @@ def distill(
             actor = shared | {"progress": progress, "retriever": (retriever or own) if asks else None}
             rows = (work.num_documents, work.num_documents - left)
             named = number if len(plan.parts) > 1 else 0
-            with Watch(progress, session, named, part, rows, config, stop, terminal), compacting(folder):
+            watch = Watch(progress, session, named, part, rows, config, stop, terminal)
+            with watch, compacting(folder):
                 selected = {"wanted": ray.put(work.wanted), "done": ray.put(done)}
                 del done  # 8 bytes a record, of which Ray has a copy now
                 asking = number == 1 and ASKING in config.stages
@@ -140,7 +145,7 @@ def distill(
                 again = config.stages[0] if number == 1 and not asking else None
                 _run_part(part, config, source, selected | {"again": again}, actor, folder)
             if stop.is_set() and _num_left(work.num_documents, work.wanted, load_pmids(folder, out / "records")):
-                raise StoppedError(STOPPED)
+                raise watch.stopped
             if own is not None:
                 ray.kill(own)  # so that the next part has what it held
         if not last:

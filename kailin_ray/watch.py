@@ -73,8 +73,8 @@ def progress_bar(terminal: TextIO, stage: str, total: int, unit: str = " abstrac
 class Watch:
     """Context manager: shows a part's line from an ``actor.Progress`` actor, and keeps the session's file up to date.
 
-    Raises out of the block: ``TooManyFailuresError`` when more of its rows failed than ``max_failed_fraction``, or
-    ended for a reason than its ``max_fraction``; ``StoppedError`` once what was begun before ``stop`` is finished.
+    Sets ``stop`` when more of the rows failed than ``max_failed_fraction``, or ended for a reason than its
+    ``max_fraction``. Once what was begun before ``stop`` is finished it raises ``stopped`` out of the block.
     """
 
     def __init__(
@@ -97,6 +97,8 @@ class Watch:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._failure: Exception | None = None
+        self.stopped: Exception = StoppedError(STOPPED)
+        """Why the part was drained, if ``stop`` is set."""
         self._began: float | None = None
         self._written = 0.0
         self._worked_at_start = (0, 0)
@@ -173,10 +175,10 @@ class Watch:
             self._open_until = now
         over = now - self._draining_since > self._config.grace_seconds
         if over or now - self._open_until > SETTLE_S:
-            self._fail(StoppedError(STOPPED))
+            self._fail(self.stopped)
 
     def _judge(self, rows: Counter[str], reasons: Counter[str], starts: int, worked: int) -> None:
-        """Stop the run if too many of the last stage's ``rows`` failed, or engines start without a row being worked."""
+        """Drain the run if too many of the last stage's ``rows`` failed; end it if engines start and work no row."""
         if worked > self._worked_at_start[0]:
             self._worked_at_start = (worked, starts)
         in_vain = starts - self._worked_at_start[1]
@@ -188,8 +190,9 @@ class Watch:
             if fraction is not None
         ]
         for how, number, key, fraction in found:
-            if done >= MIN_ROWS_TO_JUDGE and number > fraction * done:
-                self._fail(TooManyFailuresError(f"{number} of {done} rows {how}, more than {key}={fraction}"))
+            if done >= MIN_ROWS_TO_JUDGE and number > fraction * done and not self._stop_request.is_set():
+                self.stopped = TooManyFailuresError(f"{number} of {done} rows {how}, more than {key}={fraction}")
+                self._stop_request.set()
         if in_vain > sum(pool.replicas for pool in self._part) + MAX_STARTS_IN_VAIN:
             died = f"engines were started {in_vain} times without finishing a row: they die"
             self._fail(TooManyFailuresError(died))
