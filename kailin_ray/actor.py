@@ -108,7 +108,14 @@ def start_vllm(spec: EngineSpec) -> Any:
     # Here and not above: the driver, which only names the actor, needs no vLLM.
     from kailin_ray.engine import Engine
 
-    return Engine(spec, ray_metrics=True)
+    try:
+        return Engine(spec, ray_metrics=True)
+    except RuntimeError as error:
+        # Of a process that was killed while it started vLLM says no more than of one that cannot: once more tells.
+        if "Engine core initialization failed" not in str(error):
+            raise
+        print(f"{error}; once more", flush=True)
+        return Engine(spec, ray_metrics=True)
 
 
 class DistillActor:

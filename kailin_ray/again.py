@@ -25,7 +25,8 @@ from kailin_ray.storage import open_parquet
 
 _CONCERNS = {
     ASKING: ("model.path", "model.revision", "model.general", "model.biomedical", "retrieval", "inputs.documents",
-             "inputs.index", "inputs.mesh", "inputs.schema", "inputs.models.general", "inputs.models.biomedical", "inputs.prompts.question",
+             "inputs.index", "inputs.mesh", "inputs.schema", "inputs.models.general", "inputs.models.biomedical",
+             "inputs.prompts.question",
              "evaluation.measure", "evaluation.aggregate"),  # scores are made where contexts are found
     EVALUATION: ("evaluation", "model.judge", "inputs.models.judge", "inputs.prompts.evaluation"),
     ANSWER: ("model", "inputs.models", "inputs.prompts.answer"),
