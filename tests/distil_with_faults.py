@@ -1,7 +1,8 @@
 """The command ``distill`` with an engine that answers after a moment and can be made to die, and its own retriever.
 
 Run as a module with ``distill``'s keys. ``FAULTS`` (JSON) says what happens: ``latency`` in seconds; ``deadly``, words
-of abstracts that end the actor with the engine, as an engine's death does; ``short``, whether answers are cut.
+of abstracts that end the actor with the engine, as an engine's death does; ``short``, whether answers are cut;
+``real``: the engine is vLLM, and the words kill its process.
 """
 
 import asyncio
@@ -11,8 +12,11 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+import psutil
+
 from kailin_ray import pipeline
 from kailin_ray.__main__ import run
+from kailin_ray.actor import start_vllm
 from kailin_ray.generation import EngineDeadError, Generation
 from kailin_ray.stages import EngineSpec
 
@@ -51,6 +55,21 @@ class FaultyEngine:
             raise EngineDeadError("dead")
 
 
+class KilledEngine:
+    """vLLM, whose process is killed once it is to read one of some words."""
+
+    def __init__(self, spec: EngineSpec, deadly: list[str]):
+        self.engine, self.deadly = start_vllm(spec), deadly
+        self.shutdown, self.choose = self.engine.shutdown, self.engine.choose
+
+    async def generate(self, messages: Any, sampling: Any, adapter: str | None = None) -> Generation:
+        if any(word in message["content"] for word in self.deadly for message in messages):
+            for child in psutil.Process().children(recursive=True):
+                if "EngineCore" in " ".join(child.cmdline()):
+                    child.kill()
+        return await self.engine.generate(messages, sampling, adapter)
+
+
 def made(text: str) -> Generation:
     return Generation(
         text=text, finish_reason="stop", prompt_tokens=9, cached_tokens=4, completion_tokens=3, probabilities={},
@@ -61,8 +80,8 @@ def made(text: str) -> Generation:
 def with_faults(*arguments: Any, **options: Any) -> None:
     faults = json.loads(os.environ.get("FAULTS", "{}"))
 
-    def start(spec: EngineSpec) -> FaultyEngine:
-        return FaultyEngine(faults)
+    def start(spec: EngineSpec) -> Any:
+        return KilledEngine(spec, faults["deadly"]) if faults.get("real") else FaultyEngine(faults)
 
     distill(*arguments, start_engine=start, **options)
 

@@ -10,7 +10,7 @@ import pytest
 
 from kailin_ray import again
 from kailin_ray.config import ConfigError
-from kailin_ray.records import records
+from kailin_ray.records import compact, record_files, records
 from kailin_ray.schema import RECORDS
 
 
@@ -99,6 +99,18 @@ def test_the_rows_of_a_reason_are_found_with_their_step(run: Path) -> None:
     assert (pmids.tolist(), step) == ([3, 7, 13, 17, 23, 27], "answer")
     with pytest.raises(ConfigError, match="has no row that ended with no_mesh"):
         again.rows_to_replay(run, ["no_mesh"])
+
+
+def test_a_merged_file_still_names_what_it_stands_for(run: Path, tmp_path: Path) -> None:
+    replaced = [path.read_bytes() for path in sorted((run / "records").iterdir())]
+    compact(run / "records")
+    (merged,) = record_files(run / "records")
+    (tmp_path / "replay" / "records").mkdir(parents=True)
+    pq.write_table(table(record(13)), tmp_path / "replay" / "records" / "a.parquet")
+    assert again.merge(run, tmp_path / "replay") == 1
+    (run / "records" / "0.parquet").write_bytes(replaced[0])  # which a task wrote again, late
+    assert record_files(run / "records") == [merged]
+    assert sorted(records(run).to_table()["pmid"].to_pylist()) == list(range(30))
 
 
 @pytest.mark.parametrize("files_before_the_kill", [0, 1, 2])

@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from ray.cluster_utils import Cluster
 
 from kailin_ray.files import read_json
 from kailin_ray.records import records
@@ -52,8 +53,8 @@ def distil(documents: Path, index: Path, tmp_path: Path) -> Iterator[Distil]:
         process.communicate()
 
 
-def finish(process: subprocess.Popen[str], code: int = 0) -> str:
-    out, err = process.communicate(timeout=240)
+def finish(process: subprocess.Popen[str], code: int = 0, seconds: float = 240) -> str:
+    out, err = process.communicate(timeout=seconds)
     assert process.returncode == code, out + err
     return out + err
 
@@ -148,6 +149,47 @@ def test_a_row_that_kills_every_engine_is_failed_alone(
     others = [row for row in texts(undisturbed) if row[0] != deadly]
     assert [row for row in texts(found) if row[0] != deadly] == others
     assert read_json(tmp_path / "run" / "manifest.json")["restarts"] == 3
+
+
+def test_a_row_that_kills_vllm_is_failed_alone(distil: Distil, documents: Path, tmp_path: Path) -> None:
+    limit, place = 8, 3
+    title = pq.read_table(sorted(documents.glob("*.parquet"))[0])["title"][place].as_py()
+    keys = [f"limit={limit}", "cluster.rows_in_flight=8", "cluster.rows_per_block=2", "retrieval.top_k=1"]
+    finish(distil(*keys, real=True, deadly=[f"Title: {title}"]), seconds=500)
+    (failed,) = [row for row in whole(tmp_path / "run", limit) if row["status"] == "failed"]
+    assert (failed["reason"], failed["stage"]) == ("engine_died", "question")
+    assert read_json(tmp_path / "run" / "manifest.json")["restarts"] == 2
+
+
+def test_a_machine_that_is_lost_loses_and_doubles_nothing(
+    distil: Distil, tmp_path: Path, undisturbed: list[dict[str, Any]]
+) -> None:
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        others = [cluster.add_node(num_cpus=2) for _ in range(2)]
+        run = tmp_path / "run"
+        process = distil(f"cluster.address={cluster.address}", "cluster.num_engines=2", latency=0.5)
+        until(lambda: written(run) >= 3)
+        lost = next(node for node in others if engines_of(node))
+        cluster.remove_node(lost, allow_graceful=False)
+        finish(process)
+    finally:
+        cluster.shutdown()
+    assert texts(whole(run)) == texts(undisturbed)
+    assert read_json(run / "manifest.json")["restarts"] >= 1
+
+
+def engines_of(node: Any) -> list[psutil.Process]:
+    """The stage actors of a machine of a cluster on this one."""
+    raylet = node.all_processes["raylet"][0].process
+    found = []
+    for child in psutil.Process(raylet.pid).children(recursive=True):
+        try:
+            if child.cmdline() and "MapWorker" in child.cmdline()[0]:
+                found.append(child)
+        except psutil.Error:
+            continue
+    return found
 
 
 def test_sigterm_finishes_what_is_begun_and_the_same_command_goes_on(
@@ -270,8 +312,32 @@ def test_rows_of_a_reason_are_replayed_and_merged(distil: Distil, tmp_path: Path
     (note,) = read_json(run / "manifest.json")["replays"]
     assert note["stages"] == ["answer"]
     assert note["rows"]["ok"] == len(cut)
+    assert note["changed"] == {"model.answer.sampling.max_tokens": 99}
     assert not any((run / "replays").iterdir())
+    # What a replay of the run as it was before left behind is of no use now.
+    (run / "replays" / "old").mkdir()
+    (run / "replays" / "old.json").write_text('{"manifest": "other", "step": "answer", "pmids": [1]}')
     assert "has no row that ended with answer_truncated" in finish(distil(*keys, command="replay"), 2)
+    assert not any((run / "replays").iterdir())
+    # A run that goes on keeps the note.
+    finish(distil(f"limit={ROWS + 4}"))
+    assert read_json(run / "manifest.json")["replays"] == [note]
+
+
+def test_a_replay_that_is_killed_goes_on(distil: Distil, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    finish(distil(short=True))
+    cut = sum(row["reason"] == "answer_truncated" for row in whole(run))
+    keys = [f"run={run}", "reason=truncated"]
+    process = distil(*keys, command="replay", latency=1.0)
+    until(lambda: list(run.glob("replays/*/records/*.parquet")))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    # What is free may differ: the replay is the same.
+    said = finish(distil(*keys, "cluster.rows_in_flight=8", command="replay"))
+    assert f"of {cut:,} abstracts to distil" in said
+    assert f"{cut:,} of {cut:,}" not in said
+    assert all(row["reason"] != "answer_truncated" for row in whole(run))
 
 
 def test_dead_letters_hold_where_why_and_what_was_said(distil: Distil, tmp_path: Path) -> None:
