@@ -1,6 +1,6 @@
 """Rounds of SIGKILL at random moments of real runs, driver and engine in turn. Prints one JSON line last.
 
-    python benchmarks/faults.py [--rounds 20] [--limit 96] [--seed 0] [--demo demo]
+    python benchmarks/faults.py [--rounds 20] [--limit 64] [--seed 0] [--demo demo]
 
 Real abstracts, the real small model, greedy sampling. After a driver's death the same command goes on; an engine's
 death the run mends itself. A run that gets complete before all rounds are done is compared with an undisturbed one,
@@ -26,7 +26,7 @@ from kailin_ray.files import read_json
 from kailin_ray.manifest import versions
 from kailin_ray.records import records
 
-LONGEST_S = 60.0
+LONGEST_S = 90.0
 """A round's kill comes between 5 and so many seconds after the one before: at an engine's start, or at work."""
 GREEDY = [f"model.{agent}.sampling.temperature=0" for agent in ("general", "biomedical", "answer")]
 
@@ -35,7 +35,7 @@ def main() -> None:
     """Run, kill, go on, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--limit", type=int, default=96, help="abstracts of a run")
+    parser.add_argument("--limit", type=int, default=64, help="abstracts of a run")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--demo", type=Path, default=Path("demo"), help="a folder with documents and index")
     options = parser.parse_args()
