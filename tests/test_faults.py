@@ -154,7 +154,7 @@ def test_a_row_that_kills_every_engine_is_failed_alone(
 def test_a_row_that_kills_vllm_is_failed_alone(distil: Distil, documents: Path, tmp_path: Path) -> None:
     limit, place = 8, 3
     title = pq.read_table(sorted(documents.glob("*.parquet"))[0])["title"][place].as_py()
-    keys = [f"limit={limit}", "cluster.rows_in_flight=8", "cluster.rows_per_block=2", "retrieval.top_k=1"]
+    keys = [f"limit={limit}", "cluster.rows_in_flight=8", "cluster.rows_per_block=2", "max_failed_fraction=0.5"]
     finish(distil(*keys, real=True, deadly=[f"Title: {title}"]), seconds=500)
     (failed,) = [row for row in whole(tmp_path / "run", limit) if row["status"] == "failed"]
     assert (failed["reason"], failed["stage"]) == ("engine_died", "question")
