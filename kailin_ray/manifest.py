@@ -182,8 +182,8 @@ def write_manifest(
     return manifest
 
 
-def add_replay(run: Path, mesh: MeshHierarchy, gpu_hour_price: float | None, replay: dict[str, Any]) -> dict[str, Any]:
-    """Count a run's records again after some were replaced, and note in its manifest by what; return it."""
+def add_replay(run: Path, mesh: MeshHierarchy, gpu_hour_price: float | None, replay: dict[str, Any]) -> None:
+    """Count a run's records again after some were replaced, and note in its manifest by what."""
     manifest = read_json(run / "manifest.json")
     manifest |= _counted(run, mesh, gpu_hour_price)
     # In a file of their own too, as a manifest goes when its run goes on.
@@ -191,7 +191,6 @@ def add_replay(run: Path, mesh: MeshHierarchy, gpu_hour_price: float | None, rep
     write_json(run / "replays.json", replays)
     manifest["replays"] = replays
     write_json(run / "manifest.json", manifest)
-    return dict(manifest)
 
 
 def _replays(run: Path) -> list[dict[str, Any]]:
