@@ -7,6 +7,7 @@ again and puts the new records in the place of the old ones.
 import hashlib
 import json
 from collections.abc import Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from kailin_ray.files import atomic_file, read_json, remove_folder, sha256, sync
 from kailin_ray.records import ROWS_PER_GROUP, record_files
 from kailin_ray.schema import ANSWER, ASKING, EVALUATION, OK, REASONS, RECORDS, STEPS
 from kailin_ray.storage import open_parquet
+
+WRITERS = 4
+"""Files that a replay merges its records into at the same time: some hundred MB of memory each."""
 
 _CONCERNS = {
     ASKING: ("model.path", "model.revision", "model.general", "model.biomedical", "retrieval", "inputs.documents",
@@ -123,12 +127,13 @@ def merge(run: Path, replay: Path) -> int:
     pmids, sources = np.concatenate(columns), np.repeat(np.arange(len(fresh)), [len(one) for one in columns])
     order = np.argsort(pmids)
     pmids, sources = pmids[order], sources[order]
-    for path in record_files(run / "records"):
+
+    def merge_into(path: Path) -> None:
         old = read_pmids(path)
         places = np.minimum(np.searchsorted(pmids, old), len(pmids) - 1)
         replaced = pmids[places] == old
         if not replaced.any():
-            continue
+            return
         table = _read(path)
         wanted = pa.array(old[replaced])
         tables = [table.filter(pa.array(~replaced))]
@@ -140,6 +145,10 @@ def merge(run: Path, replay: Path) -> int:
             made = pa.concat_tables([one.replace_schema_metadata(table.schema.metadata) for one in tables])
             pq.write_table(made, partial, compression="zstd", row_group_size=ROWS_PER_GROUP)
             sync(partial)
+
+    with ThreadPoolExecutor(WRITERS) as pool:
+        for _ in pool.map(merge_into, record_files(run / "records")):
+            pass
     # On the disk before the only other copy goes.
     sync(run / "records")
     return len(pmids)

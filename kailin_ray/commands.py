@@ -439,7 +439,9 @@ def _faults(log: Path) -> Iterator[None]:
 
 
 def _cause(traceback: str) -> str:
-    """The line of a traceback that says what was wrong: pydantic's, or the last exception's."""
+    """The line of a traceback that says what was wrong: pydantic's, Ray's of a file, or the last exception's."""
+    if unread := re.search(r"^\w+: (.+(?:\n.+)*)\n+Failed to read fragment (.+?) after ", traceback, re.MULTILINE):
+        return f"{unread[2]}: cannot be read: {' '.join(unread[1].split())}"
     # pydantic's: the field, then what is wrong with its value.
     if wrong := re.search(r"^(\w+)\n\s+(Input should be .+?) \[type=\w+, input_value=(.+?), ", traceback, re.MULTILINE):
         return f"{wrong[1]}: {wrong[2]} (was {without_secrets(wrong[3], wrong[1])})"

@@ -350,11 +350,15 @@ _SECRET = re.compile(
     r"(^|[._-])(\w*token|\w*secret\w*|pass(word|wd|phrase)?|key|credentials?)$|key_?id$", re.IGNORECASE
 )
 
+_PASSWORD = re.compile(r"://[^/@\s]+@")
+
 
 def without_secrets(value: Any, name: str = "") -> Any:
-    """The same values, but for the texts whose names say that they are secret (``hf_token``, ``password``)."""
+    """The same values, but for the texts whose names say that they are secret, and passwords inside URLs."""
     if isinstance(value, dict):
         return {key: without_secrets(part, str(key)) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [without_secrets(part, name) for part in value]
-    return "(secret)" if value and isinstance(value, str) and _SECRET.search(name) else value
+    if isinstance(value, str):
+        return "(secret)" if value and _SECRET.search(name) else _PASSWORD.sub("://(secret)@", value)
+    return value

@@ -13,7 +13,7 @@ import ray
 import ray.data
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from kailin_ray.config import Cluster, ConfigError
+from kailin_ray.config import Cluster, ConfigError, without_secrets
 from kailin_ray.plan import Plan
 from kailin_ray.pools import GIB, Node
 
@@ -67,7 +67,8 @@ def _start_ray(cluster: Cluster, num_cpus: int | None) -> None:
     try:
         ray.init(address=address, log_to_driver=False, **local)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"cluster.address: {address}: {' '.join(str(error).split())}") from error
+        said = without_secrets(f"{address}: {' '.join(str(error).split())}")
+        raise ConfigError(f"cluster.address: {said}") from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

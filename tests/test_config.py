@@ -26,6 +26,11 @@ def test_secrets_stay_out_of_what_is_written(config: DistillConfig) -> None:
     assert model.engine["hf_token"] == "S3CR3T"  # what runs has it
 
 
+def test_passwords_in_urls_are_not_shown() -> None:
+    given = {"address": "ray://me:hunter2@head:10001", "path": "s3://bucket/a@b"}
+    assert without_secrets(given) == {"address": "ray://(secret)@head:10001", "path": "s3://bucket/a@b"}
+
+
 def test_a_configuration_without_secrets_is_shown_as_it_is(config: DistillConfig) -> None:
     shown = configuration.settings(config)
     assert "(secret)" not in repr(shown)

@@ -245,15 +245,17 @@ def test_a_folder_that_vanishes_is_said_and_the_run_made_whole_again(distil: Dis
 
 def test_a_damaged_input_file_is_named(distil: Distil, documents: Path, tmp_path: Path) -> None:
     shutil.copytree(documents, tmp_path / "documents")
+    copied = f"documents={tmp_path / 'documents'}"
     part = sorted((tmp_path / "documents").glob("*.parquet"))[0]
     whole_file = part.read_bytes()
     # The footer is whole, the pages are not: only who reads the rows sees it.
     part.write_bytes(b"\0" * 2_000 + whole_file[2_000:])
-    assert f"{part}: cannot be read" in finish(distil(f"documents={tmp_path / 'documents'}"), 2)
+    assert f"{part}: cannot be read" in finish(distil(copied), 2)
     assert not (tmp_path / "run").exists()
+    assert f"{part}: cannot be read" in finish(distil(copied, "limit=null"), 1)  # by the workers
     part.write_bytes(whole_file)
-    finish(distil(f"documents={tmp_path / 'documents'}"))
-    whole(tmp_path / "run")
+    finish(distil(copied, "limit=null"))
+    whole(tmp_path / "run", read_json(documents / "manifest.json")["num_documents"])
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
