@@ -310,6 +310,7 @@ def test_an_encoder_with_a_module_of_its_own_is_refused(kailin: Command, tmp_pat
     (folder / "modules.json").write_text(json.dumps(modules))
     given = ("index", f"documents={documents}", f"out={tmp_path}/out", f"encoder.path={folder}")
     refused(kailin, tmp_path, *given, names=("encoder.path", "'evil.Evil'", "own code is not run"))
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_model_that_only_its_own_code_can_read_is_refused(kailin: Command, tmp_path: Path) -> None:
