@@ -21,7 +21,8 @@ import ray
 
 from kailin_ray import __version__
 from kailin_ray.config import ConfigError, IngestConfig, settings
-from kailin_ray.corpus.pubmed_xml import Citation, DamagedFileError, read_citations
+from kailin_ray.corpus.citation import Citation
+from kailin_ray.corpus.pubmed_xml import DamagedFileError, read_citations
 from kailin_ray.files import atomic_file, atomic_folder, read_json, sha256, write_json
 from kailin_ray.schema import DOCUMENTS
 from kailin_ray.watch import progress_bar
@@ -33,11 +34,11 @@ ROW_GROUP = 2_000
 BUCKET_BYTES = 64 << 20
 """Compressed XML a bucket stands for: about 400 MB of memory in the second pass."""
 
-FORMAT = 2
+FORMAT = 3
 """Of the folder that is made; to be raised with it."""
 
-_KEYS = [("version", pa.int16()), ("file", pa.int32()), ("place", pa.int32()), ("deleted", pa.bool_())]
-_DEALT = pa.schema([*DOCUMENTS, *_KEYS])
+_KEYS = [("file", pa.int32()), ("place", pa.int32()), ("deleted", pa.bool_())]
+DEALT = pa.schema([*DOCUMENTS, *_KEYS])
 
 
 def find_files(paths: tuple[str, ...] | str) -> list[Path]:
@@ -148,13 +149,13 @@ def deal_file(item: dict[str, Any], dealt: str, num_buckets: int) -> dict[str, A
     writers: list[pq.ParquetWriter | None] = [None] * num_buckets
     try:
         report |= {"sha256": sha256(path), "bytes": path.stat().st_size}
-        for rows in _chunks(read_citations(path, skipped), path.name, number):
-            table = pa.Table.from_pylist(rows, _DEALT)
+        for rows in chunks(read_citations(path, skipped), path.name, number):
+            table = pa.Table.from_pylist(rows, DEALT)
             buckets = table["pmid"].to_numpy() % num_buckets
             for bucket in np.unique(buckets):
                 if writers[bucket] is None:
                     targets[bucket].parent.mkdir(parents=True, exist_ok=True)
-                    writers[bucket] = pq.ParquetWriter(f"{targets[bucket]}.partial", _DEALT, compression="zstd")
+                    writers[bucket] = pq.ParquetWriter(f"{targets[bucket]}.partial", DEALT, compression="zstd")
                 writers[bucket].write_table(table.filter(pa.array(buckets == bucket)))
     except (DamagedFileError, OSError) as error:
         report["damaged"] = str(error)
@@ -169,7 +170,8 @@ def deal_file(item: dict[str, Any], dealt: str, num_buckets: int) -> dict[str, A
     return report | {"skipped": dict(skipped)}
 
 
-def _chunks(citations: Iterator[Citation], source: str, number: int) -> Iterator[list[Citation]]:
+def chunks(citations: Iterator[Citation], source: str, number: int) -> Iterator[list[Citation]]:
+    """Rows of ``DEALT`` in lists that fit the memory. ``number``: the file's place in the order of all."""
     chunk: list[Citation] = []
     characters = 0
     for place, citation in enumerate(citations):
@@ -204,7 +206,7 @@ def _merge(folder: Path, require: tuple[str, ...], terminal: TextIO) -> tuple[Co
 def merge_bucket(item: dict[str, Any], folder: str, require: list[str]) -> dict[str, Any]:
     """Write one bucket's documents: latest version of each PMID, not deleted, filtered, sorted by PMID."""
     bucket = Path(item["bucket"])
-    table = pa.concat_tables([pq.read_table(part, schema=_DEALT) for part in sorted(bucket.glob("*.parquet"))])
+    table = pa.concat_tables([pq.read_table(part, schema=DEALT) for part in sorted(bucket.glob("*.parquet"))])
     kept_rows, num_deleted = latest_rows(table)
     documents = table.take(pa.array(kept_rows))
     num_citations = table.num_rows - (pc.sum(table["deleted"]).as_py() or 0)

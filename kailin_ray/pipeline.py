@@ -31,7 +31,7 @@ from kailin_ray.pools import Pool
 from kailin_ray.records import RecordSink, compact, compacting, load_pmids, record_files
 from kailin_ray.retrieval.job import recorded_encoder
 from kailin_ray.retrieval.retriever import Retriever
-from kailin_ray.schema import ASKING, DOCUMENTS, RECORDS
+from kailin_ray.schema import ASKING, CARRIED, RECORDS
 from kailin_ray.session import engine_environment
 from kailin_ray.stages import QUESTION_AGENTS
 from kailin_ray.storage import for_arrow, log_folder
@@ -140,7 +140,7 @@ def distill(
                 del done  # 8 bytes a record, of which Ray has a copy now
                 asking = number == 1 and ASKING in config.stages
                 names, filesystem = for_arrow(files)
-                columns = DOCUMENTS.names if asking else RECORDS.names
+                columns = CARRIED.names if asking else RECORDS.names
                 source = ray.data.read_parquet(names, filesystem=filesystem, columns=columns)
                 again = config.stages[0] if number == 1 and not asking else None
                 _run_part(part, config, source, selected | {"again": again}, actor, folder)

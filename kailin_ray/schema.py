@@ -6,12 +6,15 @@ MESH_HEADING = pa.struct(
     [("ui", pa.string()), ("name", pa.string()), ("major", pa.bool_()), ("qualifiers", pa.list_(pa.string()))]
 )
 
-DOCUMENTS = pa.schema(
+SECTION = pa.struct([("label", pa.string()), ("category", pa.string()), ("text", pa.string())])
+"""Of a structured abstract: the author's ``label``, NLM's ``category`` (BACKGROUND, OBJECTIVE, METHODS, ...)."""
+
+CARRIED = pa.schema(
     [
         ("pmid", pa.int64()),
         ("title", pa.string()),
         ("abstract", pa.string()),
-        ("sections", pa.list_(pa.struct([("label", pa.string()), ("text", pa.string())]))),
+        ("sections", pa.list_(SECTION)),
         ("year", pa.int16()),
         ("journal", pa.string()),
         ("language", pa.string()),
@@ -21,7 +24,32 @@ DOCUMENTS = pa.schema(
         ("source_file", pa.string()),
     ]
 )
-"""One row is one abstract, in its latest version. ``year`` is null where PubMed gives none."""
+"""What a record keeps of its document."""
+
+DOCUMENTS = pa.schema(
+    [
+        ("version", pa.int16()),
+        ("vernacular_title", pa.string()),
+        (
+            "other_abstracts",
+            pa.list_(pa.struct([("type", pa.string()), ("language", pa.string()), ("text", pa.string())])),
+        ),
+        ("date", pa.string()),
+        ("languages", pa.list_(pa.string())),
+        ("supplementary", pa.list_(pa.struct([("ui", pa.string()), ("name", pa.string()), ("type", pa.string())]))),
+        ("keywords", pa.list_(pa.string())),
+        ("notices", pa.list_(pa.struct([("type", pa.string()), ("pmid", pa.int64()), ("source", pa.string())]))),
+        ("doi", pa.string()),
+        ("pmcid", pa.string()),
+        *CARRIED,
+    ]
+)
+"""One row is one abstract, in its latest version.
+
+``year`` is null where PubMed gives none; ``date`` is as much of ``YYYY-MM-DD`` as is known, of a span its beginning.
+``language`` is the first of ``languages``. ``title`` is English, without NLM's brackets; ``vernacular_title`` is the
+original. ``other_abstracts``: of other types or languages, apart from ``abstract``. ``supplementary``: MeSH's
+supplementary concepts. ``notices``: errata, retractions, comments, by NLM's ``RefType``."""
 
 CANDIDATE = pa.struct(
     [
@@ -58,7 +86,7 @@ DECISION = pa.struct([("word", pa.string()), ("yes", pa.float32()), ("no", pa.fl
 
 RECORDS = pa.schema(
     [
-        *DOCUMENTS,
+        *CARRIED,
         ("candidates", pa.list_(CANDIDATE)),
         ("preferred", pa.int8()),
         ("preferred_by", pa.string()),
@@ -74,7 +102,9 @@ RECORDS = pa.schema(
         ("usage", pa.list_(USAGE)),
     ]
 )
-"""One row per input abstract, nothing dropped. Between stages ``status`` is null: the row is on its way.
+"""One row per input abstract, nothing dropped, with what agents and dataset use of its document.
+
+Between stages ``status`` is null: the row is on its way.
 
 ``preferred`` indexes ``candidates``; it and ``margin`` are null where the evaluation abstained; ``preferred_by`` is
 rule, judge, or only (nothing to compare). ``judge_orders``, of a pairwise judge: the probability of the first candidate

@@ -1,38 +1,31 @@
-r"""PubMed XML to citations.
+"""PubMed XML files to citations (``corpus/citation.py``), in a stream, in constant memory.
 
-A citation, as ``read_citations`` gives it: the columns of ``schema.DOCUMENTS`` but ``source_file``, and
-``version`` and ``deleted``::
-
-    {"pmid": 399296, "version": 1, "deleted": False, "title": "Effect of sodium azide on ...",
-     "abstract": "AIMS: To compare ...\nMETHODS: We ...",
-     "sections": [{"label": "AIMS", "text": "To compare ..."}, ...],
-     "year": 1979, "journal": "...", "language": "eng",
-     "mesh": [{"ui": "D000818", "name": "Animals", "major": False, "qualifiers": []}, ...],
-     "publication_types": ["Journal Article"], "retracted": False}
+Two thirds of a file are authors, references, histories, of which nothing is wanted; MeSH headings, journals and
+publication types repeat. So whole records are cut out of the bytes, what is not wanted is left away, what repeats is
+read once, and the rest goes through libxml2, a block at a time. That is right only where ``<`` begins a tag: in records
+without comments, CDATA and processing instructions, of a file without a DTD of its own. All else, and whatever libxml2
+refuses, takes the careful way: the whole file, element by element.
 """
 
 import gzip
 import re
-import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from functools import lru_cache
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from lxml import etree
 
+from kailin_ray.corpus.citation import REPEATED, Citation, citation, read_pmid, read_version
 from kailin_ray.files import open_unpacked
-
-Citation = dict[str, Any]
 
 MAX_RECORD_BYTES = 16 << 20
 """XML of one record, and of what may stand between two. The parser holds it in memory; papers of 15,000 authors take
 about 6 MiB."""
+BLOCK_BYTES = 1 << 19
 
-# libxml2 hands text of untrusted files through as it is; these never carry meaning in an abstract.
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _SAFE: dict[str, Any] = {
     "resolve_entities": False,
     "no_network": True,
@@ -41,11 +34,32 @@ _SAFE: dict[str, Any] = {
     "remove_comments": True,
     "remove_pis": True,
 }
-_YEAR = re.compile(r"(?<!\d)(1[5-9]|20)\d\d(?!\d)")
+_HEAD = re.compile(
+    rb"(?:\xef\xbb\xbf)?(?:<\?xml version=.1\.0.(?: encoding=.(?i:utf-8|us-ascii).)?(?: standalone=.\w+.)?\s*\?>)?\s*"
+    rb"(?:<!DOCTYPE [^<>\[\]]*>)?\s*<PubmedArticleSet\s*>"
+)
+_START, _END, _TAIL = b"<PubmedArticle", b"</PubmedArticle>", b"</PubmedArticleSet>"
+# As NLM writes them; one that is written otherwise is read by libxml2 with the rest.
+_AUTHORS, _GRANTS = (b"<AuthorList ", b"</AuthorList>"), (b"<GrantList ", b"</GrantList>")
+_COMPLETED, _REVISED = (b"<DateCompleted>", b"</DateCompleted>"), (b"<DateRevised>", b"</DateRevised>")
+_INVESTIGATORS, _HISTORY = (b"<InvestigatorList>", b"</InvestigatorList>"), (b"<History>", b"</History>")
+_JOURNAL, _JOURNAL_INFO = (b"<Journal>", b"</Journal>"), (b"<MedlineJournalInfo>", b"</MedlineJournalInfo>")
+_TYPES, _HEADINGS = (
+    (b"<PublicationTypeList>", b"</PublicationTypeList>"),
+    (b"<MeshHeadingList>", b"</MeshHeadingList>"),
+)
+_HEADING_END = b"</MeshHeading>"
+_PARSER = etree.XMLParser(**_SAFE)
+_MAX_KNOWN = 1 << 18
+"""Different elements that are remembered: about 150 MB."""
 
 
 class DamagedFileError(ValueError):
     """A file that cannot be read to its end, or is not PubMed XML; the message names file and fault."""
+
+
+class _OddError(Exception):
+    """A block that only the careful way can read, or refuse."""
 
 
 def read_citations(path: Path, skipped: Counter[str]) -> Iterator[Citation]:
@@ -54,18 +68,172 @@ def read_citations(path: Path, skipped: Counter[str]) -> Iterator[Citation]:
     A ``DeleteCitation`` gives rows with ``deleted`` true and no text. Records that are no usable citation are
     counted by reason in ``skipped``. Entities are never expanded and nothing outside the file is read.
 
-    Raises ``DamagedFileError`` if the file is truncated, not well-formed, or not a ``PubmedArticleSet``; and if it
-    would fill the memory: a gzip bomb, or a record of more than ``MAX_RECORD_BYTES``.
+    Raises ``DamagedFileError`` if the file is truncated, not well-formed (but for the inside of lists of authors,
+    grants, investigators and references, which may not be looked at), or not a ``PubmedArticleSet``; and if it would
+    fill the memory: a gzip bomb, or a record of more than ``MAX_RECORD_BYTES``.
     """
     try:
         with open_unpacked(path) as stream:
             _, root = next(etree.iterparse(_Watched(path, stream), events=("start",), **_SAFE))
         if root.tag != "PubmedArticleSet":
             raise DamagedFileError(f"{path}: not PubMed XML: its root element is <{root.tag}>, not <PubmedArticleSet>")
-        with open_unpacked(path) as stream:
-            yield from _parse(_Watched(path, stream), skipped)
+        counts: Counter[str] = Counter()
+        given = 0
+        try:
+            with open_unpacked(path) as stream:
+                for rows in _blocks(stream, counts):
+                    given += len(rows)
+                    yield from rows
+        except (_OddError, etree.XMLSyntaxError):
+            counts = Counter()
+            with open_unpacked(path) as stream:
+                yield from islice(_elements(_Watched(path, stream), counts), given, None)
+        skipped.update(counts)
     except (etree.XMLSyntaxError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DamagedFileError(f"{path}: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def _blocks(stream: BinaryIO, skipped: Counter[str]) -> Iterator[list[Citation]]:
+    """The citations block by block. Raises ``_OddError`` or lxml's ``XMLSyntaxError`` at one for the careful way."""
+    left = stream.read(BLOCK_BYTES)
+    found = _HEAD.match(left)
+    if not found:
+        raise _OddError
+    head, left = found.group(), left[found.end() :]
+    known: dict[bytes, Any] = {}
+    last = False
+    while not last:
+        more = stream.read(BLOCK_BYTES)
+        end = left.rfind(_END) + len(_END) if _END in left else 0
+        if len(left) - end > MAX_RECORD_BYTES:
+            raise _OddError
+        # The last block is what follows the last record: deletions, and the end of the root element.
+        last = not more and not end
+        if end or last:
+            yield _read_block(head, left if last else left[:end], b"" if last else _TAIL, known, skipped)
+        left = left[end:] + more
+        if len(known) > _MAX_KNOWN:
+            known.clear()
+
+
+def _read_block(
+    head: bytes, block: bytes, tail: bytes, known: dict[bytes, Any], skipped: Counter[str]
+) -> list[Citation]:
+    """The citations of whole records. ``known``: what repeated elements say, by their bytes; new ones are added."""
+    pieces = block.split(_END)
+    rest = pieces.pop()
+    if block.count(_START) != len(pieces):
+        raise _OddError
+    plain = _only_tags(block)
+    cut = [_cut(piece) if plain or _only_tags(piece) else (piece, {}) for piece in pieces]
+    # In C: some 50 of them a record.
+    # In C, as there are ten to twenty a record.
+    missed = list(set(chain.from_iterable(chain.from_iterable(taken.values() for _, taken in cut))).difference(known))
+    document = [head, *(part for piece, _ in cut for part in (piece, _END)), rest]
+    root = etree.fromstring(b"".join([*document, *([b"<new>", *missed, b"</new>"] if missed else []), tail]), _PARSER)
+    if missed:
+        new = list(root[-1])
+        if len(new) != len(missed) or any(node.tag not in REPEATED for node in new):
+            raise _OddError
+        known.update((one, REPEATED[node.tag](node)) for one, node in zip(missed, new, strict=True))
+        root.remove(root[-1])
+    rows: list[Citation] = []
+    number = 0
+    for element in root:
+        read = {}
+        if element.tag == "PubmedArticle" and number < len(cut):
+            read = {tag: [known[one] for one in group] for tag, group in cut[number][1].items()}
+            number += 1
+        rows += _record(element, read, skipped)
+    if number != len(cut):
+        raise _OddError
+    return rows
+
+
+def _only_tags(xml: bytes) -> bool:
+    """Whether there is no ``<!`` and no ``<?``. These marks are far rarer than ``<``, so this is 20 times faster."""
+    for mark in (b"!", b"?"):
+        at = xml.find(mark)
+        while at >= 0:
+            if xml[at - 1 : at] == b"<":
+                return False
+            at = xml.find(mark, at + 1)
+    return True
+
+
+def _cut(piece: bytes) -> tuple[bytes, dict[str, list[bytes]]]:
+    """A record without what is not wanted and what repeats; and the bytes of the latter's elements, by their tags.
+
+    What does not look as NLM writes it stays in the record. Elements in the order in which they come.
+    """
+    kept: list[bytes] = []
+    taken: dict[str, list[bytes]] = {}
+    at = _skip(piece, kept, 0, _COMPLETED, 600)
+    at = _skip(piece, kept, at, _REVISED, at + 300)
+    at = _take(piece, kept, at, _JOURNAL, taken, at + 3_000)
+    at = _skip(piece, kept, at, _AUTHORS, len(piece))
+    medline = piece.find(b"</MedlineCitation>", at)
+    at = _skip(piece, kept, at, _GRANTS, medline)
+    at = _take(piece, kept, at, _TYPES, taken, medline)
+    at = _skip(piece, kept, at, _JOURNAL_INFO, medline)
+    after = _skip(piece, kept, at, _HEADINGS, medline)
+    if after > at:
+        *headings, rest = piece[at + len(kept[-1]) + len("<MeshHeadingList>") : after - len(_HEADINGS[1])].split(
+            _HEADING_END
+        )
+        if rest.isspace() and headings:
+            at, taken["MeshHeading"] = after, [one + _HEADING_END for one in headings]
+        else:
+            kept.pop()
+    at = _skip(piece, kept, at, _INVESTIGATORS, medline)
+    at = _skip(piece, kept, at, _HISTORY, len(piece))
+    begin, stop = piece.find(b"<ReferenceList", at), piece.rfind(b"</ReferenceList>", at)  # they nest
+    if 0 <= begin < stop:
+        kept.append(piece[at:begin])
+        at = stop + len(b"</ReferenceList>")
+    kept.append(piece[at:])
+    return b"".join(kept), taken
+
+
+def _skip(piece: bytes, kept: list[bytes], at: int, tags: tuple[bytes, bytes], limit: int) -> int:
+    """Keep what stands before an element, if it begins from ``at`` to ``limit``; return where it ends, else ``at``."""
+    start, end = tags
+    begin = piece.find(start, at, limit)
+    stop = piece.find(end, begin) if begin >= 0 else -1
+    if stop < 0:
+        return at
+    kept.append(piece[at:begin])
+    return stop + len(end)
+
+
+def _take(
+    piece: bytes, kept: list[bytes], at: int, tags: tuple[bytes, bytes], taken: dict[str, list[bytes]], limit: int
+) -> int:
+    """As ``_skip``, and note the element's bytes."""
+    after = _skip(piece, kept, at, tags, limit)
+    if after > at:
+        taken[tags[1][2:-1].decode()] = [piece[at + len(kept[-1]) : after]]
+    return after
+
+
+def _record(element: Any, read: dict[str, list[Any]], skipped: Counter[str]) -> list[Citation]:
+    """The citations that a child of the root element gives: one, none, or, of ``DeleteCitation``, some.
+
+    ``read``: of a ``PubmedArticle``, what the elements said that were taken out of it.
+    """
+    if element.tag == "PubmedBookArticle":
+        skipped["book"] += 1
+    elif element.tag == "DeleteCitation":
+        pmids = [(read_pmid(node), read_version(node)) for node in element.iterfind("PMID")]
+        if malformed := sum(pmid is None for pmid, _ in pmids):
+            skipped["malformed"] += malformed
+        return [{"pmid": pmid, "version": version, "deleted": True} for pmid, version in pmids if pmid is not None]
+    elif element.tag == "PubmedArticle":
+        made = citation(element, read)
+        if made is not None:
+            return [made]
+        skipped["malformed"] += 1
+    return []
 
 
 class _Watched:
@@ -84,121 +252,15 @@ class _Watched:
         self._mark = self._stream.tell()
 
 
-def _parse(stream: _Watched, skipped: Counter[str]) -> Iterator[Citation]:
+def _elements(stream: _Watched, skipped: Counter[str]) -> Iterator[Citation]:
+    """The careful way: libxml2 sees every byte."""
     tags = ("PubmedArticle", "PubmedBookArticle", "DeleteCitation")
     for _, element in etree.iterparse(stream, tag=tags, **_SAFE):
         if element.getparent().getparent() is not None:
             continue  # a record inside another is none: it belongs to that one's text
-        if element.tag == "PubmedBookArticle":
-            skipped["book"] += 1
-        elif element.tag == "DeleteCitation":
-            for node in element.iterfind("PMID"):
-                pmid = _pmid(node)
-                if pmid is None:
-                    skipped["malformed"] += 1
-                else:
-                    yield {"pmid": pmid, "version": _version(node), "deleted": True}
-        else:
-            citation = _citation(element)
-            if citation is None:
-                skipped["malformed"] += 1
-            else:
-                yield citation
+        yield from _record(element, {}, skipped)
         stream.record_ended()
         # Free what has been read: without this the whole tree of the file stays in memory.
         element.clear()
         while element.getprevious() is not None:
             del element.getparent()[0]
-
-
-def _citation(article: Any) -> Citation | None:
-    medline = article.find("MedlineCitation")
-    if medline is None:
-        return None
-    identifier, body = medline.find("PMID"), medline.find("Article")
-    pmid = None if identifier is None else _pmid(identifier)
-    if pmid is None or body is None:
-        return None
-    sections = _sections(body.find("Abstract"))
-    types = [text(node) for node in body.iterfind("PublicationTypeList/PublicationType")]
-    notices = medline.iterfind("CommentsCorrectionsList/CommentsCorrections")
-    return {
-        "pmid": pmid,
-        "version": _version(identifier),
-        "deleted": False,
-        "title": text(body.find("ArticleTitle")),
-        "abstract": join_sections(sections),
-        "sections": sections,
-        "year": _year(body),
-        "journal": text(body.find("Journal/Title")),
-        "language": text(body.find("Language")),
-        "mesh": [_heading(node) for node in medline.iterfind("MeshHeadingList/MeshHeading")],
-        "publication_types": types,
-        "retracted": "Retracted Publication" in types or any(n.get("RefType") == "RetractionIn" for n in notices),
-    }
-
-
-def text(element: Any) -> str:
-    """All text inside ``element``, inline markup dropped (``H<sub>2</sub>O`` is ``H2O``), white space collapsed."""
-    if element is None:
-        return ""
-    if len(element):
-        return _clean("".join(element.itertext()))
-    raw = element.text or ""
-    return _clean_again(raw) if len(raw) <= _SHORT else _clean(raw)
-
-
-def _clean(raw: str) -> str:
-    return unicodedata.normalize("NFC", " ".join(_CONTROL.sub(" ", raw).split()))
-
-
-# Names of descriptors, qualifiers and journals come again and again; abstracts would only fill the memory.
-_SHORT = 200
-_clean_again = lru_cache(maxsize=1 << 16)(_clean)
-
-
-def join_sections(sections: list[dict[str, str | None]]) -> str:
-    """An abstract as one text, a line a section: ``LABEL: text``, or the bare text where there is no label."""
-    return "\n".join(f"{s['label']}: {s['text']}" if s["label"] else str(s["text"]) for s in sections)
-
-
-def _sections(abstract: Any) -> list[dict[str, str | None]]:
-    if abstract is None:
-        return []
-    parts = [
-        {"label": _clean(node.get("Label") or "") or None, "text": text(node)}
-        for node in abstract.iterfind("AbstractText")
-    ]
-    return [part for part in parts if part["text"]]
-
-
-def _heading(node: Any) -> dict[str, Any]:
-    heading: dict[str, Any] = {"ui": "", "name": "", "major": False, "qualifiers": []}
-    for part in node:
-        # A heading is a major topic if the descriptor or any of its qualifiers is starred.
-        heading["major"] |= part.get("MajorTopicYN") == "Y"
-        if part.tag == "DescriptorName":
-            heading |= {"ui": part.get("UI") or text(part), "name": text(part)}  # MeSH resolves names too
-        elif part.tag == "QualifierName":
-            heading["qualifiers"].append(text(part))
-    return heading
-
-
-def _pmid(node: Any) -> int | None:
-    content = "" if len(node) else (node.text or "").strip()  # an entity or a tag inside would cut the number short
-    # The length first: Python refuses to read numbers of thousands of digits.
-    right = content.isascii() and content.isdigit() and len(content) < 20 and 0 < int(content) < 2**63
-    return int(content) if right else None
-
-
-def _version(node: Any) -> int:
-    version = node.get("Version") or "1"
-    return int(version) if version.isascii() and version.isdigit() and len(version) < 5 else 1
-
-
-def _year(body: Any) -> int | None:
-    for path in ("Journal/JournalIssue/PubDate/Year", "Journal/JournalIssue/PubDate/MedlineDate", "ArticleDate/Year"):
-        match = _YEAR.search(body.findtext(path) or "")
-        if match:
-            return int(match.group())
-    return None
