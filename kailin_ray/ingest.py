@@ -1,50 +1,40 @@
-"""PubMed XML to ``documents/*.parquet``, as two streaming Ray Data passes.
+"""PubMed XML to ``documents/*.parquet``, as two streaming Ray Data passes; and again, with files that came since.
 
-First, a task a file parses it and deals its citations out over buckets by PMID, as Parquet. Then a task a bucket keeps
-the latest version of each PMID, honours the deletions, filters, and writes the bucket sorted by PMID. A bucket is all
-that is ever in memory; the driver sees counts only.
+First a task a file parses it (``deal.py``); then a task a bucket of PMIDs takes what is known of them, and what the new
+files say, to the documents (``merge.py``). A bucket is all that is ever in memory; the driver sees counts only. Buckets
+of which the new files say nothing are not touched.
+
+The new parts are made beside the folder and take their places when all of them are whole: until then the folder is as
+it was. A job that is killed goes on with the files that were parsed.
 """
 
 import glob
+import json
 import shutil
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray
 
 from kailin_ray import __version__
 from kailin_ray.config import ConfigError, IngestConfig, settings
-from kailin_ray.corpus.citation import Citation
-from kailin_ray.corpus.pubmed_xml import DamagedFileError, read_citations
-from kailin_ray.files import atomic_file, atomic_folder, read_json, sha256, write_json
-from kailin_ray.schema import DOCUMENTS
+from kailin_ray.deal import deal_file
+from kailin_ray.files import atomic_folder, read_json, write_json
+from kailin_ray.merge import merge_bucket
 from kailin_ray.watch import progress_bar
 
-ROWS_AT_ONCE = 2_000
-CHARACTERS_AT_ONCE = 64 << 20
-"""Of titles and abstracts: 2,000 rows hold about 3 million, but a hostile one alone may hold 10."""
-ROW_GROUP = 2_000
-BUCKET_BYTES = 64 << 20
-"""Compressed XML a bucket stands for: about 400 MB of memory in the second pass."""
-
-FORMAT = 3
+FORMAT = 4
 """Of the folder that is made; to be raised with it."""
 
-_KEYS = [("file", pa.int32()), ("place", pa.int32()), ("deleted", pa.bool_())]
-DEALT = pa.schema([*DOCUMENTS, *_KEYS])
+Manifest = dict[str, Any]
 
 
 def find_files(paths: tuple[str, ...] | str) -> list[Path]:
     """The XML files that ``paths`` (files, directories, globs) name, in the order of their names: NLM numbers them.
 
-    Raises ``ConfigError`` for a path that names none.
+    Raises ``ConfigError`` for a path that names none, and for two files of one name: the name is a file's identity.
     """
     found: dict[Path, Path] = {}
     for path in (paths,) if isinstance(paths, str) else paths:
@@ -63,191 +53,185 @@ def find_files(paths: tuple[str, ...] | str) -> list[Path]:
         found |= {p.resolve(): p.absolute() for p in matches}
     if not found:
         raise ConfigError("source.path: an empty list; name at least one file")
-    return sorted(found.values(), key=lambda p: (p.name, str(p)))
+    files = sorted(found.values(), key=lambda p: (p.name, str(p)))
+    for one, other in zip(files, files[1:], strict=False):
+        if one.name == other.name:
+            raise ConfigError(f"source.path: {one} and {other} have one name, by which files are told apart")
+    return files
 
 
-def made_documents(config: IngestConfig, files: list[Path]) -> dict[str, Any] | None:
-    """The manifest of the documents that ``config`` asks for if they are there already, else None.
+def made_documents(out: Path) -> Manifest | None:
+    """The manifest of the documents that are in ``out``, None where there are none yet.
 
-    Raises ``ConfigError`` if ``out`` holds something else.
+    An update that was stopped while its parts took their places is finished. Raises ``ConfigError`` if ``out`` holds
+    something else.
     """
-    if (config.out / "manifest.json").exists():
-        manifest: dict[str, Any] = read_json(config.out / "manifest.json")
-        if manifest.get("made_from") != _made_from(config, files):
-            raise ConfigError(f"out: {config.out} holds documents made from other input; remove it or choose another")
+    _finish(out)
+    if (out / "manifest.json").exists():
+        manifest: Manifest = read_json(out / "manifest.json")
+        if manifest.get("kind") != "documents":
+            raise ConfigError(f"out: {out} holds {manifest.get('kind')}, not documents; choose another")
+        if manifest.get("format") != FORMAT:
+            raise ConfigError(f"out: {out} was made by another version of kailin_ray; remove it, or choose another")
         return manifest
-    if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
-        raise ConfigError(f"out: {config.out} exists and is not a folder of documents; choose another")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"out: {out} exists and is not a folder of documents; choose another")
     return None
 
 
-def _made_from(config: IngestConfig, files: list[Path]) -> dict[str, Any]:
-    return {
-        "files": [{"name": file.name, "bytes": file.stat().st_size} for file in files],
-        "require": list(config.require),
-        "format": FORMAT,
-    }
+def new_files(files: list[Path], made: Manifest | None) -> list[Path]:
+    """Those of ``files`` that the documents do not know yet, by name.
+
+    Raises ``ConfigError`` for one that has changed since it was taken.
+    """
+    taken = {file["name"]: file["bytes"] for file in made["files"]} if made else {}
+    for file in files:
+        if taken.get(file.name, file.stat().st_size) != file.stat().st_size:
+            raise ConfigError(
+                f"source.path: {file} has {file.stat().st_size:,} bytes, and had {taken[file.name]:,} when it was "
+                "taken; to read it anew, make the documents anew"
+            )
+    return [file for file in files if file.name not in taken]
 
 
-def make_documents(config: IngestConfig, files: list[Path], terminal: TextIO) -> dict[str, Any]:
-    """Make the folder of documents; return its manifest. Needs a Ray session.
+def make_documents(config: IngestConfig, files: list[Path], made: Manifest | None, terminal: TextIO) -> Manifest:
+    """Take new files into the folder of documents; return its manifest. Needs a Ray session.
 
-    Raises ``ConfigError`` where no file could be read or no document is left.
+    Raises ``ConfigError`` where no file could be read or no document is left; the folder is then as it was.
     """
     started = time.monotonic()
-    with atomic_folder(config.out.absolute()) as folder:
-        reports = _deal(files, folder / "dealt", terminal)
-        damaged = [str(report["damaged"]) for report in reports if report["damaged"]]
-        if len(damaged) == len(files):
+    out = config.out.absolute()
+    dealt = out.with_name(f".{out.name}.dealt")
+    dealt.mkdir(parents=True, exist_ok=True)
+    reports = _deal(files, dealt, terminal)
+    damaged = [str(report["damaged"]) for report in reports if report["damaged"]]
+    reports = [report for report in reports if not report["damaged"]]
+    try:
+        if not reports:
             raise ConfigError(f"source.path: no file could be read: {damaged[0]}")
-        if not any((folder / "dealt").rglob("*.parquet")):
+        if not made and not any(report["buckets"] for report in reports):
             raise ConfigError(f"source.path: no citation in {len(files)} files, the first of them {files[0]}")
-        counts, descriptors = _merge(folder, config.require, terminal)
-        if not counts["documents"]:
-            raise ConfigError(f"source.path: no document is left of {counts['citations']:,} citations: {dict(counts)}")
-        write_json(folder / "descriptors.json", dict(sorted(descriptors.items())))
-        left_out = ("superseded", "deleted", *(f"no_{name}" for name in config.require))
-        manifest = {
-            "kind": "documents",
-            "made_from": _made_from(config, files),
-            "num_documents": counts["documents"],
-            "num_with_mesh": counts["with_mesh"],
-            "num_citations": counts["citations"],
-            "num_left_out": {name: counts[name] for name in left_out},
-            "num_skipped": dict(sum((Counter(report["skipped"]) for report in reports), Counter())),
-            "damaged": damaged,
-            "sha256": {report["name"]: report["sha256"] for report in reports},
-            "seconds": round(time.monotonic() - started, 1),
-            "versions": {"kailin_ray": __version__, "ray": ray.__version__},
-            "config": settings(config),
-        }
-        write_json(folder / "manifest.json", manifest)
+        with atomic_folder(_update(out)) as folder:
+            number = len(made["updates"]) + 1 if made else 1
+            total, changes, num_parts = _merge(reports, dealt, out, folder, number, made, terminal)
+            if not total["documents"]:
+                raise ConfigError(f"source.path: no document is left of {total['citations']:,} citations")
+            update = {"files": len(reports), "parts": num_parts, "seconds": round(time.monotonic() - started, 1)}
+            manifest = {
+                "kind": "documents",
+                "format": FORMAT,
+                "num_documents": total["documents"],
+                "num_with_mesh": total["with_mesh"],
+                "num_citations": total["citations"],
+                "num_left_out": {
+                    "superseded": total["citations"] - total["documents"] - total["deleted"],
+                    "deleted": total["deleted"],
+                },
+                "num_skipped": dict(sum((Counter(report["skipped"]) for report in reports), _skipped(made))),
+                "damaged": damaged,
+                "updates": [*(made["updates"] if made else []), update | {"changes": changes}],
+                "files": [
+                    *(made["files"] if made else []),
+                    *({key: report[key] for key in ("name", "bytes", "sha256")} for report in reports),
+                ],
+                "versions": {"kailin_ray": __version__, "ray": ray.__version__},
+                "config": settings(config),
+            }
+            write_json(folder / "manifest.json", manifest)
+    finally:
+        if not damaged or not reports:
+            shutil.rmtree(dealt, ignore_errors=True)
+    _finish(out)
+    shutil.rmtree(dealt, ignore_errors=True)
     return manifest
 
 
+def _update(out: Path) -> Path:
+    return out.with_name(f".{out.name}.update")
+
+
+def _finish(out: Path) -> None:
+    """Let the parts of a whole update take their places, the manifest last: without it the folder counts for nothing.
+
+    Stopped between two of them, it goes on with the others.
+    """
+    update = _update(out.absolute())
+    if not update.is_dir():
+        return
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        update.replace(out)
+        return
+    (out / "manifest.json").unlink(missing_ok=True)
+    files = [file for file in update.rglob("*") if file.is_file()]
+    for file in sorted(files, key=lambda file: file.name == "manifest.json"):
+        target = out / file.relative_to(update)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(target)
+    shutil.rmtree(update)
+
+
+def _skipped(made: Manifest | None) -> Counter[str]:
+    return Counter(made["num_skipped"]) if made else Counter()
+
+
 def _deal(files: list[Path], dealt: Path, terminal: TextIO) -> list[dict[str, Any]]:
-    size = sum(file.stat().st_size * (1 if file.suffix == ".gz" else 0.2) for file in files)
-    num_buckets = max(1, round(size / BUCKET_BYTES))
-    items = [{"path": str(file), "number": number} for number, file in enumerate(files)]
-    parsed = ray.data.from_items(items, override_num_blocks=len(items)).map(
-        deal_file, fn_kwargs={"dealt": str(dealt), "num_buckets": num_buckets}
-    )
+    items = [{"path": str(file)} for file in files]
+    parsed = ray.data.from_items(items, override_num_blocks=len(items)).map(_dealt, fn_kwargs={"dealt": str(dealt)})
     reports = []
     with progress_bar(terminal, "ingest: read", sum(file.stat().st_size for file in files), unit="B") as bar:
         for row in parsed.iter_rows():
-            bar.update(row["bytes"])
-            reports.append(row)
-    return sorted(reports, key=lambda row: str(row["name"]))
+            report = json.loads(row["report"])
+            bar.update(report["bytes"])
+            reports.append(report)
+    return sorted(reports, key=lambda report: str(report["name"]))
 
 
-def deal_file(item: dict[str, Any], dealt: str, num_buckets: int) -> dict[str, Any]:
-    """Parse one file into ``dealt/<bucket>/<number>.parquet``; all of the file or, if it is damaged, nothing."""
-    path, number = Path(item["path"]), int(item["number"])
-    skipped: Counter[str] = Counter()
-    report = {"name": path.name, "sha256": "", "bytes": 0, "damaged": ""}
-    targets = [Path(dealt, f"{bucket:05}", f"{number:06}.parquet") for bucket in range(num_buckets)]
-    writers: list[pq.ParquetWriter | None] = [None] * num_buckets
-    try:
-        report |= {"sha256": sha256(path), "bytes": path.stat().st_size}
-        for rows in chunks(read_citations(path, skipped), path.name, number):
-            table = pa.Table.from_pylist(rows, DEALT)
-            buckets = table["pmid"].to_numpy() % num_buckets
-            for bucket in np.unique(buckets):
-                if writers[bucket] is None:
-                    targets[bucket].parent.mkdir(parents=True, exist_ok=True)
-                    writers[bucket] = pq.ParquetWriter(f"{targets[bucket]}.partial", DEALT, compression="zstd")
-                writers[bucket].write_table(table.filter(pa.array(buckets == bucket)))
-    except (DamagedFileError, OSError) as error:
-        report["damaged"] = str(error)
-    for writer, target in zip(writers, targets, strict=True):
-        if writer is not None:
-            writer.close()
-            partial = Path(f"{target}.partial")
-            if report["damaged"]:
-                partial.unlink()
-            else:
-                partial.replace(target)
-    return report | {"skipped": dict(skipped)}
+def _dealt(item: dict[str, Any], dealt: str) -> dict[str, str]:
+    # As text: rows of one column's dicts would have to agree on their keys.
+    return {"report": json.dumps(deal_file(item, dealt))}
 
 
-def chunks(citations: Iterator[Citation], source: str, number: int) -> Iterator[list[Citation]]:
-    """Rows of ``DEALT`` in lists that fit the memory. ``number``: the file's place in the order of all."""
-    chunk: list[Citation] = []
-    characters = 0
-    for place, citation in enumerate(citations):
-        chunk.append(citation | {"source_file": source, "file": number, "place": place})
-        characters += len(citation.get("title", "")) + 2 * len(citation.get("abstract", ""))  # as text and as sections
-        if len(chunk) == ROWS_AT_ONCE or characters > CHARACTERS_AT_ONCE:
-            yield chunk
-            chunk, characters = [], 0
-    if chunk:
-        yield chunk
-
-
-def _merge(folder: Path, require: tuple[str, ...], terminal: TextIO) -> tuple[Counter[str], dict[str, dict[str, Any]]]:
-    """Counts, and of each descriptor, by its UI, the name and the number of documents that have it."""
-    buckets = [{"bucket": str(path)} for path in sorted((folder / "dealt").iterdir()) if any(path.iterdir())]
-    merged = ray.data.from_items(buckets, override_num_blocks=len(buckets)).map(
-        merge_bucket, fn_kwargs={"folder": str(folder), "require": list(require)}
-    )
-    counts: Counter[str] = Counter()
+def _merge(
+    reports: list[dict[str, Any]],
+    dealt: Path,
+    out: Path,
+    folder: Path,
+    number: int,
+    made: Manifest | None,
+    terminal: TextIO,
+) -> tuple[Counter[str], dict[str, int], int]:
+    """Counts of all documents, how many changed in which way, and how many parts were made anew."""
+    files: dict[int, list[str]] = defaultdict(list)
+    for report in reports:
+        for bucket in report["buckets"]:
+            files[bucket].append(str(dealt / f"{report['name']}.parquet"))
+    items = [{"item": json.dumps({"bucket": bucket, "dealt": files[bucket]})} for bucket in sorted(files)]
+    total: Counter[str] = Counter(citations=sum(report["citations"] for report in reports))
     descriptors: dict[str, dict[str, Any]] = {}
-    with progress_bar(terminal, "ingest: written", len(buckets), unit=" parts") as bar:
-        for row in merged.iter_rows():
-            bar.update()
-            counts.update({key: value or 0 for key, value in row["counts"].items()})
-            for ui, name, number in zip(row["uis"], row["names"], row["documents"], strict=True):
-                entry = descriptors.setdefault(ui, {"name": name, "documents": 0})
-                entry |= {"name": max(entry["name"], name), "documents": entry["documents"] + number}
-    shutil.rmtree(folder / "dealt")
-    return counts, descriptors
+    if made:
+        total.update({"documents": made["num_documents"], "with_mesh": made["num_with_mesh"]})
+        total.update({"citations": made["num_citations"], "deleted": made["num_left_out"]["deleted"]})
+        descriptors = read_json(out / "descriptors.json")
+    changes: Counter[str] = Counter()
+    if items:
+        keys = {"out": str(out), "folder": str(folder), "number": number}
+        merged = ray.data.from_items(items, override_num_blocks=len(items)).map(_merged, fn_kwargs=keys)
+        with progress_bar(terminal, "ingest: written", len(items), unit=" parts") as bar:
+            for row in merged.iter_rows():
+                report = json.loads(row["report"])
+                total.update(report["counts"])
+                changes.update(report["changes"])
+                for one in report["descriptors"]:
+                    entry = descriptors.setdefault(one["ui"], {"name": one["name"], "documents": 0})
+                    entry |= {
+                        "name": max(entry["name"], one["name"]),
+                        "documents": entry["documents"] + one["documents"],
+                    }
+                bar.update()
+    kept = {ui: entry for ui, entry in sorted(descriptors.items()) if entry["documents"]}
+    write_json(folder / "descriptors.json", kept)
+    return total, dict(changes), len(items)
 
 
-def merge_bucket(item: dict[str, Any], folder: str, require: list[str]) -> dict[str, Any]:
-    """Write one bucket's documents: latest version of each PMID, not deleted, filtered, sorted by PMID."""
-    bucket = Path(item["bucket"])
-    table = pa.concat_tables([pq.read_table(part, schema=DEALT) for part in sorted(bucket.glob("*.parquet"))])
-    kept_rows, num_deleted = latest_rows(table)
-    documents = table.take(pa.array(kept_rows))
-    num_citations = table.num_rows - (pc.sum(table["deleted"]).as_py() or 0)
-    counts = {
-        "citations": num_citations,
-        "deleted": num_deleted,
-        "superseded": num_citations - num_deleted - documents.num_rows,
-    }
-    for name in require:
-        kept = documents.filter(_has(documents, name))
-        counts[f"no_{name}"] = documents.num_rows - kept.num_rows
-        documents = kept
-    counts["documents"] = documents.num_rows
-    counts["with_mesh"] = pc.sum(_has(documents, "mesh")).as_py() or 0
-    if documents.num_rows:
-        with atomic_file(Path(folder, f"part-{bucket.name}.parquet")) as partial:
-            pq.write_table(documents.select(DOCUMENTS.names), partial, compression="zstd", row_group_size=ROW_GROUP)
-    headings = pa.Table.from_struct_array(pc.list_flatten(documents["mesh"].combine_chunks()))
-    descriptors = headings.group_by("ui").aggregate([("ui", "count"), ("name", "max")])
-    columns = {"uis": "ui", "names": "name_max", "documents": "ui_count"}
-    return {"counts": counts, **{key: descriptors[column].to_pylist() for key, column in columns.items()}}
-
-
-def latest_rows(table: pa.Table) -> tuple[np.ndarray, int]:
-    """The rows to keep, sorted by PMID, and how many citations a ``DeleteCitation`` removed.
-
-    Of one version of a PMID the later file and place wins, also a deletion over what came before it; of several
-    versions that are left the highest wins.
-    """
-    pmid, version, file, place = (table[name].to_numpy() for name in ("pmid", "version", "file", "place"))
-    order = np.lexsort((place, file, version, pmid))
-    pmid, version, deleted = pmid[order], version[order], table["deleted"].to_numpy()[order]
-    last_of_version = np.append((pmid[1:] != pmid[:-1]) | (version[1:] != version[:-1]), True)
-    group = np.concatenate([[0], np.cumsum(last_of_version)[:-1]])
-    group_deleted = deleted[last_of_version]
-    num_deleted = int((group_deleted[group] & ~deleted).sum())
-    alive = np.flatnonzero(last_of_version)[~group_deleted]
-    highest = np.append(pmid[alive][1:] != pmid[alive][:-1], True) if len(alive) else np.zeros(0, dtype=bool)
-    return order[alive[highest]], num_deleted
-
-
-def _has(documents: pa.Table, name: str) -> pa.Array:
-    lengths = pc.list_value_length(documents["mesh"]) if name == "mesh" else pc.utf8_length(documents["abstract"])
-    return pc.fill_null(pc.greater(lengths, 0), False)
+def _merged(item: dict[str, str], out: str, folder: str, number: int) -> dict[str, str]:
+    return {"report": json.dumps(merge_bucket(json.loads(item["item"]), out, folder, number))}

@@ -29,6 +29,7 @@ CARRIED = pa.schema(
 DOCUMENTS = pa.schema(
     [
         ("version", pa.int16()),
+        ("place", pa.int32()),
         ("vernacular_title", pa.string()),
         (
             "other_abstracts",
@@ -46,7 +47,7 @@ DOCUMENTS = pa.schema(
 )
 """One row is one abstract, in its latest version.
 
-``year`` is null where PubMed gives none; ``date`` is as much of ``YYYY-MM-DD`` as is known, of a span its beginning.
+``place``: the how manieth of ``source_file``, from 0. ``year`` is null where PubMed gives none; ``date`` is as much of ``YYYY-MM-DD`` as is known, of a span its beginning.
 ``language`` is the first of ``languages``. ``title`` is English, without NLM's brackets; ``vernacular_title`` is the
 original. ``other_abstracts``: of other types or languages, apart from ``abstract``. ``supplementary``: MeSH's
 supplementary concepts. ``notices``: errata, retractions, comments, by NLM's ``RefType``."""
