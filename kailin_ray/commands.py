@@ -63,27 +63,44 @@ def fetch(config: FetchConfig) -> int:
 
 
 def ingest(config: IngestConfig) -> int:
-    """PubMed XML to documents."""
-    from kailin_ray.ingest import find_files, made_documents, make_documents
+    """PubMed XML to documents, or into those that are there."""
+    from kailin_ray.ingest import find_files, make_documents, new_files
     from kailin_ray.session import ray_session
+    from kailin_ray.updates import opened
 
     files = find_files(config.source.path)
-    manifest = made_documents(config, files)
-    if manifest is None:
-        with locked(config.out), _faults(_log(config.out)), ray_session(config.cluster, _log(config.out)) as terminal:
-            manifest = make_documents(config, files, terminal)
-    else:
-        print(f"{config.out}: made already")
-    left_out = ", ".join(f"{number:,} {name}" for name, number in manifest["num_left_out"].items() if number)
-    print(
-        f"{config.out}: {manifest['num_documents']:,} documents ({manifest['num_with_mesh']:,} with MeSH headings) of "
-        f"{manifest['num_citations']:,} citations" + (f"; left out: {left_out}" if left_out else "")
-    )
-    if manifest["num_skipped"]:
-        print("records that are no citation: " + json.dumps(manifest["num_skipped"]))
+    with locked(config.out):
+        made = opened(config.out)
+        fresh = new_files(files, made)
+        if fresh:
+            with _faults(_log(config.out)), ray_session(config.cluster, _log(config.out)) as terminal:
+                manifest = make_documents(config, fresh, made, terminal)
+        else:
+            assert made
+            manifest = made | {"damaged": []}
+            print(f"{config.out}: made already, of these files and {len(made['files']) - len(files)} others")
+    _tell_documents(config.out, manifest, bool(made and fresh))
     for fault in manifest["damaged"]:
         print(f"kailin_ray: damaged file, nothing taken from it: {fault}", file=sys.stderr)
     return 1 if manifest["damaged"] and not config.tolerate else 0
+
+
+def _tell_documents(out: Path, manifest: dict[str, Any], updated: bool) -> None:
+    left_out = ", ".join(f"{number:,} {name}" for name, number in manifest["num_left_out"].items() if number)
+    print(
+        f"{out}: {manifest['num_documents']:,} documents ({manifest['num_with_mesh']:,} with MeSH headings) of "
+        f"{manifest['num_citations']:,} citations" + (f"; left out: {left_out}" if left_out else "")
+    )
+    if updated:
+        last = manifest["updates"][-1]
+        kinds = ("new", "revised", "retracted", "deleted")
+        print(
+            f"update {len(manifest['updates'])}: "
+            + ", ".join(f"{last['changes'].get(kind, 0):,} {kind}" for kind in kinds)
+            + f"; {last['parts']:,} parts made anew"
+        )
+    if manifest["num_skipped"]:
+        print("records that are no citation: " + json.dumps(manifest["num_skipped"]))
 
 
 def index(config: IndexConfig) -> int:

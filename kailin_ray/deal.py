@@ -44,8 +44,8 @@ def deal_file(item: dict[str, Any], dealt: str) -> dict[str, Any]:
     skipped: Counter[str] = Counter()
     buckets: set[int] = set()
     try:
-        report["bytes"] = path.stat().st_size
-        if note.exists() and (made := read_json(note))["bytes"] == report["bytes"]:
+        report |= {"bytes": path.stat().st_size, "modified": path.stat().st_mtime_ns}
+        if note.exists() and (made := read_json(note)).items() >= {(key, report[key]) for key in ("bytes", "modified")}:
             return dict(made)
         report["sha256"] = sha256(path)
         with (
