@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 from kailin_ray.config import ConfigError
 from kailin_ray.files import atomic_file, atomic_folder, read_json, write_json
 from kailin_ray.schema import DOCUMENTS
+from kailin_ray.storage import open_parquet
 
 FORMAT = 4
 """Of the folder; to be raised with it."""
@@ -163,7 +164,8 @@ def changed_since(documents: Path, num_updates: int, fields: Iterable[str]) -> n
     wanted = set(fields)
     for number in range(num_updates + 1, len(read_json(documents / "manifest.json")["updates"]) + 1):
         for part in sorted((documents / "changes" / f"{number:04}").glob("*.parquet")):
-            rows = pq.read_table(part).filter(pc.field("change") != "new").to_pylist()
+            with open_parquet(part) as file:
+                rows = file.read().filter(pc.field("change") != "new").to_pylist()
             pmids = [row["pmid"] for row in rows if row["change"] == "deleted" or wanted & set(row["fields"])]
             found.append(np.array(pmids, dtype=np.int64))
     return np.unique(np.concatenate(found))
