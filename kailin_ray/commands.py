@@ -217,8 +217,9 @@ def _distil(config: DistillConfig, chosen: Any = None) -> Any:
     """Make a run complete and write its manifest; return its MeSH hierarchy. ``chosen``: PMIDs of ``from_run``."""
     config = _checked(config)
     from kailin_ray import manifest, pipeline
+    from kailin_ray.load_mesh import load_mesh
 
-    mesh, mesh_note = pipeline.load_mesh(config)
+    mesh, mesh_note = load_mesh(config.mesh, config.tolerate_orphans, config.documents, config.index)
     headings = mesh_note["headings"]
     if headings["unknown"]:
         names = ", ".join(f"{one['name']} ({one['documents']:,})" for one in headings["most_used_unknown"])
