@@ -19,7 +19,8 @@ assets: setup
 	$(RUN) fetch
 
 demo: assets
-	$(RUN) ingest source.path=$(SHARD) out=$(DEMO)/documents 'require=[abstract,mesh]'
+	$(RUN) ingest source.path=$(SHARD) out=$(DEMO)/corpus
+	$(RUN) select corpus=$(DEMO)/corpus out=$(DEMO)/documents filters.require_mesh=true
 	$(RUN) index documents=$(DEMO)/documents out=$(DEMO)/index limit=500
 	$(RUN) distill documents=$(DEMO)/documents index=$(DEMO)/index mesh=assets/mesh.tsv out=$(DEMO)/run limit=48 retrieval=brief $(DEMO_GPU)
 	@test -d $(DEMO)/dataset || $(RUN) publish run=$(DEMO)/run out=$(DEMO)/dataset

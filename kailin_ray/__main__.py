@@ -27,12 +27,14 @@ from kailin_ray.config import (
     PublishConfig,
     ReplayConfig,
     ReportConfig,
+    SelectConfig,
     check,
 )
 
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int], str]] = {
     "fetch": (FetchConfig, commands.fetch, "download what the demo needs: MeSH, PubMed, a small model, an encoder"),
     "ingest": (IngestConfig, commands.ingest, "PubMed XML to documents"),
+    "select": (SelectConfig, commands.select, "the documents of a corpus that are worked on"),
     "index": (IndexConfig, commands.index, "documents to a dense index"),
     "distill": (DistillConfig, commands.distill, "documents to records: question, contexts, answer"),
     "replay": (ReplayConfig, commands.replay, "a run's rows that ended for a reason again, with another configuration"),

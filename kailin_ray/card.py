@@ -1,5 +1,6 @@
 """The card of a published dataset: what it is, how it was made, what it holds."""
 
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData
@@ -7,8 +8,13 @@ from huggingface_hub import DatasetCard, DatasetCardData
 Record = dict[str, Any]
 
 
-def card(manifest: dict[str, Any], counts: dict[str, dict[str, int]], samples: list[Record]) -> DatasetCard:
-    """The README of the dataset folder; ``counts``: rows by config and split, ``samples``: rows of ``triples``."""
+def card(
+    manifest: dict[str, Any], counts: dict[str, dict[str, int]], samples: list[Record], checked: bool
+) -> DatasetCard:
+    """The README of the dataset folder; ``counts``: rows by config and split, ``samples``: rows of ``triples``.
+
+    ``checked``: what was generated was looked through for benchmarks' texts.
+    """
     data = DatasetCardData(
         language="en",
         license="other",
@@ -44,7 +50,7 @@ def card(manifest: dict[str, Any], counts: dict[str, dict[str, int]], samples: l
         f"**PMID {row['pmid']}**, {row['title']}\n\n> **Q** {row['question']}\n>\n> **A** {row['answer']}"
         for row in samples
     )
-    sources = list(manifest["documents"])
+    sources = [file["name"] for file in manifest["documents"]["files"]]
     preferred = ", ".join(f"{by} {number:,}" for by, number in manifest["evaluation"]["preferred_by"].items()) or "none"
     rule, retrieval = manifest["config"]["evaluation"], manifest["config"]["retrieval"]
     coverage = manifest["coverage"]["categories"]
@@ -86,6 +92,8 @@ load_dataset("path/to/this/folder", "sft")
 {coverage["num_reached"]}
 - source files: {", ".join(f"`{name}`" for name in sources[:5])}{" and more" if len(sources) > 5 else ""}
 
+{_before(manifest["documents"], checked)}
+
 ## Samples
 
 {shown or "No row was accepted."}
@@ -99,6 +107,22 @@ it may not reflect the most current data available from NLM. Abstracts may be th
     return DatasetCard(text)
 
 
+def _before(documents: dict[str, Any], checked: bool) -> str:
+    """What was left out before anything was generated, and of which benchmarks the data are free."""
+    left_out = documents["num_left_out"] | documents.get("num_removed", {})
+    rows = "\n".join(f"| {reason} | {number:,} |" for reason, number in left_out.items() if number)
+    header = "| reason | citations |\n|---|---|"
+    table = f"Left out of the source's {documents['num_citations']:,} citations beforehand:\n\n{header}\n{rows}"
+    names = ", ".join(f"`{Path(path).name}`" for path in documents.get("benchmarks", {}).values())
+    if not names:
+        return table + "\n\nNothing was done to keep benchmarks' texts out."
+    after = "so were questions, contexts and answers" if checked else "what was generated was not looked through"
+    return (
+        f"{table}\n\nAbstracts were left out that are part of {names}, by PMID, 13 words in a row or a near-copy of a "
+        f"question; {after}."
+    )
+
+
 _USES = {
     "triples": "question, contexts and answer, with their sources",
     "sft": "supervised fine-tuning: `prompt`, `completion`",
@@ -106,4 +130,5 @@ _USES = {
     "judge": "fine-tuning the judge: `prompt`, `completion` (messages); the MeSH rule's preference, as A or B",
     "pretrain": "continued pretraining: `text`",
     "rejected": "what was not accepted, and why",
+    "removed": "documents that were left out before anything was generated, and why",
 }

@@ -27,6 +27,7 @@ from kailin_ray.config import (
     PublishConfig,
     ReplayConfig,
     ReportConfig,
+    SelectConfig,
     overridden,
     settings,
     without_secrets,
@@ -86,21 +87,36 @@ def ingest(config: IngestConfig) -> int:
 
 
 def _tell_documents(out: Path, manifest: dict[str, Any], updated: bool) -> None:
+    from kailin_ray.updates import told_update
+
     left_out = ", ".join(f"{number:,} {name}" for name, number in manifest["num_left_out"].items() if number)
     print(
         f"{out}: {manifest['num_documents']:,} documents ({manifest['num_with_mesh']:,} with MeSH headings) of "
         f"{manifest['num_citations']:,} citations" + (f"; left out: {left_out}" if left_out else "")
     )
     if updated:
-        last = manifest["updates"][-1]
-        kinds = ("new", "revised", "retracted", "deleted")
-        print(
-            f"update {len(manifest['updates'])}: "
-            + ", ".join(f"{last['changes'].get(kind, 0):,} {kind}" for kind in kinds)
-            + f"; {last['parts']:,} parts made anew"
-        )
+        print(told_update(manifest))
     if manifest["num_skipped"]:
         print("records that are no citation: " + json.dumps(manifest["num_skipped"]))
+
+
+def select(config: SelectConfig) -> int:
+    """A corpus to the documents that are worked on."""
+    corpus = read_manifest(config.corpus, "documents", "corpus", "ingest")
+    from kailin_ray import selection
+    from kailin_ray.session import ray_session
+    from kailin_ray.updates import opened
+
+    with locked(config.out):
+        made = opened(config.out)
+        if selection.up_to_date(config, corpus, made):
+            manifest: Any = made
+            print(f"{config.out}: made already")
+        else:
+            with _faults(_log(config.out)), ray_session(config.cluster, _log(config.out)) as terminal:
+                manifest = selection.select(config, corpus, made, terminal)
+    print(selection.summary(config.out, manifest))
+    return 0
 
 
 def index(config: IndexConfig) -> int:
@@ -199,6 +215,7 @@ def _checked(config: DistillConfig) -> DistillConfig:
         raise ConfigError(f"documents: {config.documents} has no document with MeSH headings; the MeSH rule needs them")
     index = read_manifest(config.index, "index", "index", "index")
     _check_encoder(config, index)
+    _check_clean(config, documents, index)
     if not config.mesh.is_file():
         raise ConfigError(f"mesh: {config.mesh} does not exist")
     if importlib.util.find_spec("vllm") is None:
@@ -407,6 +424,17 @@ def _check_encoder(config: DistillConfig, index: dict[str, Any]) -> None:
     _check_files("index", encoder.path)
     if encoder_identity(encoder).items() - index["made_from"]["encoder"].items():
         raise ConfigError(f"index: {config.index} was made with {encoder.path}, which has changed since; index anew")
+
+
+def _check_clean(config: DistillConfig, documents: dict[str, Any], index: dict[str, Any]) -> None:
+    """Raise ``ConfigError`` if contexts could bring back what the documents were cleaned of."""
+    cleaned = index.get("benchmarks", {})
+    missing = [Path(name).name for checksum, name in documents.get("benchmarks", {}).items() if checksum not in cleaned]
+    if missing:
+        raise ConfigError(
+            f"index: {config.index} was made of documents that may hold texts of {', '.join(missing)}, of which "
+            f"{config.documents} was cleaned; index documents that were cleaned of them too"
+        )
 
 
 def _found(model: M, key: str) -> M:

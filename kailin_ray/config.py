@@ -211,6 +211,70 @@ class IngestConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Filters:
+    """What a document must be; see ``corpus/filters.py``."""
+
+    require_mesh: bool
+    min_words: NotNegative
+    """Of the abstract; without one no document stays."""
+    languages: tuple[str, ...]
+    """MEDLINE's codes, such as eng, of which the article must have one; empty for any."""
+    drop_retracted: bool
+    exclude_types: tuple[str, ...]
+    """Publication types that do not stay."""
+    year_from: int | None
+    year_to: int | None
+    """Both counted in; an unknown year is outside."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Duplicates:
+    """Abstracts that are there twice; the lowest PMID stays."""
+
+    jaccard: Annotated[float, Field(gt=0.0, le=1.0)] | None
+    """How alike two abstracts are that count as one, by their sets of five words in a row; 1 for those with the same
+    words only; null to keep all."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Sample:
+    """Which documents of those that stay are taken; see ``mesh/sampling.py``."""
+
+    num: Positive | None
+    """How many; null for all."""
+    seed: NotNegative
+    by: Literal["letters", "categories"] | None
+    """Strata by MeSH's first level (C, Diseases) or second (C04, Neoplasms); null for none."""
+    period: Literal["year", "decade"] | None
+    """Strata by time."""
+    power: Fraction
+    """1: as the corpus is; 0: equally from all strata; between them rare strata are lifted and common ones lowered."""
+    max_share: Annotated[float, Field(gt=0.0, le=1.0)]
+    """Of the sample, that one stratum may have."""
+    min_per_stratum: NotNegative
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class SelectConfig:
+    """``python -m kailin_ray select``."""
+
+    corpus: LocalPath
+    out: LocalPath
+    mesh: LocalPath | None
+    tolerate_orphans: bool
+    filters: Filters
+    benchmarks: tuple[LocalPath, ...]
+    """Files of benchmarks whose abstracts, texts and questions must not be learned from."""
+    duplicates: Duplicates
+    subtree: tuple[str, ...]
+    """Descriptors (UI, name or tree number): a document must have one that is one of them or under one; [] for any."""
+    major: bool
+    """For subtree and sample only major headings count."""
+    sample: Sample
+    cluster: Cluster
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class IndexConfig:
     """``python -m kailin_ray index``."""
 
@@ -292,6 +356,9 @@ class PublishConfig:
     out: Folder
     judge_min_margin: Annotated[float, Field(ge=0.0)]
     """The rule's margin from which on its preference trains the judge."""
+    benchmarks: tuple[LocalPath, ...] | None
+    """Files of benchmarks of which no question, answer or context may have a text; null for those that the run's
+    documents were cleaned of."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -7,7 +7,6 @@ of which the new files say nothing are not touched. A job that is killed goes on
 
 import glob
 import itertools
-import json
 import shutil
 import time
 from collections import Counter, defaultdict
@@ -21,6 +20,7 @@ from kailin_ray.config import ConfigError, IngestConfig, settings
 from kailin_ray.deal import BUCKET_BITS, deal_file
 from kailin_ray.files import read_json, write_json
 from kailin_ray.merge import merge_bucket
+from kailin_ray.tasks import each
 from kailin_ray.updates import Descriptors, Manifest, add_descriptors, noted, updating, write_descriptors
 from kailin_ray.watch import progress_bar
 
@@ -154,20 +154,12 @@ def _check_size(out: Path, reports: list[dict[str, Any]], bits: int, made: Manif
 
 
 def _deal(files: list[Path], dealt: Path, terminal: TextIO) -> list[dict[str, Any]]:
-    items = [{"path": str(file)} for file in files]
-    parsed = ray.data.from_items(items, override_num_blocks=len(items)).map(_dealt, fn_kwargs={"dealt": str(dealt)})
     reports = []
     with progress_bar(terminal, "ingest: read", sum(file.stat().st_size for file in files), unit="B") as bar:
-        for row in parsed.iter_rows():
-            report = json.loads(row["report"])
+        for report in each(deal_file, [{"path": str(file)} for file in files], {"dealt": str(dealt)}):
             bar.update(report["bytes"])
             reports.append(report)
     return sorted(reports, key=lambda report: str(report["name"]))
-
-
-def _dealt(item: dict[str, Any], dealt: str) -> dict[str, str]:
-    # As text: rows of one column's dicts would have to agree on their keys.
-    return {"report": json.dumps(deal_file(item, dealt))}
 
 
 def _merge(
@@ -184,7 +176,7 @@ def _merge(
     for report in reports:
         for bucket in {bucket >> (bits - BUCKET_BITS) for bucket in report["buckets"]}:
             files[bucket].append(str(dealt / f"{report['name']}.parquet"))
-    items = [{"item": json.dumps({"bucket": one, "bits": bits, "dealt": files[one]})} for one in sorted(files)]
+    items = [{"bucket": one, "bits": bits, "dealt": files[one]} for one in sorted(files)]
     counts: Counter[str] = Counter(citations=sum(report["citations"] for report in reports))
     descriptors: Descriptors = {}
     if made:
@@ -194,19 +186,10 @@ def _merge(
     changes: Counter[str] = Counter()
     keys = {"out": str(out), "folder": str(folder), "number": len(made["updates"]) + 1 if made else 1}
     with progress_bar(terminal, "ingest: written", len(items), unit=" parts") as bar:
-        # An update may say nothing, and Ray Data has no dataset of nothing.
-        merged = (
-            ray.data.from_items(items, override_num_blocks=len(items)).map(_merged, fn_kwargs=keys) if items else None
-        )
-        for row in merged.iter_rows() if merged else ():
-            report = json.loads(row["report"])
+        for report in each(merge_bucket, items, keys):
             counts.update(report["counts"])
             changes.update(report["changes"])
             add_descriptors(descriptors, report["descriptors"])
             bar.update()
     write_descriptors(folder, descriptors)
     return {"counts": counts, "changes": dict(changes), "parts": len(items)}
-
-
-def _merged(item: dict[str, str], out: str, folder: str, number: int) -> dict[str, str]:
-    return {"report": json.dumps(merge_bucket(json.loads(item["item"]), out, folder, number))}

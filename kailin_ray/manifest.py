@@ -248,7 +248,7 @@ def _counted(run: Path, mesh: MeshHierarchy, gpu_hour_price: float | None) -> di
 def _documents(folder: Path) -> dict[str, Any]:
     """What a run's documents are: id and number of updates, where they come from, and what was left out of them."""
     made = read_json(folder / "manifest.json")
-    kept = ("id", "num_documents", "num_citations", "num_left_out", "files", "selection")
+    kept = ("id", "num_documents", "num_citations", "num_left_out", "num_skipped", "num_removed", "benchmarks", "files")
     return {name: made[name] for name in kept if name in made} | {"num_updates": len(made["updates"])}
 
 

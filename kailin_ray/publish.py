@@ -1,8 +1,9 @@
 """A run's records to a Hugging Face dataset folder: one config a use, and a card.
 
 ``triples`` (default), ``sft`` (prompt, completion), ``preference`` (prompt, chosen, rejected, and who preferred by
-what margin), ``judge`` (prompt, completion A or B: what trains the judge), ``pretrain`` (text), ``rejected``. Prompts
-and sides of ``preference`` and ``judge`` are messages, exactly TRL's conversational format.
+what margin), ``judge`` (prompt, completion A or B: what trains the judge), ``pretrain`` (text), ``rejected`` (what was
+not accepted), ``removed`` (documents that were left out before). Prompts and sides of ``preference`` and ``judge`` are
+messages, exactly TRL's conversational format.
 """
 
 import hashlib
@@ -17,9 +18,12 @@ from kailin_ray.agents import evaluation, preamble
 from kailin_ray.agents.preamble import TASKS, ask
 from kailin_ray.card import card
 from kailin_ray.config import ConfigError, PublishConfig
-from kailin_ray.files import atomic_folder, read_manifest
+from kailin_ray.corpus.benchmarks import Benchmarks
+from kailin_ray.files import atomic_folder, read_json, read_manifest
+from kailin_ray.leaks import find_leaks, load_benchmarks
 from kailin_ray.records import record_batches
-from kailin_ray.schema import OK
+from kailin_ray.schema import LEAKS, OK, REJECTED
+from kailin_ray.storage import open_parquet, parse_folder
 
 ROWS_AT_ONCE = 1_000
 ROWS_PER_FILE = 200_000
@@ -78,6 +82,7 @@ SCHEMAS = {
             ("calls", pa.list_(pa.struct([(name, pa.string()) for name in _CALL]))),
         ]
     ),
+    "removed": pa.schema([("pmid", pa.int64()), ("reason", pa.string()), ("detail", pa.string())]),
 }
 
 
@@ -185,33 +190,57 @@ def publish(config: PublishConfig) -> dict[str, int]:
     if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
         raise ConfigError(f"out: {config.out} exists; remove it or choose another")
     manifest = read_manifest(config.run, "run", "run", "distill")
+    benchmarks = load_benchmarks(config.benchmarks, manifest["documents"].get("benchmarks", {}))
     with atomic_folder(config.out.absolute()) as folder:
         writers = {(name, "train"): _Writer(folder / name, "train", schema) for name, schema in SCHEMAS.items()}
         writers["judge", "test"] = _Writer(folder / "judge", "test", SCHEMAS["judge"])
         samples: list[Record] = []
-        for rows in _made(config):
+        for rows in _made(config, benchmarks):
             for key, made in rows.items():
                 writers[key].write(made)
             samples += rows["triples", "train"][: 3 - len(samples)]
+        for removed in _removed(manifest):
+            writers["removed", "train"].write(removed)
         counts: dict[str, dict[str, int]] = {name: {} for name in SCHEMAS}
         for (name, split), writer in writers.items():
             counts[name][split] = writer.close()
-        card(manifest, counts, samples).save(folder / "README.md")
+        card(manifest, counts, samples, benchmarks is not None).save(folder / "README.md")
     return {name: sum(splits.values()) for name, splits in counts.items()}
 
 
-def _made(config: PublishConfig) -> Iterator[dict[tuple[str, str], list[Record]]]:
-    """Batch by batch, the rows of each config and split."""
+def _made(config: PublishConfig, benchmarks: Benchmarks | None) -> Iterator[dict[tuple[str, str], list[Record]]]:
+    """Batch by batch, the rows of each config and split; a row with a benchmark's text counts as rejected."""
     for batch in record_batches(config.run, ROWS_AT_ONCE):
         rows = batch.to_pylist()
+        leaks = [] if benchmarks is None else find_leaks(rows, benchmarks)
+        for row, leak in zip(rows, leaks, strict=False):
+            if leak:
+                stage, match = leak
+                row |= {"status": REJECTED, "stage": stage, "reason": match.reason, "detail": str(match)}
         accepted = [row for row in rows if row["status"] == OK]
         made = {(name, "train"): [row for row in map(make, accepted) if row] for name, make in ACCEPTED.items()}
-        compared = [example for row in rows for example in judge(row, config.judge_min_margin)]
+        clean = [row for row in rows if row["reason"] not in LEAKS]
+        compared = [example for row in clean for example in judge(row, config.judge_min_margin)]
         yield made | {
             ("rejected", "train"): [rejected(row) for row in rows if row["status"] != OK],
             ("judge", "train"): [example for example in compared if not held_out(example["pmid"])],
             ("judge", "test"): [example for example in compared if held_out(example["pmid"])],
         }
+
+
+def _removed(manifest: dict[str, Any]) -> Iterator[list[Record]]:
+    """What was left out of the documents before the run, part by part, but for what a sample left out.
+
+    None where the documents are no longer where the run read them.
+    """
+    folder = parse_folder(manifest["config"]["documents"])
+    note = folder / "manifest.json"
+    if not note.exists() or read_json(note).get("id") != manifest["documents"]["id"]:
+        return
+    for part in sorted((folder / "removed").glob("part-*.parquet")):
+        with open_parquet(part) as file:
+            for batch in file.iter_batches(ROWS_AT_ONCE):
+                yield [row for row in batch.to_pylist() if row["reason"] != "not_sampled"]
 
 
 class _Writer:

@@ -40,6 +40,8 @@ CHANGES = pa.schema([("pmid", pa.int64()), ("change", pa.string()), ("fields", p
 """``change`` is new, revised, retracted (revised, and retracted since) or deleted; ``fields`` are the columns that
 differ, of a revised or retracted one."""
 
+KINDS = ("new", "revised", "retracted", "deleted")
+
 Manifest = dict[str, Any]
 Descriptors = dict[str, dict[str, Any]]
 """By UI ``name`` and number of ``documents``."""
@@ -169,6 +171,13 @@ def changed_since(documents: Path, num_updates: int, fields: Iterable[str]) -> n
             pmids = [row["pmid"] for row in rows if row["change"] == "deleted" or wanted & set(row["fields"])]
             found.append(np.array(pmids, dtype=np.int64))
     return np.unique(np.concatenate(found))
+
+
+def told_update(manifest: Manifest) -> str:
+    """What the last update of documents changed, on one line."""
+    last = manifest["updates"][-1]
+    kinds = ", ".join(f"{last['changes'].get(kind, 0):,} {kind}" for kind in KINDS)
+    return f"update {len(manifest['updates'])}: {kinds}; {last['parts']:,} parts made anew"
 
 
 def has(documents: pa.Table, name: str) -> pa.Array:

@@ -96,10 +96,19 @@ def kailin() -> Command:
 
 
 @pytest.fixture(scope="session")
-def documents(kailin: Command, small_shard: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Documents ingested from the small shard by the command line."""
-    out = tmp_path_factory.mktemp("ingested") / "documents"
-    done = kailin("ingest", f"source.path={small_shard}", f"out={out}", "require=[abstract,mesh]")
+def corpus(kailin: Command, small_shard: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small shard ingested by the command line."""
+    out = tmp_path_factory.mktemp("ingested") / "corpus"
+    done = kailin("ingest", f"source.path={small_shard}", f"out={out}")
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture(scope="session")
+def documents(kailin: Command, corpus: Path) -> Path:
+    """Those of them with abstract and MeSH headings, selected by the command line."""
+    out = corpus.with_name("documents")
+    done = kailin("select", f"corpus={corpus}", f"out={out}", "filters.require_mesh=true")
     assert done.returncode == 0, done.stderr
     return out
 

@@ -106,6 +106,7 @@ def make_index(config: IndexConfig, terminal: TextIO) -> dict[str, Any]:
         manifest = {
             "kind": "index",
             "made_from": _made_from(config),
+            "benchmarks": read_json(config.documents / "manifest.json").get("benchmarks", {}),
             **counts,
             "seconds": round(time.monotonic() - started, 1),
             "config": settings(config),

@@ -1,0 +1,26 @@
+"""A task an item, as many at once as the cluster has CPUs; only what the tasks report comes to the driver."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import ray.data
+
+Report = dict[str, Any]
+
+
+def each(task: Callable[..., Report], items: Sequence[Any], keys: Mapping[str, Any]) -> Iterator[Report]:
+    """What ``task(item, **keys)`` reports of each item, in the order in which they end.
+
+    Items and reports are JSON values. A task whose machine is lost is done again, so it must be able to.
+    """
+    if not items:  # of which Ray Data makes no dataset
+        return
+    # As text: rows of one column's dicts would have to agree on their keys.
+    rows = ray.data.from_items([{"item": json.dumps(item)} for item in items], override_num_blocks=len(items))
+    for row in rows.map(_run, fn_kwargs={"task": task, "keys": dict(keys)}).iter_rows():
+        yield json.loads(row["report"])
+
+
+def _run(row: dict[str, str], task: Callable[..., Report], keys: dict[str, Any]) -> dict[str, str]:
+    return {"report": json.dumps(task(json.loads(row["item"]), **keys))}
