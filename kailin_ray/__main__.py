@@ -20,6 +20,7 @@ from kailin_ray import commands
 from kailin_ray.config import (
     ConfigError,
     DistillConfig,
+    DownloadConfig,
     FetchConfig,
     IndexConfig,
     IngestConfig,
@@ -32,6 +33,7 @@ from kailin_ray.config import (
 
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int], str]] = {
     "fetch": (FetchConfig, commands.fetch, "download what the demo needs: MeSH, PubMed, a small model, an encoder"),
+    "download": (DownloadConfig, commands.download, "PubMed's baseline and update files from NLM, checked"),
     "ingest": (IngestConfig, commands.ingest, "PubMed XML to documents"),
     "index": (IndexConfig, commands.index, "documents to a dense index"),
     "distill": (DistillConfig, commands.distill, "documents to records: question, contexts, answer"),

@@ -17,6 +17,7 @@ from kailin_ray.config import (
     Agent,
     ConfigError,
     DistillConfig,
+    DownloadConfig,
     Encoder,
     FetchConfig,
     IndexConfig,
@@ -60,6 +61,20 @@ def fetch(config: FetchConfig) -> int:
         except assets.FetchError as error:
             raise CommandFailedError(str(error)) from error
     return 0
+
+
+def download(config: DownloadConfig) -> int:
+    """PubMed files from NLM."""
+    from kailin_ray.download import download as fetch_files
+
+    done = fetch_files(config, sys.stderr)
+    print(
+        f"{config.to}: {len(done.fetched):,} files fetched ({done.num_bytes / 1e6:,.1f} MB came), "
+        f"{done.there_already:,} were there already, {len(done.refused):,} refused"
+    )
+    for fault in done.refused.values():
+        print(f"kailin_ray: refused: {fault}", file=sys.stderr)
+    return 1 if done.refused else 0
 
 
 def ingest(config: IngestConfig) -> int:

@@ -191,6 +191,27 @@ class FetchConfig:
     to: LocalPath
 
 
+WebAddress = Annotated[str, Field(pattern=r"^https?://[^@?#\s]+$")]
+"""Of a server, without a user, a password or a query."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class DownloadConfig:
+    """``python -m kailin_ray download``."""
+
+    to: LocalPath
+    what: Annotated[tuple[Literal["baseline", "updatefiles"], ...], Field(min_length=1)]
+    """NLM's folders of PubMed files."""
+    names: tuple[str, ...] | str
+    """Globs of the names that are wanted."""
+    limit: Positive | None
+    """The first so many of them only."""
+    connections: Annotated[int, Field(ge=1, le=8)]
+    """Files that are fetched at once."""
+    base_url: WebAddress
+    """Of the folders: NLM's, or a mirror's."""
+
+
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Source:
     """Where documents come from."""

@@ -23,7 +23,7 @@ from kailin_ray.config import ConfigError, IngestConfig, settings
 from kailin_ray.deal import deal_file
 from kailin_ray.files import atomic_folder, read_json, write_json
 from kailin_ray.merge import merge_bucket
-from kailin_ray.watch import progress_bar
+from kailin_ray.progress import progress_bar
 
 FORMAT = 4
 """Of the folder that is made; to be raised with it."""
