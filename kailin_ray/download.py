@@ -75,7 +75,7 @@ def download(config: DownloadConfig, terminal: TextIO) -> Done:
         files = listed(web, config)
         notes = _notes(config.to)
         todo = {name: url for name, url in files.items() if not _in_place(config.to / name, notes)}
-        with progress_bar(terminal, "download", len(todo), unit=" files") as bar:
+        with progress_bar(terminal, "download", len(todo), unit=" files", disable=not todo) as bar:
             counter = _Counter(bar)
             refused = _fetch_all(web, todo, config, notes, counter)
     return Done(
