@@ -79,10 +79,11 @@ def download(config: DownloadConfig) -> int:
 
 def ingest(config: IngestConfig) -> int:
     """PubMed XML to documents."""
-    from kailin_ray.ingest import find_files, made_documents, make_documents
+    from kailin_ray.ingest import made_documents, make_documents
     from kailin_ray.session import ray_session
+    from kailin_ray.sources import source_files
 
-    files = find_files(config.source.path)
+    files = source_files(config.source, config.out, sys.stderr)
     manifest = made_documents(config, files)
     if manifest is None:
         with locked(config.out), _faults(_log(config.out)), ray_session(config.cluster, _log(config.out)) as terminal:

@@ -8,7 +8,6 @@ The new parts are made beside the folder and take their places when all of them 
 it was. A job that is killed goes on with the files that were parsed.
 """
 
-import glob
 import json
 import shutil
 import time
@@ -24,40 +23,12 @@ from kailin_ray.deal import deal_file
 from kailin_ray.files import atomic_folder, read_json, write_json
 from kailin_ray.merge import merge_bucket
 from kailin_ray.progress import progress_bar
+from kailin_ray.sources import reading
 
 FORMAT = 4
 """Of the folder that is made; to be raised with it."""
 
 Manifest = dict[str, Any]
-
-
-def find_files(paths: tuple[str, ...] | str) -> list[Path]:
-    """The XML files that ``paths`` (files, directories, globs) name, in the order of their names: NLM numbers them.
-
-    Raises ``ConfigError`` for a path that names none, and for two files of one name: the name is a file's identity.
-    """
-    found: dict[Path, Path] = {}
-    for path in (paths,) if isinstance(paths, str) else paths:
-        if Path(path).is_dir():
-            matches = [p for p in Path(path).iterdir() if p.name.endswith((".xml", ".xml.gz"))]
-            fault = "no .xml or .xml.gz file in this directory"
-        else:
-            matches = [Path(p) for p in glob.glob(path)]  # noqa: PTH207 - the pattern may be absolute
-            fault = "matches no file" if glob.has_magic(path) else "does not exist"
-        if not matches:
-            raise ConfigError(f"source.path: {path}: {fault}")
-        for match in matches:
-            if any("\ud800" <= character <= "\udfff" for character in str(match)):
-                raise ConfigError(f"source.path: {str(match)!a}: a name that is not UTF-8; rename it")
-        # One file by two ways counts once; it keeps the name it was given by, which says its place in the order.
-        found |= {p.resolve(): p.absolute() for p in matches}
-    if not found:
-        raise ConfigError("source.path: an empty list; name at least one file")
-    files = sorted(found.values(), key=lambda p: (p.name, str(p)))
-    for one, other in zip(files, files[1:], strict=False):
-        if one.name == other.name:
-            raise ConfigError(f"source.path: {one} and {other} have one name, by which files are told apart")
-    return files
 
 
 def made_documents(out: Path) -> Manifest | None:
@@ -103,7 +74,7 @@ def make_documents(config: IngestConfig, files: list[Path], made: Manifest | Non
     out = config.out.absolute()
     dealt = out.with_name(f".{out.name}.dealt")
     dealt.mkdir(parents=True, exist_ok=True)
-    reports = _deal(files, dealt, terminal)
+    reports = _deal(files, reading(config.source), dealt, terminal)
     damaged = [str(report["damaged"]) for report in reports if report["damaged"]]
     reports = [report for report in reports if not report["damaged"]]
     try:
@@ -174,8 +145,8 @@ def _skipped(made: Manifest | None) -> Counter[str]:
     return Counter(made["num_skipped"]) if made else Counter()
 
 
-def _deal(files: list[Path], dealt: Path, terminal: TextIO) -> list[dict[str, Any]]:
-    items = [{"path": str(file)} for file in files]
+def _deal(files: list[Path], read: dict[str, Any], dealt: Path, terminal: TextIO) -> list[dict[str, Any]]:
+    items = [{"item": json.dumps({"path": str(file)} | read)} for file in files]
     parsed = ray.data.from_items(items, override_num_blocks=len(items)).map(_dealt, fn_kwargs={"dealt": str(dealt)})
     reports = []
     with progress_bar(terminal, "ingest: read", sum(file.stat().st_size for file in files), unit="B") as bar:
@@ -186,9 +157,9 @@ def _deal(files: list[Path], dealt: Path, terminal: TextIO) -> list[dict[str, An
     return sorted(reports, key=lambda report: str(report["name"]))
 
 
-def _dealt(item: dict[str, Any], dealt: str) -> dict[str, str]:
+def _dealt(item: dict[str, str], dealt: str) -> dict[str, str]:
     # As text: rows of one column's dicts would have to agree on their keys.
-    return {"report": json.dumps(deal_file(item, dealt))}
+    return {"report": json.dumps(deal_file(json.loads(item["item"]), dealt))}
 
 
 def _merge(

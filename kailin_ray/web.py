@@ -99,24 +99,26 @@ class Web:
         except requests.RequestException as error:
             raise WebError(f"{url}: {error}") from error
 
-    def pieces(self, answer: requests.Response) -> Iterator[bytes]:
-        """The body as it is sent: a file that is served as ``Content-Encoding: gzip`` stays packed."""
+    def pieces(self, answer: requests.Response, most: int | None = None) -> Iterator[bytes]:
+        """The body as it is sent: a file that is served as ``Content-Encoding: gzip`` stays packed.
+
+        Raises ``WebError`` where it has more than ``most`` bytes.
+        """
+        num_bytes = 0
         for piece in answer.raw.stream(CHUNK, decode_content=False):
+            num_bytes += len(piece)
             if self._stop.is_set():
                 raise WebError("stopped")
+            if most is not None and num_bytes > most:
+                raise WebError(f"{answer.url}: more than {most:,} bytes, which it should not have")
             yield piece
 
     def text(self, url: str, most: int) -> str:
-        """A small page. Raises ``WebError`` for one of more than ``most`` bytes."""
+        """A page of at most so many bytes."""
 
         def ask() -> str:
             with self.opened("GET", url) as answer:
-                found = b""
-                for piece in self.pieces(answer):
-                    found += piece
-                    if len(found) > most:
-                        raise WebError(f"{url}: more than {most:,} bytes, which it should not have")
-                return found.decode("utf-8", "replace")
+                return b"".join(self.pieces(answer, most)).decode("utf-8", "replace")
 
         return self.persistently(ask)
 
