@@ -20,12 +20,9 @@ from kailin_ray.config import Step
 from kailin_ray.documents import PMIDS, read_pmids
 from kailin_ray.errors import ConfigError
 from kailin_ray.files import atomic_file, read_json, remove_folder, sha256, sync, write_json
-from kailin_ray.records import ROWS_PER_GROUP, record_files
+from kailin_ray.records import ROWS_PER_GROUP, WRITERS, record_files
 from kailin_ray.schema import ANSWER, ASKING, EVALUATION, OK, REASONS, RECORDS, STEPS
 from kailin_ray.storage import open_parquet
-
-WRITERS = 4
-"""Files that a replay merges its records into at the same time: some hundred MB of memory each."""
 
 _CONCERNS = {
     ASKING: ("model.path", "model.revision", "model.general", "model.biomedical", "retrieval", "inputs.documents",

@@ -78,28 +78,45 @@ def download(config: DownloadConfig) -> int:
 
 
 def ingest(config: IngestConfig) -> int:
-    """PubMed XML to documents."""
-    from kailin_ray.ingest import made_documents, make_documents
+    """A source to documents, or into those that are there."""
+    from kailin_ray.ingest import make_documents, new_files
     from kailin_ray.session import ray_session
     from kailin_ray.sources import source_files
+    from kailin_ray.updates import opened
 
-    files = source_files(config.source, config.out, sys.stderr)
-    manifest = made_documents(config, files)
-    if manifest is None:
-        with locked(config.out), _faults(_log(config.out)), ray_session(config.cluster, _log(config.out)) as terminal:
-            manifest = make_documents(config, files, terminal)
-    else:
-        print(f"{config.out}: made already")
-    left_out = ", ".join(f"{number:,} {name}" for name, number in manifest["num_left_out"].items() if number)
-    print(
-        f"{config.out}: {manifest['num_documents']:,} documents ({manifest['num_with_mesh']:,} with MeSH headings) of "
-        f"{manifest['num_citations']:,} citations" + (f"; left out: {left_out}" if left_out else "")
-    )
-    if manifest["num_skipped"]:
-        print("records that are no citation: " + json.dumps(manifest["num_skipped"]))
+    with locked(config.out):
+        made = opened(config.out)
+        files = source_files(config.source, config.out, sys.stderr)
+        fresh = new_files(files, made)
+        if fresh:
+            with _faults(_log(config.out)), ray_session(config.cluster, _log(config.out)) as terminal:
+                manifest = make_documents(config, fresh, made, terminal)
+        else:
+            assert made
+            manifest = made | {"damaged": []}
+            print(f"{config.out}: made already, of these files and {len(made['files']) - len(files)} others")
+    _tell_documents(config.out, manifest, bool(made and fresh))
     for fault in manifest["damaged"]:
         print(f"kailin_ray: damaged file, nothing taken from it: {fault}", file=sys.stderr)
     return 1 if manifest["damaged"] and not config.tolerate else 0
+
+
+def _tell_documents(out: Path, manifest: dict[str, Any], updated: bool) -> None:
+    left_out = ", ".join(f"{number:,} {name}" for name, number in manifest["num_left_out"].items() if number)
+    print(
+        f"{out}: {manifest['num_documents']:,} documents ({manifest['num_with_mesh']:,} with MeSH headings) of "
+        f"{manifest['num_citations']:,} citations" + (f"; left out: {left_out}" if left_out else "")
+    )
+    if updated:
+        last = manifest["updates"][-1]
+        kinds = ("new", "revised", "retracted", "deleted")
+        print(
+            f"update {len(manifest['updates'])}: "
+            + ", ".join(f"{last['changes'].get(kind, 0):,} {kind}" for kind in kinds)
+            + f"; {last['parts']:,} parts made anew"
+        )
+    if manifest["num_skipped"]:
+        print("records that are no citation: " + json.dumps(manifest["num_skipped"]))
 
 
 def index(config: IndexConfig) -> int:
@@ -216,8 +233,9 @@ def _distil(config: DistillConfig, chosen: Any = None) -> Any:
     """Make a run complete and write its manifest; return its MeSH hierarchy. ``chosen``: PMIDs of ``from_run``."""
     config = _checked(config)
     from kailin_ray import manifest, pipeline
+    from kailin_ray.load_mesh import load_mesh
 
-    mesh, mesh_note = pipeline.load_mesh(config)
+    mesh, mesh_note = load_mesh(config.mesh, config.tolerate_orphans, config.documents, config.index)
     headings = mesh_note["headings"]
     if headings["unknown"]:
         names = ", ".join(f"{one['name']} ({one['documents']:,})" for one in headings["most_used_unknown"])

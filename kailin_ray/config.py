@@ -301,8 +301,6 @@ class IngestConfig:
 
     source: Source
     out: LocalPath
-    require: tuple[Literal["abstract", "mesh"], ...]
-    """Documents without these are left out, and counted."""
     tolerate: bool
     """Exit 0 although a file was damaged; its loss is counted and shown either way."""
     cluster: Cluster

@@ -41,20 +41,17 @@ def deal_file(item: dict[str, Any], dealt: str) -> dict[str, Any]:
     What a killed job left whole is taken as it is. The report: name, bytes, sha256, ``damaged`` (why, or empty),
     citations, skipped (by reason), and the buckets that have rows.
     """
-    path = Path(item["path"])
+    path, columns = Path(item["path"]), item.get("columns")
     note = Path(dealt, f"{path.name}.json")
-    columns = item.get("columns")
     report: dict[str, Any] = {"name": path.name, "bytes": 0, "sha256": "", "damaged": "", "citations": 0}
-    report["columns"] = columns
     skipped: Counter[str] = Counter()
     buckets: set[int] = set()
     try:
-        report["bytes"] = path.stat().st_size
-        if (
-            note.exists()
-            and (made := read_json(note)).items() >= {"bytes": report["bytes"], "columns": columns}.items()
-        ):
+        state = path.stat()
+        known = {"bytes": state.st_size, "modified": state.st_mtime_ns, "columns": columns}
+        if note.exists() and (made := read_json(note)).items() >= known.items():
             return dict(made)
+        report |= known
         report["sha256"] = sha256(path)
         with (
             atomic_file(Path(dealt, f"{path.name}.parquet")) as partial,

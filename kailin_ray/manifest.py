@@ -23,9 +23,13 @@ from kailin_ray.counts import count_records
 from kailin_ray.files import read_json, read_manifest, remove_folder, sha256, write_json
 from kailin_ray.mesh import MeshHierarchy
 from kailin_ray.mesh.coverage import coverage
-from kailin_ray.schema import ANSWER, ASKING, EVALUATION, OK, RECORDS, STATUSES
+from kailin_ray.records import drop
+from kailin_ray.schema import ANSWER, ASKING, CARRIED, EVALUATION, OK, RECORDS, STATUSES
 from kailin_ray.stages import AGENTS, QUESTION_AGENTS, make_stages
+from kailin_ray.updates import ORIGIN, changed_since
 
+UPDATES = "documents_updates"
+"""How many updates of its documents a run has seen; in ``run.json``."""
 # What a run may change between two calls into one folder: where and how much, not what.
 FREE = (
     "cluster", "limit", "out", "max_failed_fraction", "max_fraction", "max_hours", "grace_seconds", "documents",
@@ -60,7 +64,7 @@ def inputs(config: DistillConfig) -> dict[str, Any]:
     With ``config.from_run``, those of its agents that do not work here did so there.
     """
     found = {
-        "documents": sha256(config.documents / "manifest.json"),
+        "documents": read_manifest(config.documents, "documents", "documents", "ingest")["id"],
         "index": sha256(config.index / "manifest.json"),
         "mesh": sha256(config.mesh),
         "models": models(config),
@@ -89,10 +93,12 @@ def prompts(config: Layout) -> dict[str, str]:
 def open_run(config: DistillConfig) -> dict[str, Any]:
     """Start a run's folder, or go on with it; return ``inputs``.
 
-    Raises ``ConfigError`` that names what differs if the folder holds a run made from something else.
+    Of documents that were updated since, the records of those that changed or went are taken out. Raises
+    ``ConfigError`` that names what differs if the folder holds a run made from something else.
     """
     found = inputs(config)
     matters = _matters(config, found)
+    matters[UPDATES] = len(read_json(config.documents / "manifest.json")["updates"])
     if config.from_run:
         _check_source(config, matters)
     note = config.out / "run.json"
@@ -106,6 +112,7 @@ def open_run(config: DistillConfig) -> dict[str, Any]:
         write_json(note, matters)
         return found
     before, now = flat(read_json(note)), flat(matters)
+    seen, there = before.pop(UPDATES), now.pop(UPDATES)
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if changed:
         key = changed[0]
@@ -114,7 +121,23 @@ def open_run(config: DistillConfig) -> dict[str, Any]:
             f"out: {config.out} holds a run with another {key} ({before.get(key)!r}, now {now.get(key)!r}){more}; "
             "choose a new out= to start another run"
         )
+    if there != seen:
+        _drop_changed(config, seen)
+        write_json(note, matters)
     return found
+
+
+def _drop_changed(config: DistillConfig, seen: int) -> None:
+    """Take the records out whose documents were changed or deleted after the first ``seen`` updates."""
+    # A deletion alone leaves nothing to distil, and yet the run's counts are others.
+    (config.out / "manifest.json").unlink(missing_ok=True)
+    pmids = changed_since(config.documents, seen, [name for name in CARRIED.names if name not in ORIGIN])
+    dropped = drop(config.out / "records", pmids)
+    for folder in (config.out / "parts").glob("*"):
+        drop(folder, pmids)
+    print(
+        f"{config.out}: {config.documents} was updated: {dropped:,} records of changed and deleted documents taken out"
+    )
 
 
 def _matters(config: DistillConfig, found: dict[str, Any]) -> dict[str, Any]:
@@ -139,6 +162,10 @@ def _check_source(config: DistillConfig, matters: dict[str, Any]) -> None:
     """Raise ``ConfigError`` if what ``from`` is to be taken from was made otherwise than this configuration says."""
     assert config.from_run
     before, now = flat(read_json(config.from_run / "run.json")), flat(matters)
+    if before["inputs.documents"] == now["inputs.documents"] and before[UPDATES] != now[UPDATES]:
+        raise ConfigError(
+            f"from: {config.from_run} has not seen the last updates of {config.documents}; distil into it first"
+        )
     changed = step_changed(before, now)
     if changed and changed[0] not in config.stages:
         key = changed[1]
@@ -170,8 +197,8 @@ def write_manifest(
         "mesh": mesh_note,
         "config": settings(config),
         "models": made_from["models"],
-        "sha256": {name: made_from[name] for name in ("documents", "index", "mesh")},
-        "documents": read_json(config.documents / "manifest.json")["sha256"],
+        "sha256": {name: made_from[name] for name in ("index", "mesh")},
+        "documents": _documents(config.documents),
         "versions": versions(),
     }
     source = read_json(config.from_run / "manifest.json") if config.from_run else {}
@@ -216,6 +243,13 @@ def _counted(run: Path, mesh: MeshHierarchy, gpu_hour_price: float | None) -> di
         **account(all_sessions(run), by_agent, num_documents, ok, gpu_hour_price),
         "coverage": coverage(mesh, **counts["headings"]),
     }
+
+
+def _documents(folder: Path) -> dict[str, Any]:
+    """What a run's documents are: id and number of updates, where they come from, and what was left out of them."""
+    made = read_json(folder / "manifest.json")
+    kept = ("id", "num_documents", "num_citations", "num_left_out", "files", "selection")
+    return {name: made[name] for name in kept if name in made} | {"num_updates": len(made["updates"])}
 
 
 def versions() -> dict[str, str]:

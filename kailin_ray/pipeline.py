@@ -22,7 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from kailin_ray.accounts import Session
 from kailin_ray.actor import DistillActor, Progress, StartEngine, start_vllm
 from kailin_ray.again import begin_again
-from kailin_ray.config import ConfigError, DistillConfig
+from kailin_ray.config import DistillConfig
 from kailin_ray.documents import PMIDS, among, files_with, first_documents, select_rows
 from kailin_ray.files import read_json, remove_folder
 from kailin_ray.mesh import MeshHierarchy
@@ -206,48 +206,6 @@ def _through(
         ray_remote_args_fn=on_its_machine,
         runtime_env={"env_vars": engine_environment(cluster, num_engines)},
     )
-
-
-def load_mesh(config: DistillConfig) -> tuple[MeshHierarchy, dict[str, Any]]:
-    """The hierarchy with the information content of the corpus that the documents are; and a note for the manifest.
-
-    A heading of the documents or of the passages whose UI the hierarchy does not know is looked up by its name; what
-    stays unknown is counted.
-
-    Raises ``ConfigError`` if the file holds no hierarchy.
-    """
-    try:
-        hierarchy = MeshHierarchy.load(config.mesh, config.tolerate_orphans)
-    except ValueError as error:
-        raise ConfigError(f"mesh: {error}") from error
-    corpus, passages = (_headings(folder) for folder in (config.documents, config.index))
-    named = passages | corpus
-    missing = [ui for ui, number in zip(named, hierarchy.find(list(named)), strict=True) if number < 0]
-    numbers = hierarchy.find_names([named[ui]["name"] for ui in missing]).tolist() if missing else []
-    aliases = {ui: number for ui, number in zip(missing, numbers, strict=True) if number >= 0}
-    unknown = sorted((named[ui] for ui in missing if ui not in aliases), key=lambda one: -one["documents"])
-    note = {
-        "num_descriptors": len(hierarchy.uis),
-        "num_tree_numbers": hierarchy.num_tree_numbers,
-        "headings": {
-            "known": len(named) - len(missing),
-            "known_by_name": len(aliases),
-            "unknown": len(unknown),
-            "uses_of_unknown": sum(heading["documents"] for heading in unknown),
-            "most_used_unknown": unknown[:5],
-        },
-    }
-    counts = {ui: heading["documents"] for ui, heading in corpus.items()}
-    return hierarchy.with_aliases(aliases).with_counts(counts), note
-
-
-def _headings(folder: Path) -> dict[str, dict[str, Any]]:
-    """Name and number of documents of each descriptor of a corpus, by UI."""
-    path = folder / "descriptors.json"
-    found: dict[str, dict[str, Any]] = read_json(path) if path.exists() else {"": {}}
-    if not all(isinstance(heading, dict) and heading for heading in found.values()):
-        raise ConfigError(f"{folder} was made by an older version; remove it and make it again")
-    return found
 
 
 def start_retriever(config: DistillConfig, machine: str | None) -> Any:

@@ -21,7 +21,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import ray.data
 
-from kailin_ray.documents import PMIDS, READERS, num_rows, read_pmids
+from kailin_ray.documents import PMIDS, READERS, among, num_rows, read_pmids
 from kailin_ray.files import atomic_file, sync
 from kailin_ray.schema import RECORDS
 from kailin_ray.storage import for_arrow, open_parquet, remove
@@ -33,6 +33,8 @@ ROWS_PER_FILE = 20_000
 """Of a merged file, about."""
 ROWS_PER_GROUP = 2_000
 """Rows that are held in memory while files are merged, and read at once later: about 30 MB."""
+WRITERS = 4
+"""Files that are written anew at the same time: some hundred MB of memory each."""
 MANY = 4_000
 """Small files from which on they are merged while a run goes on."""
 LOOK_S = 60.0
@@ -99,6 +101,26 @@ def load_pmids(*folders: Path) -> PMIDS:
             pass
     pmids.sort()
     return pmids
+
+
+def drop(folder: Path, pmids: PMIDS) -> int:
+    """Take the records of ``pmids``, a sorted array, out of a folder; return how many there were.
+
+    File by file, each replaced in one step: cut off and done again, it does the rest. Nothing may be written meanwhile.
+    """
+
+    def without(path: Path) -> int:
+        gone = among(read_pmids(path), pmids)
+        if gone.any():
+            with open_parquet(path) as file:
+                kept = file.read().filter(pa.array(~gone))  # with its metadata: a merged file names what it stands for
+            with atomic_file(path) as partial:
+                pq.write_table(kept, partial, compression="zstd", row_group_size=ROWS_PER_GROUP)
+                sync(partial)
+        return int(gone.sum())
+
+    with ThreadPoolExecutor(WRITERS) as pool:
+        return sum(pool.map(without, record_files(folder)))
 
 
 def compact(folder: Path, stop: threading.Event | None = None) -> None:

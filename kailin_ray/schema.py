@@ -47,7 +47,8 @@ DOCUMENTS = pa.schema(
 )
 """One row is one abstract, in its latest version.
 
-``place``: the how manieth of ``source_file``, from 0. ``year`` is null where PubMed gives none; ``date`` is as much of ``YYYY-MM-DD`` as is known, of a span its beginning.
+``place``: the row's number in ``source_file``, from 0. ``year`` is null where PubMed gives none; ``date`` is as much of
+``YYYY-MM-DD`` as is known, of a span its beginning.
 ``language`` is the first of ``languages``. ``title`` is English, without NLM's brackets; ``vernacular_title`` is the
 original. ``other_abstracts``: of other types or languages, apart from ``abstract``. ``supplementary``: MeSH's
 supplementary concepts. ``notices``: errata, retractions, comments, by NLM's ``RefType``."""

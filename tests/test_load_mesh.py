@@ -1,14 +1,12 @@
 """The corpus' headings meet the hierarchy: by UI, by name, or not at all."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from kailin_ray.config import DistillConfig
 from kailin_ray.errors import ConfigError
 from kailin_ray.files import write_json
-from kailin_ray.pipeline import load_mesh
+from kailin_ray.load_mesh import load_mesh
 from tests.conftest import TOY
 
 HEADINGS = {
@@ -29,16 +27,10 @@ def documents(tmp_path: Path) -> Path:
     return tmp_path / "documents"
 
 
-def here(config: DistillConfig, documents: Path, mesh: Path) -> DistillConfig:
-    return replace(config, documents=documents, index=documents.parent / "index", mesh=mesh)
-
-
-def test_a_heading_is_found_by_its_ui_or_else_by_its_name(
-    tmp_path: Path, documents: Path, config: DistillConfig
-) -> None:
+def test_a_heading_is_found_by_its_ui_or_else_by_its_name(tmp_path: Path, documents: Path) -> None:
     path = tmp_path / "mesh.tsv"
     path.write_text("".join(f"{ui}\t{name}\t\t{'|'.join(trees)}\n" for ui, name, trees in TOY))
-    mesh, note = load_mesh(here(config, documents, path))
+    mesh, note = load_mesh(path, False, documents, documents.parent / "index")
     assert note["headings"] == {
         "known": 2,
         "known_by_name": 3,
@@ -52,22 +44,22 @@ def test_a_heading_is_found_by_its_ui_or_else_by_its_name(
     assert mesh.set_similarity(["D888888"], ["D23"]) == mesh.set_similarity(["D22"], ["D23"])
 
 
-def test_a_tree_list_knows_all_headings_by_their_names(tmp_path: Path, documents: Path, config: DistillConfig) -> None:
+def test_a_tree_list_knows_all_headings_by_their_names(tmp_path: Path, documents: Path) -> None:
     path = tmp_path / "mtrees.bin"
     path.write_text("".join(f"{name};{tree}\n" for _, name, trees in TOY for tree in trees))
-    mesh, note = load_mesh(here(config, documents, path))
+    mesh, note = load_mesh(path, False, documents, documents.parent / "index")
     # "Insulin" is a UI of this hierarchy.
     assert (note["headings"]["known"], note["headings"]["known_by_name"]) == (1, 4)
     assert mesh.similarity("D11", "D12") == mesh.similarity("Lung Neoplasms", "Skin Neoplasms") > 0
 
 
-def test_what_is_wrong_is_named(tmp_path: Path, documents: Path, config: DistillConfig) -> None:
+def test_what_is_wrong_is_named(tmp_path: Path, documents: Path) -> None:
     path = tmp_path / "mesh.tsv"
     path.write_text("D1\tOne\t\tC1.1\n")
     with pytest.raises(ConfigError, match=r"mesh: .*mesh\.tsv: orphan tree number, its parent missing: C1\.1"):
-        load_mesh(here(config, documents, path))
-    mesh, _ = load_mesh(replace(here(config, documents, path), tolerate_orphans=True))
+        load_mesh(path, False, documents, documents.parent / "index")
+    mesh, _ = load_mesh(path, True, documents)
     assert len(mesh.uis) == 1
     write_json(documents / "descriptors.json", {"D1": 7})
     with pytest.raises(ConfigError, match="older version; remove it and make it again"):
-        load_mesh(replace(here(config, documents, path), tolerate_orphans=True))
+        load_mesh(path, True, documents)

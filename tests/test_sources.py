@@ -14,6 +14,7 @@ from kailin_ray.corpus.tables import FIELDS
 from kailin_ray.deal import deal_file
 from kailin_ray.errors import ConfigError
 from kailin_ray.sources import ENDINGS, XML_ENDINGS, find_files, reading, source_files
+from tests.conftest import Command
 from tests.ncbi import ncbi
 
 
@@ -85,6 +86,9 @@ def test_files_are_found_and_ordered_by_name(tmp_path: Path) -> None:
     for wrong, fault in [("empty", "no .xml or .xml.gz file"), ("gone.xml", "does not exist"), ("*.nope", "no file")]:
         with pytest.raises(ConfigError, match=fault):
             find_files(f"{tmp_path}/{wrong}", XML_ENDINGS)
+    (tmp_path / "a" / "pubmed1.xml").touch()
+    with pytest.raises(ConfigError, match="have one name"):
+        find_files((f"{tmp_path}/a", f"{tmp_path}/c"), XML_ENDINGS)
 
 
 def test_a_table_is_dealt_as_any_file(tmp_path: Path) -> None:
@@ -159,3 +163,31 @@ def test_a_local_dataset_is_dealt_as_a_table(tmp_path: Path, monkeypatch: pytest
     )
     with pytest.raises(ConfigError, match=r"no column 'context.doi'; there are: pubid, .*context.meshes"):
         source_files(broken.source, tmp_path / "other", io.StringIO())
+
+
+def test_the_command_takes_a_query_once_and_a_table_after_it(
+    kailin: Command, small_shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NCBI_API_KEY", "S3CR3T")
+    out = tmp_path / "documents"
+    with ncbi(small_shard) as site:
+        asked = ("source=pubmed_query", "source.query=a AND 2020[dp]", f"source.base_url={site.address}", f"out={out}")
+        done = kailin("ingest", *asked)
+        assert done.returncode == 0, done.stderr
+        assert "500 documents" in done.stdout
+        num_asked = len(site.asked)
+        again = kailin("ingest", *asked)
+        assert (again.returncode, "made already" in again.stdout, len(site.asked)) == (0, True, num_asked)
+    (tmp_path / "t.jsonl").write_text('{"pmid": 1, "title": "One", "text": "A text."}\n{"pmid": "x"}\n')
+    table = ("source=table", f"source.path={tmp_path}/t.jsonl", "source.columns.abstract=text", f"out={out}")
+    done = kailin("ingest", *table)
+    assert done.returncode == 0, done.stderr
+    assert "501 documents" in done.stdout
+    assert '{"malformed": 1}' in done.stdout
+    manifest = (out / "manifest.json").read_text()
+    assert len(json.loads(manifest)["files"]) == 4
+    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert not any(b"S3CR3T" in content for content in written)
+    wrong = kailin("ingest", *table, "source.columns.doi=DOI", f"out={tmp_path}/other")
+    assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1)
+    assert "source.columns: " in wrong.stderr and "no column 'DOI'; there are: pmid, title, text" in wrong.stderr
