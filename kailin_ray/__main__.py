@@ -20,6 +20,7 @@ from kailin_ray import commands
 from kailin_ray.config import (
     ConfigError,
     DistillConfig,
+    DownloadConfig,
     FetchConfig,
     IndexConfig,
     IngestConfig,
@@ -33,6 +34,7 @@ from kailin_ray.config import (
 
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int], str]] = {
     "fetch": (FetchConfig, commands.fetch, "download what the demo needs: MeSH, PubMed, a small model, an encoder"),
+    "download": (DownloadConfig, commands.download, "PubMed's baseline and update files from NLM, checked"),
     "ingest": (IngestConfig, commands.ingest, "PubMed XML to documents"),
     "select": (SelectConfig, commands.select, "the documents of a corpus that are worked on"),
     "index": (IndexConfig, commands.index, "documents to a dense index"),

@@ -9,20 +9,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import urllib.error
-import urllib.request
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from kailin_ray.files import read_json, sha256, write_json
+from kailin_ray.progress import progress_bar
+from kailin_ray.web import Web
 
 CHUNK = 1 << 20
-TIMEOUT_S = 60
 
 
 class FetchError(RuntimeError):
@@ -87,35 +84,13 @@ class Url:
         """Put the file into the folder ``into``; a download that broke off stays in ``cache`` to go on from."""
         name = self.url.rpartition("/")[2]
         kept = cache / f".{name}.{self.sha256[:8]}.download"
-        _download(self.url, kept)
+        with progress_bar(sys.stderr, name, None, unit="B") as bar:
+            Web().download(self.url, kept, bar.update)
         found = sha256(kept)
         if found != self.sha256:
             kept.unlink()
             raise FetchError(f"checksum mismatch: expected sha256 {self.sha256}, got {found}")
         kept.rename(into / name)
-
-
-def _download(url: str, to: Path) -> None:
-    have = to.stat().st_size if to.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    try:
-        answer = urllib.request.urlopen(request, timeout=TIMEOUT_S)
-    except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing is left to send: the file is whole already
-            return
-        raise
-    with answer:
-        resumed = answer.status == 206
-        total = int(answer.headers.get("Content-Length") or 0) + (have if resumed else 0)
-        with (
-            to.open("ab" if resumed else "wb") as sink,
-            tqdm(total=total or None, initial=have if resumed else 0, unit="B", unit_scale=True, desc=to.name) as bar,
-        ):
-            while chunk := answer.read(CHUNK):
-                sink.write(chunk)
-                bar.update(len(chunk))
-    if total and to.stat().st_size < total:
-        raise FetchError(f"the connection broke off after {to.stat().st_size} of {total} bytes; run it again to go on")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from kailin_ray.config import (
     Agent,
     ConfigError,
     DistillConfig,
+    DownloadConfig,
     Encoder,
     FetchConfig,
     IndexConfig,
@@ -63,15 +64,30 @@ def fetch(config: FetchConfig) -> int:
     return 0
 
 
+def download(config: DownloadConfig) -> int:
+    """PubMed files from NLM."""
+    from kailin_ray.download import download as fetch_files
+
+    done = fetch_files(config, sys.stderr)
+    print(
+        f"{config.to}: {len(done.fetched):,} files fetched ({done.num_bytes / 1e6:,.1f} MB came), "
+        f"{done.there_already:,} were there already, {len(done.refused):,} refused"
+    )
+    for fault in done.refused.values():
+        print(f"kailin_ray: refused: {fault}", file=sys.stderr)
+    return 1 if done.refused else 0
+
+
 def ingest(config: IngestConfig) -> int:
-    """PubMed XML to documents, or into those that are there."""
-    from kailin_ray.ingest import find_files, make_documents, new_files
+    """A source to documents, or into those that are there."""
+    from kailin_ray.ingest import make_documents, new_files
     from kailin_ray.session import ray_session
+    from kailin_ray.sources import source_files
     from kailin_ray.updates import opened
 
-    files = find_files(config.source.path)
     with locked(config.out):
         made = opened(config.out)
+        files = source_files(config.source, config.out, sys.stderr)
         fresh = new_files(files, made)
         if fresh:
             with _faults(_log(config.out)), ray_session(config.cluster, _log(config.out)) as terminal:

@@ -191,12 +191,108 @@ class FetchConfig:
     to: LocalPath
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
-class Source:
-    """Where documents come from."""
+WebAddress = Annotated[str, Field(pattern=r"^https?://[^@?#\s]+$")]
+"""Of a server, without a user, a password or a query."""
 
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class DownloadConfig:
+    """``python -m kailin_ray download``."""
+
+    to: LocalPath
+    what: Annotated[tuple[Literal["baseline", "updatefiles"], ...], Field(min_length=1)]
+    """NLM's folders of PubMed files."""
+    names: tuple[str, ...] | str
+    """Globs of the names that are wanted."""
+    limit: Positive | None
+    """The first so many of them only."""
+    connections: Annotated[int, Field(ge=1, le=8)]
+    """Files that are fetched at once."""
+    base_url: WebAddress
+    """Of the folders: NLM's, or a mirror's."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class PubmedXml:
+    """Documents from PubMed's own files."""
+
+    kind: Literal["pubmed_xml"]
     path: tuple[str, ...] | str
-    """PubMed XML: a file, a directory, a glob, or a list of these."""
+    """A file, a directory, a glob, or a list of these."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class PubmedQuery:
+    """Documents that PubMed finds for a query, from NCBI's E-utilities."""
+
+    kind: Literal["pubmed_query"]
+    query: Annotated[str, Field(min_length=1)]
+    """In PubMed's own language: ``metformin AND 2020[dp]``."""
+    max_results: Annotated[int, Field(ge=1, le=9_999)] | None
+    """The first so many; null for all. NCBI gives the first 9,999 of a query's results only."""
+    email: str | None
+    """Whom NCBI writes to before it blocks an address."""
+    base_url: WebAddress
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Pmids:
+    """Documents by their PMIDs, from NCBI's E-utilities."""
+
+    kind: Literal["pmids"]
+    path: LocalPath
+    """A text file, one PMID a line; or a CSV file."""
+    column: str | None
+    """Of the CSV file; null for a text file."""
+    email: str | None
+    base_url: WebAddress
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Columns:
+    """Of a table: which column holds a field, null for none; see ``corpus/tables.py`` for what cells may be."""
+
+    pmid: str
+    title: str | None
+    abstract: str | None
+    labels: str | None
+    """Of the abstract's sections, where it is a list of texts."""
+    year: str | None
+    journal: str | None
+    language: str | None
+    mesh: str | None
+    keywords: str | None
+    publication_types: str | None
+    doi: str | None
+    pmcid: str | None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Table:
+    """Documents from the rows of files: JSON, JSON lines, CSV, Parquet."""
+
+    kind: Literal["table"]
+    path: tuple[str, ...] | str
+    columns: Columns
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class HuggingFace:
+    """Documents from the rows of a dataset of the Hugging Face hub, or of a local dataset folder."""
+
+    kind: Literal["huggingface"]
+    path: str
+    """``owner/name``, or a folder."""
+    name: str | None
+    """Of the dataset's configuration."""
+    split: str
+    revision: str | None
+    """Of the hub, best a commit."""
+    columns: Columns
+
+
+Source = Annotated[PubmedXml | PubmedQuery | Pmids | Table | HuggingFace, Field(discriminator="kind")]
+"""Where documents come from."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -385,10 +481,16 @@ def check(kind: type[T], composed: DictConfig) -> T:
         return TypeAdapter(kind).validate_python(OmegaConf.to_container(composed, resolve=True))
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = _key(first["loc"])
         found = "" if first["type"] in ("missing", SECRET) else f" (was {without_secrets(first['input'], where)!r})"
         more = f"; and {error.error_count() - 1} more" if error.error_count() > 1 else ""
         raise ConfigError(f"{where}: {first['msg']}{found}{more}") from error
+
+
+def _key(place: tuple[int | str, ...]) -> str:
+    """The configuration's key of what pydantic complains about, which puts a source's kind in its way."""
+    parts = [str(part) for part in place]
+    return ".".join(parts[:1] + parts[2:] if parts[:1] == ["source"] else parts)
 
 
 def settings(config: Any) -> dict[str, Any]:

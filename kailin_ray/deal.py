@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from kailin_ray.corpus.citation import Citation
 from kailin_ray.corpus.pubmed_xml import DamagedFileError, read_citations
+from kailin_ray.corpus.tables import read_rows
 from kailin_ray.files import atomic_file, read_json, sha256, write_json
 from kailin_ray.schema import DOCUMENTS
 
@@ -35,24 +36,29 @@ PMID and version, be it deleted now."""
 def deal_file(item: dict[str, Any], dealt: str) -> dict[str, Any]:
     """Parse one file into ``dealt/<name>.parquet``: all of the file or, if it is damaged, nothing.
 
+    ``item``: its ``path``, and of a table the column of each field as ``columns``; without them it is PubMed XML.
+
     What a killed job left whole is taken as it is. The report: name, bytes, sha256, ``damaged`` (why, or empty),
     citations, skipped (by reason), and the buckets that have rows.
     """
-    path = Path(item["path"])
+    path, columns = Path(item["path"]), item.get("columns")
     note = Path(dealt, f"{path.name}.json")
     report: dict[str, Any] = {"name": path.name, "bytes": 0, "sha256": "", "damaged": "", "citations": 0}
     skipped: Counter[str] = Counter()
     buckets: set[int] = set()
     try:
-        report |= {"bytes": path.stat().st_size, "modified": path.stat().st_mtime_ns}
-        if note.exists() and (made := read_json(note)).items() >= {(key, report[key]) for key in ("bytes", "modified")}:
+        state = path.stat()
+        known = {"bytes": state.st_size, "modified": state.st_mtime_ns, "columns": columns}
+        if note.exists() and (made := read_json(note)).items() >= known.items():
             return dict(made)
+        report |= known
         report["sha256"] = sha256(path)
         with (
             atomic_file(Path(dealt, f"{path.name}.parquet")) as partial,
             pq.ParquetWriter(partial, DEALT, compression="zstd") as writer,
         ):
-            for table in runs(tables(read_citations(path, skipped), path.name)):
+            citations = read_rows(path, columns, skipped) if columns else read_citations(path, skipped)
+            for table in runs(tables(citations, path.name)):
                 report["citations"] += int(np.count_nonzero(~table["deleted"].to_numpy()))
                 buckets.update(np.unique(table["pmid"].to_numpy() >> BUCKET_BITS).tolist())
                 writer.write_table(table, row_group_size=ROW_GROUP)

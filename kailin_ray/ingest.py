@@ -5,8 +5,6 @@ files say, to the documents (``merge.py``). A bucket is all that is ever in memo
 of which the new files say nothing are not touched. A job that is killed goes on with the files that were parsed.
 """
 
-import glob
-import itertools
 import shutil
 import time
 from collections import Counter, defaultdict
@@ -20,43 +18,15 @@ from kailin_ray.config import ConfigError, IngestConfig, settings
 from kailin_ray.deal import BUCKET_BITS, deal_file
 from kailin_ray.files import read_json, write_json
 from kailin_ray.merge import merge_bucket
+from kailin_ray.progress import progress_bar
+from kailin_ray.sources import reading
 from kailin_ray.tasks import each
 from kailin_ray.updates import Descriptors, Manifest, add_descriptors, noted, updating, write_descriptors
-from kailin_ray.watch import progress_bar
 
 ROWS_PER_BUCKET = 1 << 14
 """Citations of a bucket, at least on average: of a small corpus from all over PubMed a bucket is a wider range."""
 MAX_ROWS_PER_BUCKET = 1 << 18
 """More would fill a machine's memory: 262,144 citations take about 4 GB to merge."""
-
-
-def find_files(paths: tuple[str, ...] | str) -> list[Path]:
-    """The XML files that ``paths`` (files, directories, globs) name, in the order of their names: NLM numbers them.
-
-    Raises ``ConfigError`` for a path that names none, and for two files of one name: the name is a file's identity.
-    """
-    found: dict[Path, Path] = {}
-    for path in (paths,) if isinstance(paths, str) else paths:
-        if Path(path).is_dir():
-            matches = [p for p in Path(path).iterdir() if p.name.endswith((".xml", ".xml.gz"))]
-            fault = "no .xml or .xml.gz file in this directory"
-        else:
-            matches = [Path(p) for p in glob.glob(path)]  # noqa: PTH207 - the pattern may be absolute
-            fault = "matches no file" if glob.has_magic(path) else "does not exist"
-        if not matches:
-            raise ConfigError(f"source.path: {path}: {fault}")
-        for match in matches:
-            if any("\ud800" <= character <= "\udfff" for character in str(match)):
-                raise ConfigError(f"source.path: {str(match)!a}: a name that is not UTF-8; rename it")
-        # One file by two ways counts once; it keeps the name it was given by, which says its place in the order.
-        found |= {p.resolve(): p.absolute() for p in matches}
-    if not found:
-        raise ConfigError("source.path: an empty list; name at least one file")
-    files = sorted(found.values(), key=lambda p: (p.name, str(p)))
-    for one, other in itertools.pairwise(files):
-        if one.name == other.name:
-            raise ConfigError(f"source.path: {one} and {other} have one name, by which files are told apart")
-    return files
 
 
 def new_files(files: list[Path], made: Manifest | None) -> list[Path]:
@@ -84,7 +54,7 @@ def make_documents(config: IngestConfig, files: list[Path], made: Manifest | Non
     dealt = out.with_name(f".{out.name}.dealt")
     dealt.mkdir(parents=True, exist_ok=True)
     try:
-        reports = _deal(files, dealt, terminal)
+        reports = _deal(files, reading(config.source), dealt, terminal)
         damaged = [str(report["damaged"]) for report in reports if report["damaged"]]
         reports = [report for report in reports if not report["damaged"]]
         if not reports:
@@ -153,10 +123,10 @@ def _check_size(out: Path, reports: list[dict[str, Any]], bits: int, made: Manif
         )
 
 
-def _deal(files: list[Path], dealt: Path, terminal: TextIO) -> list[dict[str, Any]]:
+def _deal(files: list[Path], read: dict[str, Any], dealt: Path, terminal: TextIO) -> list[dict[str, Any]]:
     reports = []
     with progress_bar(terminal, "ingest: read", sum(file.stat().st_size for file in files), unit="B") as bar:
-        for report in each(deal_file, [{"path": str(file)} for file in files], {"dealt": str(dealt)}):
+        for report in each(deal_file, [{"path": str(file)} | read for file in files], {"dealt": str(dealt)}):
             bar.update(report["bytes"])
             reports.append(report)
     return sorted(reports, key=lambda report: str(report["name"]))

@@ -30,11 +30,11 @@ from kailin_ray.files import sha256, write_json
 from kailin_ray.load_mesh import load_mesh
 from kailin_ray.mesh.headings import subtree
 from kailin_ray.mesh.sampling import Design
+from kailin_ray.progress import progress_bar
 from kailin_ray.schema import REMOVED
 from kailin_ray.sift import draw_sample, judge_part, pair_range, settle_doubles, sketch_part, write_part_of
 from kailin_ray.tasks import each
 from kailin_ray.updates import Manifest, noted, told_update, updating
-from kailin_ray.watch import progress_bar
 
 DOCUMENTS_PER_RANGE = 1_000_000
 """Documents whose buckets are compared by one task, in about 1 GB of memory; of more, ranges of buckets are."""

@@ -12,11 +12,11 @@ from types import TracebackType
 from typing import Any, TextIO
 
 import ray
-from tqdm import tqdm
 
 from kailin_ray.accounts import Session
 from kailin_ray.config import DistillConfig
 from kailin_ray.plan import Part
+from kailin_ray.progress import progress_bar
 from kailin_ray.schema import FAILED
 
 POLL_S = 1.0
@@ -53,21 +53,6 @@ def stop_requests(max_hours: float | None) -> Iterator[threading.Event]:
     finally:
         timer.cancel()
         signal.signal(signal.SIGTERM, before)
-
-
-def progress_bar(terminal: TextIO, stage: str, total: int, unit: str = " abstracts", **options: Any) -> Any:
-    """A stage's line with rate and time left: one that moves on a terminal, one now and then in a log file."""
-    interval = 0.5 if terminal.isatty() else 15
-    return tqdm(
-        desc=stage,
-        total=total,
-        unit=unit,
-        unit_scale=unit == "B",
-        file=terminal,
-        mininterval=interval,
-        maxinterval=2 * interval,
-        **options,
-    )
 
 
 class Watch:

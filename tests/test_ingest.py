@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kailin_ray.deal import BUCKET_BITS, deal_file
 from kailin_ray.errors import ConfigError
 from kailin_ray.files import write_json
-from kailin_ray.ingest import _bucket_bits, _check_size, find_files, new_files
+from kailin_ray.ingest import _bucket_bits, _check_size, new_files
 from kailin_ray.merge import last_words, merge_bucket
 from kailin_ray.updates import FORMAT, add_descriptors, changed_since, opened, updating, write_descriptors
 from tests.conftest import Command
@@ -266,21 +266,6 @@ def test_a_small_corpus_has_few_parts_and_does_not_grow_out_of_them(tmp_path: Pa
         _check_size(
             tmp_path, [{"citations": 1_000_000, "buckets": list(range(1_000))}], bits, {"num_documents": 20_000}
         )
-
-
-def test_files_are_found_and_ordered_by_name(tmp_path: Path) -> None:
-    for name in ("b/pubmed2.xml.gz", "a/pubmed3.xml", "c/pubmed1.xml", "c/notes.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    paths = (f"{tmp_path}/*/pubmed[23]*", f"{tmp_path}/c", f"{tmp_path}/c/pubmed1.xml")
-    assert [p.name for p in find_files(paths)] == ["pubmed1.xml", "pubmed2.xml.gz", "pubmed3.xml"]
-    (tmp_path / "empty").mkdir()
-    for wrong, fault in [("empty", "no .xml or .xml.gz file"), ("gone.xml", "does not exist"), ("*.nope", "no file")]:
-        with pytest.raises(ConfigError, match=fault):
-            find_files(f"{tmp_path}/{wrong}")
-    (tmp_path / "a" / "pubmed1.xml").touch()
-    with pytest.raises(ConfigError, match="have one name"):
-        find_files((f"{tmp_path}/a", f"{tmp_path}/c"))
 
 
 def test_a_file_that_has_changed_since_it_was_taken_is_refused(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def refused(kailin: Command, folder: Path, *arguments: object, names: tuple[str,
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
-        (["distil"], ["unknown command 'distil'", "allowed: fetch, ingest, index, distill"]),
+        (["distil"], ["unknown command 'distil'", "allowed: fetch, download, ingest, index"]),
         (["fetch", "assets=[mush]"], ["unknown 'mush'", "allowed: mesh"]),
         (["ingest", "source.path={at}/none.xml", "out={at}/o"], ["source.path", "none.xml", "does not exist"]),
         (["ingest", "source.path={at}/empty", "out={at}/o"], ["source.path", "empty", "no .xml or .xml.gz"]),

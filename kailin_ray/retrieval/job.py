@@ -16,10 +16,10 @@ from pydantic import TypeAdapter
 from kailin_ray.config import ConfigError, Encoder, IndexConfig, settings
 from kailin_ray.documents import first_documents, select_rows
 from kailin_ray.files import atomic_folder, read_json, sha256, write_json
+from kailin_ray.progress import progress_bar
 from kailin_ray.retrieval.encoder import EncodeDocuments
 from kailin_ray.retrieval.index import build
 from kailin_ray.session import encoder_environment
-from kailin_ray.watch import progress_bar
 
 ROWS_PER_BLOCK = 64
 FORMAT = 2
