@@ -23,7 +23,7 @@ from kailin_ray.documents import among
 from kailin_ray.files import atomic_file
 from kailin_ray.mesh.headings import documents_with
 from kailin_ray.mesh.sampling import Design, Sketch, draw, merge, sketch
-from kailin_ray.schema import DOCUMENTS
+from kailin_ray.schema import DOCUMENTS, LEAKS
 from kailin_ray.updates import changes, count_changes, has, read_part, write_part
 
 JUDGED = pa.schema([("pmid", pa.int64()), ("reason", pa.string()), ("detail", pa.string())])
@@ -59,15 +59,20 @@ def judge_part(part: str, corpus: str, scratch: str, config: SelectConfig, mesh:
                 reasons[row], details[row] = match.reason, str(match)
     columns = [documents["pmid"], pa.array(reasons, pa.string()), pa.array(details, pa.string())]
     _write(pa.table(columns, JUDGED), Path(scratch, "judged", part))
-    staying = documents.select(["pmid", "abstract"]).filter(pa.array(_still(reasons)))
     if config.duplicates.jaccard is not None:
-        made = duplicates.sketch(staying["abstract"])
-        folder = Path(scratch, "sketches", part)
-        folder.mkdir(parents=True, exist_ok=True)
-        arrays = {"pmids": staying["pmid"].to_numpy(), "buckets": made.buckets, "signatures": made.signatures}
-        for name, array in arrays.items():
-            np.save(folder / f"{name}.npy", array, allow_pickle=False)
-    return {"staying": len(staying)}
+        # A benchmark's abstract goes, and so must its doubles.
+        leaked = np.isin(reasons.astype(str), LEAKS)
+        kept = documents.select(["pmid", "abstract"]).filter(pa.array(_still(reasons) | leaked))
+        made = duplicates.sketch(kept["abstract"])
+        arrays = {"pmids": kept["pmid"].to_numpy(), "buckets": made.buckets, "signatures": made.signatures}
+        _save(Path(scratch, "sketches", part), arrays | {"leaked": documents["pmid"].to_numpy()[leaked]})
+    return {"staying": int(_still(reasons).sum())}
+
+
+def _save(folder: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array, allow_pickle=False)
 
 
 def _schema(columns: list[str]) -> pa.Schema:
@@ -90,8 +95,12 @@ def _write(table: pa.Table, path: Path) -> None:
 
 def pair_range(number: int, scratch: str, parts: list[str], num_ranges: int) -> Report:
     """Pairs of documents that share a bucket in one range of buckets, of all parts."""
-    found = [duplicates.in_range(*_kept(scratch, part, "pmids", "buckets"), number, num_ranges) for part in parts]
-    pairs = duplicates.candidate_pairs(*(np.concatenate(arrays) for arrays in zip(*found, strict=True)))
+    found = []
+    for part in parts:
+        pmids, buckets = _kept(scratch, part, "pmids", "buckets")
+        found.append(duplicates.in_range(pmids, buckets, number, num_ranges))
+    buckets, pmids = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+    pairs = duplicates.candidate_pairs(buckets, pmids)
     with atomic_file(Path(scratch, "pairs", f"{number:05}.npy")) as partial, partial.open("wb") as sink:
         np.save(sink, pairs, allow_pickle=False)
     return {"pairs": len(pairs)}
@@ -108,17 +117,29 @@ def settle_doubles(scratch: str, parts: list[str], jaccard: float) -> int:
     pairs = np.unique(np.concatenate([np.load(file) for file in files]), axis=0)
     wanted = np.unique(pairs)
     held: list[list[Any]] = []
+    leaked = []
     for part in parts:
         arrays = _kept(scratch, part, "pmids", "buckets", "signatures")
         rows = np.flatnonzero(among(arrays[0], wanted))
         held.append([array[rows] for array in arrays])
-    known = [np.concatenate(arrays) for arrays in zip(*held, strict=True)]
-    alike, _ = duplicates.verify(pairs, *known, jaccard)
-    gone = duplicates.removals(alike, *known)
+        leaked += _kept(scratch, part, "leaked")
+    pmids, buckets, signatures = (np.concatenate(arrays) for arrays in zip(*held, strict=True))
+    alike, _ = duplicates.verify(pairs, pmids, buckets, signatures, jaccard)
+    gone = duplicates.removals(alike, pmids, buckets, signatures)
     if jaccard == 1:  # equal signatures are not yet equal words
         gone = gone.filter(pc.equal(gone["reason"], "duplicate"))
-    _write(gone, Path(scratch, "doubles.parquet"))
+    _write(with_leaked_firsts(gone, np.unique(np.concatenate(leaked))), Path(scratch, "doubles.parquet"))
     return len(gone)
+
+
+def with_leaked_firsts(gone: pa.Table, leaked: npt.NDArray[np.int64]) -> pa.Table:
+    """``duplicates.removals``, and those it would keep although one of their doubles is a benchmark's abstract."""
+    benchmarks = gone.filter(pa.array(among(gone["pmid"].to_numpy(), leaked)))
+    kept, first = np.unique(benchmarks["kept_pmid"].to_numpy(), return_index=True)
+    of = benchmarks.take(pa.array(first))
+    columns = [pa.array(kept), of["pmid"], of["jaccard"], of["reason"]]
+    added = pa.table(columns, duplicates.REMOVAL).filter(pa.array(~among(kept, leaked)))
+    return pa.concat_tables([gone, added]).sort_by("pmid")
 
 
 @ray.remote
@@ -150,9 +171,9 @@ def _judged(scratch: str, part: str) -> pa.Table:
     gone = pq.read_table(doubles, filters=[("pmid", ">=", first), ("pmid", "<=", last)])
     rows = np.searchsorted(judged["pmid"].to_numpy(), gone["pmid"].to_numpy())
     reasons, details = (judged[name].to_numpy(zero_copy_only=False) for name in ("reason", "detail"))
-    reasons[rows] = gone["reason"].to_numpy(zero_copy_only=False)
-    alike = zip(gone["kept_pmid"].to_pylist(), gone["jaccard"].to_pylist(), strict=True)
-    details[rows] = [f"PMID {kept}, Jaccard {jaccard:.2f}" for kept, jaccard in alike]
+    for row, one in zip(rows, gone.to_pylist(), strict=True):
+        if reasons[row] is None:  # a benchmark's abstract has gone for that
+            reasons[row], details[row] = one["reason"], f"PMID {one['kept_pmid']}, Jaccard {one['jaccard']:.2f}"
     return pa.table([judged["pmid"], pa.array(reasons, pa.string()), pa.array(details, pa.string())], JUDGED)
 
 
