@@ -8,9 +8,9 @@
       descriptors.json                   the corpus' own: what is rare, and informative, the corpus says
       sampling.png                       of a sample: the branches of MeSH before and after
 
-Each document is judged by itself, doubles are found (of a benchmark's abstract, too), a sample is drawn, and what stays is written: each a pass of tasks
-(``sift.py``) of which one has a part, or a range of buckets, in its memory. The same corpus and settings always give
-the same documents.
+Each document is judged by itself, doubles are found (of a benchmark's abstract, too), a sample is drawn, and what stays
+is written: each a pass of tasks (``sift.py``) of which one has a part, or a range of buckets, in its memory. The same
+corpus and settings always give the same documents.
 """
 
 import math
