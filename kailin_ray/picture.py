@@ -1,15 +1,20 @@
-"""The picture of a run: how the corpus and what was accepted and rejected spread over the branches of MeSH."""
+"""The pictures: how the corpus, and what was accepted and rejected, or chosen, spread over the branches of MeSH."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from kailin_ray.files import atomic_file
 
 GREY, BLUE, ORANGE = "#9aa0a6", "#1f6fb2", "#e07b39"
 NUM_LABELS = 8
+NUM_RARE, NUM_COMMON = 20, 8
+NONE_AT = 0.35
+"""Where none at all stands on an axis of logarithms."""
 
 
 def draw_coverage(coverage: dict[str, Any], path: Path) -> None:
@@ -73,3 +78,84 @@ def _shares(rows: list[dict[str, Any]], name: str) -> list[float]:
 def _title(name: str, level: dict[str, Any]) -> str:
     known = "" if level["divergence"] is None else f", divergence {level['divergence']:.3f} bits"
     return f"{name}: {level['num_reached']} of {level['num_in_corpus']} reached{known}"
+
+
+def draw_sampling(reports: Mapping[str, dict[str, Any]], path: Path) -> None:
+    """Draw one or two samples of one corpus, each by its name and as ``mesh.balance.balance`` gave it, as a PNG."""
+    first = next(iter(reports.values()))
+    rows = sorted(
+        (row for row in first["categories"]["branches"] if row["documents_before"]),
+        key=lambda row: (row["documents_before"], row["branch"]),
+    )
+    kept = {
+        name: {row["branch"]: row["documents_after"] for row in report["categories"]["branches"]}
+        for name, report in reports.items()
+    }
+    figure = Figure(figsize=(14, 8), layout="constrained")
+    figure.suptitle(_headline(first), fontsize=14, ha="left", x=0.01)
+    left, right = figure.subplots(1, 2, width_ratios=[1.1, 1])
+    _all_branches(left, rows, kept, reports)
+    _named_branches(right, rows, kept)
+    with atomic_file(path) as partial:
+        figure.savefig(partial, dpi=100, format="png")
+
+
+def _headline(report: dict[str, Any]) -> str:
+    total, heading = report["num_documents"], "major heading" if report["design"]["major"] else "heading"
+    return (
+        f"{total['after']:,} of {total['before']:,} abstracts chosen: how many have a {heading} "
+        "in each branch of MeSH's second level"
+    )
+
+
+def _all_branches(axes: Axes, rows: list[dict[str, Any]], kept: dict[str, Any], reports: Mapping[str, Any]) -> None:
+    places = range(len(rows))
+    axes.set_yscale("log")
+    axes.bar(places, [row["documents_before"] for row in rows], color=GREY, alpha=0.45, width=1.0, label="corpus")
+    for name, style in zip(kept, _styles(), strict=False):
+        level = reports[name]["categories"]
+        largest = f"largest branch {level['largest_share']['after']:.1%}"
+        label = f"{name}: {level['num_reached']} of {level['num_in_corpus']} branches reached, {largest}"
+        axes.scatter(places, [kept[name][row["branch"]] or NONE_AT for row in rows], **style, s=20, label=label)
+    _counts_axis(axes.yaxis)
+    axes.set_ylim(bottom=NONE_AT * 0.7, top=8 * max((row["documents_before"] for row in rows), default=1))
+    axes.set_xlim(-1, len(rows))
+    axes.set_xticks([])
+    axes.set_xlabel("branches, from the rarest in the corpus to the most common")
+    axes.set_ylabel("abstracts in the branch")
+    axes.set_title("All branches", loc="left")
+    axes.legend(frameon=False, loc="upper left")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _named_branches(axes: Axes, rows: list[dict[str, Any]], kept: dict[str, Any]) -> None:
+    rare, common = rows[:NUM_RARE], rows[NUM_RARE:][-NUM_COMMON:]
+    shown = [*rare, *common]
+    places = [-number - (number >= len(rare)) for number in range(len(shown))]
+    axes.set_xscale("log")
+    axes.barh(places, [row["documents_before"] for row in shown], color=GREY, alpha=0.45, height=0.7)
+    for place, row in zip(places, shown, strict=True):
+        axes.annotate(
+            f"{row['documents_before']:,}", (row["documents_before"], place), xytext=(4, 0),
+            textcoords="offset points", va="center", fontsize=8, color="#5f6368",
+        )  # fmt: skip
+    for name, style in zip(kept, _styles(), strict=False):
+        axes.scatter([kept[name][row["branch"]] or NONE_AT for row in shown], places, **style, s=34, label=name)
+    axes.set_yticks(places, [f"{(row['name'] or '')[:44]}  {row['branch']}" for row in shown], fontsize=8)
+    _counts_axis(axes.xaxis)
+    axes.set_xlim(left=NONE_AT * 0.7)
+    axes.set_xlabel("abstracts in the branch")
+    axes.set_title(f"The {len(rare)} rarest and the {len(common)} most common", loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _styles() -> list[dict[str, Any]]:
+    return [{"facecolors": "none", "edgecolors": ORANGE, "zorder": 4, "linewidths": 1.3}, {"color": BLUE, "zorder": 3}]
+
+
+def _counts_axis(axis: Any) -> None:
+    """Of logarithms, with a place for none."""
+    ticks = [10**power for power in range(9)]
+    axis.set_major_locator(FixedLocator([NONE_AT, *ticks]))
+    axis.set_major_formatter(FixedFormatter(["none", *(f"{tick:,}" for tick in ticks)]))
+    axis.set_minor_locator(NullLocator())

@@ -8,6 +8,7 @@ Nutritional and Metabolic Diseases). Sample, one branch of ``coverage(...)["lett
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -48,30 +49,60 @@ def coverage(mesh: MeshHierarchy, accepted: Mapping[str, int], rejected: Mapping
     corpus' spread and that of what was accepted (0: alike, 1: nothing shared; null where one of them is empty).
     """
     spreads = [mesh.counts, *(mesh.with_counts(counts).counts for counts in (accepted, rejected))]
+    levels = branches(mesh)
+    descriptors = np.repeat(np.arange(len(mesh.uis)), np.diff(levels.offsets))
+    counted = [
+        np.bincount(levels.places, counts[descriptors], minlength=len(levels.labels)).astype(int) for counts in spreads
+    ]
+    return {name: _level(levels, at, [counts[at] for counts in counted]) for name, at in levels.levels.items()}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Branches:
+    """The branches of MeSH: C categories (second level), then L letters (first level)."""
+
+    labels: list[str]
+    """(C+L,) ``C18``, ``C``."""
+    names: list[str | None]
+    """(C+L,) of a category, its descriptor's; None where nobody holds its tree number."""
+    levels: dict[str, slice]
+    """``letters`` and ``categories``: where each level stands."""
+    offsets: npt.NDArray[np.int64]
+    places: npt.NDArray[np.int64]
+    """(D ragged) the branches that each descriptor has tree numbers in, each once."""
+
+
+def branches(mesh: MeshHierarchy) -> Branches:
+    """Both levels' branches, and those of every descriptor."""
+    num_categories, num_letters = len(mesh.categories), len(mesh.letters)
     descriptors = np.repeat(np.arange(len(mesh.uis)), np.diff(mesh.branch_offsets))
-    letter_of_category = np.searchsorted(mesh.letters, mesh.categories.astype("S1"))
+    letters = num_categories + np.searchsorted(mesh.letters, mesh.categories.astype("S1"))[mesh.branches]
     # A descriptor with tree numbers in C04 and C18 counts once in C.
-    letters = np.unique(np.stack([descriptors, letter_of_category[mesh.branches]]), axis=1)
-    holders = dict(zip(mesh.tree_numbers.tolist(), mesh.tree_holder.tolist(), strict=True))
-    at = [holders[category] for category in mesh.categories.tolist()]
-    names = [mesh.names[holder].as_py() if holder >= 0 else None for holder in at]
-    letter_names = [LETTERS.get(letter.decode()) for letter in mesh.letters.tolist()]
-    return {
-        "letters": _level(mesh.letters, letter_names, letters[0], letters[1], spreads),
-        "categories": _level(mesh.categories, names, descriptors, mesh.branches, spreads),
-    }
-
-
-def _level(
-    branches: npt.NDArray[np.bytes_], names: list[Any], descriptors: Any, places: Any, spreads: list[Counts]
-) -> dict[str, Any]:
-    corpus, accepted, rejected = (
-        np.bincount(places, counts[descriptors], minlength=len(branches)).astype(int) for counts in spreads
+    size = num_categories + num_letters
+    both = np.unique(np.append(descriptors, descriptors) * size + np.append(mesh.branches, letters))
+    descriptors, places = np.divmod(both, size)
+    holders = mesh.tree_holder[np.searchsorted(mesh.tree_numbers, mesh.categories)].tolist()
+    return Branches(
+        labels=[label.decode() for label in (*mesh.categories.tolist(), *mesh.letters.tolist())],
+        names=[
+            *(mesh.names[holder].as_py() if holder >= 0 else None for holder in holders),
+            *(LETTERS.get(letter.decode()) for letter in mesh.letters.tolist()),
+        ],
+        levels={
+            "letters": slice(num_categories, num_categories + num_letters),
+            "categories": slice(0, num_categories),
+        },
+        offsets=np.searchsorted(descriptors, np.arange(len(mesh.uis) + 1)),
+        places=places,
     )
-    rows = zip(branches.tolist(), names, corpus.tolist(), accepted.tolist(), rejected.tolist(), strict=True)
+
+
+def _level(levels: Branches, at: slice, counted: list[Counts]) -> dict[str, Any]:
+    corpus, accepted, _ = counted
+    rows = zip(levels.labels[at], levels.names[at], *(counts.tolist() for counts in counted), strict=True)
     return {
         "branches": [
-            {"branch": branch.decode(), "name": name, "corpus": c, "accepted": a, "rejected": r}
+            {"branch": branch, "name": name, "corpus": c, "accepted": a, "rejected": r}
             for branch, name, c, a, r in rows
         ],
         "num_in_corpus": int((corpus > 0).sum()),
