@@ -134,3 +134,21 @@ REASONS = {
     "agent_error": "a call of an agent raised an error for this row; detail holds it",
 }
 """Why a row is not ok. The only place where reasons are defined."""
+
+REMOVED = {
+    "no_abstract": "the document has no abstract",
+    "retracted": "the article was retracted",
+    "publication_type": "a type of publication that is left out, such as a comment or an erratum",
+    "language": "the article is in none of the languages that are wanted",
+    "year": "published before or after the years that are wanted, or in an unknown year",
+    "no_mesh": "the document has no MeSH heading",
+    "too_short": "the abstract has fewer words than are wanted",
+    "not_in_subtree": "none of its MeSH headings is in the part of the hierarchy that is wanted",
+    "duplicate": "its abstract has the same words as that of a document which is kept",
+    "near_duplicate": "its abstract has nearly the same words as that of a document which is kept",
+    "benchmark_pmid": "a benchmark was made of this abstract: by its PMID",
+    "benchmark_overlap": "title or abstract has 13 words in a row of a benchmark's text",
+    "benchmark_question": "title or abstract has a near-copy of a benchmark's question",
+    "not_sampled": "left out by chance: more documents than were wanted",
+}
+"""Why a document is not in a corpus that was cleaned: the first that holds, in this order."""
