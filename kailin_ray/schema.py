@@ -152,3 +152,6 @@ REMOVED = {
     "not_sampled": "left out by chance: more documents than were wanted",
 }
 """Why a document is not in a corpus that was cleaned: the first that holds, in this order."""
+
+LEAKS = ("benchmark_pmid", "benchmark_overlap", "benchmark_question")
+"""Of ``REMOVED`` those that say that a text is a benchmark's."""
