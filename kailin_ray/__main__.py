@@ -5,6 +5,7 @@ or ``max_hours`` (the same command goes on); 130 interrupted.
 """
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -100,7 +101,7 @@ def run(name: str, overrides: list[str]) -> int:
     # Hydra then raises what is wrong instead of printing pages and exiting.
     wanted_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv = [f"kailin_ray {name}", *overrides]
+    sys.argv = [f"kailin_ray {name}", *map(as_hydra_reads, overrides)]
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
         if fault:
@@ -118,6 +119,15 @@ def run(name: str, overrides: list[str]) -> int:
             traceback.print_exc()
         return _say(" ".join(str(error).split()), 1)
     return code
+
+
+def as_hydra_reads(override: str) -> str:
+    """The same override; a PubMed query, whose brackets and quotes mean something to Hydra, in quotes of Hydra's."""
+    key, _, query = override.partition("=")
+    if key != "source.query" or (len(query) > 1 and query[0] == query[-1] == "'"):
+        return override
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), query)
+    return f"{key}='{escaped}'"
 
 
 def _say(message: str, code: int = 2) -> int:

@@ -80,14 +80,15 @@ def download(config: DownloadConfig) -> int:
 
 def ingest(config: IngestConfig) -> int:
     """A source to documents, or into those that are there."""
-    from kailin_ray.ingest import make_documents, new_files
-    from kailin_ray.session import ray_session
     from kailin_ray.sources import source_files
     from kailin_ray.updates import opened
 
     with locked(config.out):
         made = opened(config.out)
         files = source_files(config.source, config.out, sys.stderr)
+        from kailin_ray.ingest import make_documents, new_files
+        from kailin_ray.session import ray_session
+
         fresh = new_files(files, made)
         if fresh:
             with _faults(_log(config.out)), ray_session(config.cluster, _log(config.out)) as terminal:

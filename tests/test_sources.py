@@ -6,9 +6,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from kailin_ray import eutils
-from kailin_ray.__main__ import conf_dir
+from kailin_ray.__main__ import as_hydra_reads, conf_dir
 from kailin_ray.config import Columns, IngestConfig, check, settings
 from kailin_ray.corpus.tables import FIELDS
 from kailin_ray.deal import deal_file
@@ -31,6 +34,18 @@ def dealt(given: IngestConfig, folder: Path) -> tuple[list[dict[str, Any]], list
     reports = [deal_file({"path": str(file)} | reading(given.source), str(to)) for file in files]
     made = [to / f"{file.name}.parquet" for file in files]
     return reports, [row for file in made if file.exists() for row in pq.read_table(file).to_pylist()]
+
+
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).filter(lambda text: "${" not in text))
+@example("metformin[MeSH] AND (2020:2021[dp]) NOT 'x, y'")
+@example('"heart attack"')
+@example("it's \\' \\\\' \\")
+def test_a_query_is_taken_as_it_is(query: str) -> None:
+    parsed = OverridesParser.create().parse_override(as_hydra_reads(f"source.query={query}"))
+    quoted = len(query) > 1 and query[0] == query[-1] == "'"
+    assert quoted or parsed.value() == query
+    assert as_hydra_reads("source.path=a[b]") == "source.path=a[b]"
+    assert as_hydra_reads("source.query='a[b]'") == "source.query='a[b]'"
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,9 @@ from kailin_ray.files import open_unpacked
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
 KEY = "_key"
-ROWS_TO_JUDGE = 1_000
-"""A column that none of the first rows has is missing."""
-_BATCH_ROWS = 256
+ROWS_TO_JUDGE, BYTES_TO_JUDGE = 1_000, 32 << 20
+"""A column that none of so many first rows has is missing."""
+_BATCH_ROWS = 64
 _CHUNK = 1 << 18
 _BY_PMID = re.compile(r'\{\s*"\d{1,19}"\s*:\s*\{', re.ASCII)
 _SPACE = re.compile(r"\s*")
@@ -49,9 +49,15 @@ def read_table(path: Path, columns: list[str]) -> Iterator[Any]:
             return
         with open_unpacked(path) as stream, io.TextIOWrapper(stream, "utf-8-sig", newline="") as text:
             rows = _csv_rows(text) if ".csv" in path.suffixes[-2:] else _json_rows(text)
-            first = list(itertools.islice(rows, ROWS_TO_JUDGE))
+            first: list[Any] = []
+            there: dict[str, None] = {}
+            for row in rows:
+                first.append(row)
+                there |= dict.fromkeys(_names(row))
+                if there.keys() >= set(columns) or len(first) == ROWS_TO_JUDGE or stream.tell() > BYTES_TO_JUDGE:
+                    break
             if first:
-                _check(path, columns, (name for row in first for name in _names(row)))
+                _check(path, columns, there)
             yield from itertools.chain(first, rows)
     except (ValueError, pa.ArrowException, csv.Error, RecursionError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         if isinstance(error, DamagedFileError):

@@ -139,6 +139,18 @@ def test_parquet_gives_the_wanted_columns(tmp_path: Path) -> None:
         list(read_table(tmp_path / "bad.parquet", ["id"]))
 
 
+def test_a_column_may_come_late_but_not_too_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for num_rows, size in [(rows.ROWS_TO_JUDGE - 1, 0), (rows.ROWS_TO_JUDGE, 0), (10, 1 << 18)]:
+        monkeypatch.setattr(rows, "BYTES_TO_JUDGE", 1 << 20)
+        found = [{"id": 1, "x": "x" * size}] * num_rows + [{"id": 2, "late": 1}]
+        path = put(tmp_path / "t.jsonl.gz", lines(found))
+        if num_rows < rows.ROWS_TO_JUDGE and not size:
+            assert list(read_table(path, ["id", "late"])) == found
+        else:
+            with pytest.raises(MissingColumnError, match="no column 'late'"):
+                list(read_table(path, ["id", "late"]))
+
+
 def as_json(path: Path) -> Path:
     return put(path.with_suffix(".jsonl"), lines(ROWS))
 
