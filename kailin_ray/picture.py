@@ -12,7 +12,7 @@ from kailin_ray.files import atomic_file
 
 GREY, BLUE, ORANGE = "#9aa0a6", "#1f6fb2", "#e07b39"
 NUM_LABELS = 8
-NUM_RARE, NUM_COMMON = 20, 8
+NUM_RARE, NUM_COMMON, LONGEST = 20, 8, 48
 NONE_AT = 0.35
 """Where none at all stands on an axis of logarithms."""
 
@@ -93,7 +93,7 @@ def draw_sampling(reports: Mapping[str, dict[str, Any]], path: Path) -> None:
     }
     figure = Figure(figsize=(14, 8), layout="constrained")
     figure.suptitle(_headline(first), fontsize=14, ha="left", x=0.01)
-    left, right = figure.subplots(1, 2, width_ratios=[1.1, 1])
+    left, right = figure.subplots(1, 2, width_ratios=[1.35, 1])
     _all_branches(left, rows, kept, reports)
     _named_branches(right, rows, kept)
     with atomic_file(path) as partial:
@@ -114,8 +114,8 @@ def _all_branches(axes: Axes, rows: list[dict[str, Any]], kept: dict[str, Any], 
     axes.bar(places, [row["documents_before"] for row in rows], color=GREY, alpha=0.45, width=1.0, label="corpus")
     for name, style in zip(kept, _styles(), strict=False):
         level = reports[name]["categories"]
-        largest = f"largest branch {level['largest_share']['after']:.1%}"
-        label = f"{name}: {level['num_reached']} of {level['num_in_corpus']} branches reached, {largest}"
+        largest = f"the largest {level['largest_share']['after']:.1%}"
+        label = f"{name}: {level['num_reached']} of {level['num_in_corpus']} branches, {largest}"
         axes.scatter(places, [kept[name][row["branch"]] or NONE_AT for row in rows], **style, s=20, label=label)
     _counts_axis(axes.yaxis)
     axes.set_ylim(bottom=NONE_AT * 0.7, top=8 * max((row["documents_before"] for row in rows), default=1))
@@ -136,17 +136,21 @@ def _named_branches(axes: Axes, rows: list[dict[str, Any]], kept: dict[str, Any]
     axes.barh(places, [row["documents_before"] for row in shown], color=GREY, alpha=0.45, height=0.7)
     for place, row in zip(places, shown, strict=True):
         axes.annotate(
-            f"{row['documents_before']:,}", (row["documents_before"], place), xytext=(4, 0),
+            f"{row['documents_before']:,}", (row["documents_before"], place), xytext=(7, 0),
             textcoords="offset points", va="center", fontsize=8, color="#5f6368",
         )  # fmt: skip
     for name, style in zip(kept, _styles(), strict=False):
         axes.scatter([kept[name][row["branch"]] or NONE_AT for row in shown], places, **style, s=34, label=name)
-    axes.set_yticks(places, [f"{(row['name'] or '')[:44]}  {row['branch']}" for row in shown], fontsize=8)
+    axes.set_yticks(places, [f"{_short(row['name'] or '')}  {row['branch']}" for row in shown], fontsize=8)
     _counts_axis(axes.xaxis)
-    axes.set_xlim(left=NONE_AT * 0.7)
-    axes.set_xlabel("abstracts in the branch")
+    axes.set_xlim(NONE_AT * 0.7, 4 * max((row["documents_before"] for row in rows), default=1))
+    axes.set_xlabel("abstracts in the branch; the numbers are the corpus'")
     axes.set_title(f"The {len(rare)} rarest and the {len(common)} most common", loc="left")
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
 def _styles() -> list[dict[str, Any]]:

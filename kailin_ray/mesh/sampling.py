@@ -69,7 +69,7 @@ class Sketch:
     """(C+L,) documents with a heading in each branch, and headings there; see ``coverage.branches``."""
     candidates: pa.Table
     """``pmid``, ``stratum``, and ``branches``, those of each heading one after another; by stratum, then key. Of each
-    stratum at most ``largest_quota``, about 45 bytes each."""
+    stratum at most ``largest_quota``, about 40 bytes each."""
 
 
 def keys(pmids: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.uint64]:
