@@ -80,7 +80,7 @@ def download(config: DownloadConfig) -> int:
 
 def ingest(config: IngestConfig) -> int:
     """A source to documents, or into those that are there."""
-    from kailin_ray.sources import source_files
+    from kailin_ray.sources import reading, source_files
     from kailin_ray.updates import opened
 
     with locked(config.out):
@@ -89,7 +89,7 @@ def ingest(config: IngestConfig) -> int:
         from kailin_ray.ingest import make_documents, new_files
         from kailin_ray.session import ray_session
 
-        fresh = new_files(files, made)
+        fresh = new_files(files, reading(config.source), made)
         if fresh:
             with _faults(_log(config.out)), ray_session(config.cluster, _log(config.out)) as terminal:
                 manifest = make_documents(config, fresh, made, terminal)
@@ -97,7 +97,7 @@ def ingest(config: IngestConfig) -> int:
             assert made
             manifest = made | {"damaged": []}
             print(f"{config.out}: made already, of these files and {len(made['files']) - len(files)} others")
-    _tell_documents(config.out, manifest, bool(made and fresh))
+    _tell_documents(config.out, manifest, bool(made) and len(manifest["updates"]) > len(made["updates"]))
     for fault in manifest["damaged"]:
         print(f"kailin_ray: damaged file, nothing taken from it: {fault}", file=sys.stderr)
     return 1 if manifest["damaged"] and not config.tolerate else 0

@@ -343,6 +343,8 @@ class Sample:
     """Strata by MeSH's first level (C, Diseases) or second (C04, Neoplasms); null for none."""
     period: Literal["year", "decade"] | None
     """Strata by time."""
+    major: bool
+    """Only major headings count, what a document is about."""
     power: Fraction
     """1: as the corpus is; 0: equally from all strata; between them rare strata are lifted and common ones lowered."""
     max_share: Annotated[float, Field(gt=0.0, le=1.0)]
@@ -364,8 +366,8 @@ class SelectConfig:
     duplicates: Duplicates
     subtree: tuple[str, ...]
     """Descriptors (UI, name or tree number): a document must have one that is one of them or under one; [] for any."""
-    major: bool
-    """For subtree and sample only major headings count."""
+    subtree_major: bool
+    """Only major headings count for it."""
     sample: Sample
     cluster: Cluster
 

@@ -29,17 +29,25 @@ MAX_ROWS_PER_BUCKET = 1 << 18
 """More would fill a machine's memory: 262,144 citations take about 4 GB to merge."""
 
 
-def new_files(files: list[Path], made: Manifest | None) -> list[Path]:
-    """Those of ``files`` that the documents do not know yet, by name.
+def new_files(files: list[Path], read: dict[str, Any], made: Manifest | None) -> list[Path]:
+    """Those of ``files`` that the documents do not know yet, by name. ``read``: how, as ``sources.reading`` says.
 
-    Raises ``ConfigError`` for one that has changed since it was taken.
+    Raises ``ConfigError`` for one that has changed since it was taken, or was read in another way.
     """
-    taken = {file["name"]: file["bytes"] for file in made["files"]} if made else {}
+    taken = {file["name"]: file for file in made["files"]} if made else {}
     for file in files:
-        if taken.get(file.name, file.stat().st_size) != file.stat().st_size:
+        if file.name not in taken:
+            continue
+        before = taken[file.name]
+        if before["bytes"] != file.stat().st_size:
             raise ConfigError(
-                f"source.path: {file} has {file.stat().st_size:,} bytes, and had {taken[file.name]:,} when it was "
+                f"source.path: {file} has {file.stat().st_size:,} bytes, and had {before['bytes']:,} when it was "
                 "taken; to read it anew, make the documents anew"
+            )
+        if before.get("columns") != read.get("columns"):
+            raise ConfigError(
+                f"source.columns: {file} was taken with other columns ({before.get('columns')}); to read it anew, make "
+                "the documents anew"
             )
     return [file for file in files if file.name not in taken]
 
@@ -57,6 +65,9 @@ def make_documents(config: IngestConfig, files: list[Path], made: Manifest | Non
         reports = _deal(files, reading(config.source), dealt, terminal)
         damaged = [str(report["damaged"]) for report in reports if report["damaged"]]
         reports = [report for report in reports if not report["damaged"]]
+        if not reports and made:
+            shutil.rmtree(dealt)
+            return made | {"damaged": damaged}
         if not reports:
             raise ConfigError(f"source.path: no file could be read: {damaged[0]}")
         if not made and not any(report["buckets"] for report in reports):
@@ -84,7 +95,8 @@ def _manifest(
     skipped: Counter[str] = Counter(made["num_skipped"] if made else {})
     for report in reports:
         skipped.update(report["skipped"])
-    files = [{key: report[key] for key in ("name", "bytes", "sha256")} for report in reports]
+    kept = ("name", "bytes", "sha256", "columns")
+    files = [{key: report[key] for key in kept if report[key] is not None} for report in reports]
     update = {"files": len(files), "parts": merged["parts"], "seconds": seconds, "changes": merged["changes"]}
     return {
         **noted(made, update),

@@ -45,7 +45,7 @@ Paths = dict[str, str]
 def made_from(config: SelectConfig, corpus: Manifest) -> dict[str, Any]:
     """What a selection is made from: which corpus, at which update, and every setting that says what is chosen."""
     chosen = settings(config)
-    asked = ("filters", "duplicates", "subtree", "major", "sample", "tolerate_orphans")
+    asked = ("filters", "duplicates", "subtree", "subtree_major", "sample", "tolerate_orphans")
     return {
         "corpus": corpus["id"],
         "corpus_updates": len(corpus["updates"]),
@@ -167,7 +167,7 @@ def _find_doubles(parts: list[str], num_staying: int, scratch: str, jaccard: flo
 
 def _draw(config: SelectConfig, parts: list[str], paths: Paths, mesh: Any) -> dict[str, Any]:
     asked = dict(vars(config.sample))
-    design = Design(budget=asked.pop("num"), major=config.major, **asked)
+    design = Design(budget=asked.pop("num"), **asked)
     sketches = [sketch_part.remote(part, paths["corpus"], paths["scratch"], mesh, design) for part in parts]
     report: dict[str, Any] = ray.get(draw_sample.remote(paths["scratch"], sketches, mesh, design))
     return report

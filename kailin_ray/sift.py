@@ -45,7 +45,7 @@ def judge_part(part: str, corpus: str, scratch: str, config: SelectConfig, mesh:
     details = np.full(len(documents), None, dtype=object)
     hierarchy, chosen = ray.get(mesh)
     if chosen is not None:
-        outside = ~documents_with(documents["mesh"], hierarchy, chosen, config.major)
+        outside = ~documents_with(documents["mesh"], hierarchy, chosen, config.subtree_major)
         reasons[_still(reasons) & outside] = "not_in_subtree"
     known = ray.get(benchmarks)
     if known is not None:

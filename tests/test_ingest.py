@@ -271,11 +271,13 @@ def test_a_small_corpus_has_few_parts_and_does_not_grow_out_of_them(tmp_path: Pa
 def test_a_file_that_has_changed_since_it_was_taken_is_refused(tmp_path: Path) -> None:
     old, new = made(tmp_path, "pubmed1.xml", article(1, "a")), made(tmp_path, "pubmed2.xml", article(1, "a"))
     manifest = {"files": [{"name": "pubmed1.xml", "bytes": old.stat().st_size}]}
-    assert new_files([old, new], manifest) == [new]
-    assert new_files([old, new], None) == [old, new]
+    assert new_files([old, new], {}, manifest) == [new]
+    assert new_files([old, new], {}, None) == [old, new]
     made(tmp_path, "pubmed1.xml", article(1, "longer"))
     with pytest.raises(ConfigError, match=r"pubmed1\.xml has .* bytes, and had"):
-        new_files([old, new], manifest)
+        new_files([old, new], {}, manifest)
+    with pytest.raises(ConfigError, match="was taken with other columns"):
+        new_files([new], {"columns": {"pmid": "id"}}, {"files": [{"name": "pubmed2.xml", "bytes": new.stat().st_size}]})
 
 
 def test_ingest_again_with_more_files_through_the_command_line(kailin: Command, tmp_path: Path) -> None:
