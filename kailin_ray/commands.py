@@ -97,7 +97,7 @@ def ingest(config: IngestConfig) -> int:
             assert made
             manifest = made | {"damaged": []}
             print(f"{config.out}: made already, of these files and {len(made['files']) - len(files)} others")
-    _tell_documents(config.out, manifest, bool(made) and len(manifest["updates"]) > len(made["updates"]))
+    _tell_documents(config.out, manifest, made is not None and len(manifest["updates"]) > len(made["updates"]))
     for fault in manifest["damaged"]:
         print(f"kailin_ray: damaged file, nothing taken from it: {fault}", file=sys.stderr)
     return 1 if manifest["damaged"] and not config.tolerate else 0
