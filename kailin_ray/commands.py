@@ -1,7 +1,5 @@
 """What each command does, from a checked configuration to an exit code. What can be refused is refused up front."""
 
-import difflib
-import importlib.util
 import json
 import re
 import sys
@@ -10,20 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from kailin_ray import assets
+from kailin_ray.checks import check_files, check_run, found_model, found_models
 from kailin_ray.config import (
-    Agent,
     ConfigError,
     DistillConfig,
     DownloadConfig,
-    Encoder,
     FetchConfig,
     IndexConfig,
     IngestConfig,
-    Layout,
-    Model,
     PlanConfig,
     PublishConfig,
     ReplayConfig,
@@ -34,13 +29,10 @@ from kailin_ray.config import (
     without_secrets,
 )
 from kailin_ray.files import locked, read_json, read_manifest, remove_folder
-from kailin_ray.schema import REASONS, STEPS
+from kailin_ray.schema import REASONS
 from kailin_ray.storage import check_access, log_folder
 
 # Ray, torch and the rest are imported by the command that needs them: --help and a refusal come at once.
-
-
-M = TypeVar("M", Model, Agent, Encoder)
 
 
 class CommandFailedError(RuntimeError):
@@ -139,8 +131,8 @@ def select(config: SelectConfig) -> int:
 def index(config: IndexConfig) -> int:
     """Documents to a dense index."""
     read_manifest(config.documents, "documents", "documents", "ingest")
-    config = replace(config, encoder=_found(config.encoder, "encoder.path"))
-    _check_files("encoder.path", config.encoder.path)
+    config = replace(config, encoder=found_model(config.encoder, "encoder.path"))
+    check_files("encoder.path", config.encoder.path)
     from kailin_ray.retrieval.job import made_index, make_index
     from kailin_ray.session import check_encoders, cluster_nodes, ray_session
 
@@ -197,11 +189,11 @@ def replay(config: ReplayConfig) -> int:
         asked_for = again.step_changed(before, now)
         first = again.first([step, asked_for[0] if asked_for else step])
         changed = replace(changed, from_run=config.run, out=folder, limit=None, stages=again.later(first))
-        changed = _checked(changed)
+        changed = check_run(changed)
         # Prompts, corpora and models may have changed without a key.
         first = again.first([first, manifest.step_changed_since(config.run, changed) or first])
         changed = replace(changed, stages=again.later(first))
-        _checked(changed)
+        check_run(changed)
         again.open_replay(folder, config.run, pmids, step)
         mesh = _distil(changed, pmids)
         statuses = read_json(folder / "manifest.json")["num_by_status"]
@@ -223,33 +215,9 @@ def replay(config: ReplayConfig) -> int:
     return 0
 
 
-def _checked(config: DistillConfig) -> DistillConfig:
-    """The configuration with its models found; what cannot be run is refused."""
-    for key in ("documents", "out", "from_run"):
-        check_access(key.removesuffix("_run"), getattr(config, key))
-    documents = read_manifest(config.documents, "documents", "documents", "ingest")
-    if config.evaluation.by == "rule" and not documents["num_with_mesh"]:
-        raise ConfigError(f"documents: {config.documents} has no document with MeSH headings; the MeSH rule needs them")
-    index = read_manifest(config.index, "index", "index", "index")
-    _check_encoder(config, index)
-    _check_clean(config, documents, index)
-    if not config.mesh.is_file():
-        raise ConfigError(f"mesh: {config.mesh} does not exist")
-    if importlib.util.find_spec("vllm") is None:
-        raise ConfigError("vllm is not installed: pip install '.[cpu]' or, for GPUs, pip install '.[gpu]'")
-    unknown = sorted(config.max_fraction.keys() - REASONS.keys())
-    if unknown:
-        raise ConfigError(f"max_fraction: unknown reason {unknown[0]!r}; allowed: {', '.join(REASONS)}")
-    if config.from_run is None and len(config.stages) < len(STEPS):
-        raise ConfigError(f"stages: {list(config.stages)} need the records of another run; give it as from=")
-    config = replace(config, model=_found_models(config))
-    _check_weights(config)
-    return config
-
-
 def _distil(config: DistillConfig, chosen: Any = None) -> Any:
     """Make a run complete and write its manifest; return its MeSH hierarchy. ``chosen``: PMIDs of ``from_run``."""
-    config = _checked(config)
+    config = check_run(config)
     from kailin_ray import manifest, pipeline
     from kailin_ray.load_mesh import load_mesh
 
@@ -317,7 +285,7 @@ def _work(config: DistillConfig, work: Any, mesh: Any) -> None:
 
 def plan(config: PlanConfig) -> int:
     """What would run where, with the arithmetic; nothing starts."""
-    config = replace(config, model=_found_models(config))
+    config = replace(config, model=found_models(config))
     from kailin_ray.plan import make_plan, nodes_of
     from kailin_ray.plan_table import describe
     from kailin_ray.session import cluster_nodes, ray_session
@@ -353,133 +321,6 @@ def report(config: ReportConfig) -> int:
 
 def _log(out: Path) -> Path:
     return out.absolute().with_name(f"{out.name}.log")
-
-
-# Of vLLM's engine arguments those that everybody uses. Any other is looked up in vLLM, whose import takes ten seconds.
-_USUAL = frozenset(
-    (
-        "block_size", "distributed_executor_backend", "dtype", "enable_prefix_caching", "enforce_eager",
-        "gpu_memory_utilization", "kv_cache_dtype", "kv_cache_memory_bytes", "language_model_only", "load_format",
-        "max_model_len", "max_num_batched_tokens", "max_num_seqs", "pipeline_parallel_size", "quantization", "seed",
-        "tensor_parallel_size", "trust_remote_code",
-    )
-)  # fmt: skip
-
-
-def _check_engine_arguments(key: str, given: dict[str, Any]) -> None:
-    if given.get("data_parallel_size", 1) != 1:
-        raise ConfigError(f"{key}.data_parallel_size: engines are multiplied by cluster.num_engines and the plan")
-    unusual = set(given) - _USUAL
-    # A plan may be made where there is no vLLM; it will look when it starts.
-    if not unusual or importlib.util.find_spec("vllm") is None:
-        return
-    from kailin_ray.engine import argument_names
-
-    for name in sorted(unusual - argument_names()):
-        close = difflib.get_close_matches(name, argument_names() | _USUAL, n=3)
-        raise ConfigError(f"{key}.{name}: not an engine argument of vLLM; like it: {', '.join(close) or 'none'}")
-
-
-def _found_models(config: Layout) -> Model:
-    """The same models, checked; local paths are made absolute, as actors have other working folders."""
-    from kailin_ray.stages import make_stages
-
-    model = config.model
-    used = {agent for stage in make_stages(config) for agent in stage.agents}
-    _check_engine_arguments("model.engine", model.engine)
-    if model.path and any(getattr(model, name).path is None for name in used):
-        model = _found(model, "model.path")
-    for name in sorted(used):
-        agent = getattr(model, name)
-        _check_engine_arguments(f"model.{name}.engine", agent.engine)
-        if agent.path:
-            agent = _found(agent, f"model.{name}.path")
-        if agent.adapter:
-            agent = replace(agent, adapter=_found_adapter(agent.adapter, f"model.{name}.adapter"))
-        model = replace(model, **{name: agent})
-    return model
-
-
-def _check_weights(config: Layout) -> None:
-    from kailin_ray.stages import make_stages
-
-    for stage in make_stages(config):
-        if stage.engine.args.get("load_format", "safetensors") == "safetensors":
-            own = [name for name in stage.agents if getattr(config.model, name).path]
-            _check_files(f"model.{own[0]}.path" if own else "model.path", stage.engine.path)
-
-
-def _check_files(key: str, path: str) -> None:
-    """Raise ``ConfigError`` for a model's directory without safetensors, or with modules of its own code."""
-    if not Path(path).is_dir():
-        return  # of the hub, where the loaders look for the same
-    if not any(Path(path).rglob("*.safetensors")):
-        pickled = sorted(file.name for file in Path(path).iterdir() if file.suffix in (".bin", ".pt", ".pth", ".ckpt"))
-        held = f", only {', '.join(pickled[:3])}" if pickled else ""
-        raise ConfigError(
-            f"{key}: {path} has no *.safetensors{held}: pickled weights can run code and are "
-            "not loaded; save the model as safetensors"
-        )
-    modules = Path(path, "modules.json")  # of sentence-transformers
-    for module in read_json(modules) if modules.is_file() else []:
-        if not str(module.get("type")).startswith("sentence_transformers."):
-            raise ConfigError(f"{key}: {path} names the module {module.get('type')!r}: a model's own code is not run")
-
-
-def _found_adapter(path: str, key: str) -> str:
-    for needed in ("adapter_config.json", "adapter_model.safetensors"):
-        if not Path(path, needed).is_file():
-            raise ConfigError(f"{key}: {path} is not a LoRA adapter's directory: it has no {needed}")
-    return str(Path(path).absolute())
-
-
-def _check_encoder(config: DistillConfig, index: dict[str, Any]) -> None:
-    from kailin_ray.retrieval.job import encoder_identity, recorded_encoder
-
-    encoder = recorded_encoder(index)
-    _check_model(f"index: {config.index} was made with an encoder that is needed", encoder.path, encoder.revision)
-    _check_files("index", encoder.path)
-    if encoder_identity(encoder).items() - index["made_from"]["encoder"].items():
-        raise ConfigError(f"index: {config.index} was made with {encoder.path}, which has changed since; index anew")
-
-
-def _check_clean(config: DistillConfig, documents: dict[str, Any], index: dict[str, Any]) -> None:
-    """Raise ``ConfigError`` if contexts could bring back what the documents were cleaned of."""
-    cleaned = index.get("benchmarks", {})
-    missing = [Path(name).name for checksum, name in documents.get("benchmarks", {}).items() if checksum not in cleaned]
-    if missing:
-        raise ConfigError(
-            f"index: {config.index} was made of documents that may hold texts of {', '.join(missing)}, of which "
-            f"{config.documents} was cleaned; index documents that were cleaned of them too"
-        )
-
-
-def _found(model: M, key: str) -> M:
-    """The same model or encoder, checked and pinned.
-
-    A local path is made absolute, as actors have other working folders; a hub revision becomes its commit, so that
-    every machine and every session takes the same.
-    """
-    assert model.path
-    commit = _check_model(key, model.path, model.revision)
-    return replace(model, revision=commit) if commit else replace(model, path=str(Path(model.path).absolute()))
-
-
-def _check_model(key: str, path: str, revision: str | None) -> str | None:
-    """The commit of a hub model, None for a directory. Raises ``ConfigError`` if it cannot be had."""
-    if Path(path).is_dir():
-        if not (Path(path) / "config.json").exists():
-            raise ConfigError(f"{key}: {path} is not a model directory: it has no config.json")
-        return None
-    fault = "not a hub id either (owner/name)"
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", path):
-        from huggingface_hub import hf_hub_download
-
-        try:
-            return Path(hf_hub_download(path, "config.json", revision=revision)).parent.name  # snapshots/<commit>/
-        except Exception as error:  # whatever the hub's client raises, the model cannot be had
-            fault = f"the hub does not give it ({type(error).__name__})"
-    raise ConfigError(f"{key}: {path}: no such directory, and {fault}; `fetch` gets the demo's models")
 
 
 @contextmanager

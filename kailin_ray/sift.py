@@ -23,7 +23,7 @@ from kailin_ray.documents import among
 from kailin_ray.files import atomic_file
 from kailin_ray.mesh.headings import documents_with
 from kailin_ray.mesh.sampling import Design, Sketch, draw, merge, sketch
-from kailin_ray.schema import DOCUMENTS, LEAKS
+from kailin_ray.schema import DOCUMENTS
 from kailin_ray.updates import changes, count_changes, has, read_part, write_part
 
 JUDGED = pa.schema([("pmid", pa.int64()), ("reason", pa.string()), ("detail", pa.string())])
@@ -60,8 +60,8 @@ def judge_part(part: str, corpus: str, scratch: str, config: SelectConfig, mesh:
     columns = [documents["pmid"], pa.array(reasons, pa.string()), pa.array(details, pa.string())]
     _write(pa.table(columns, JUDGED), Path(scratch, "judged", part))
     if config.duplicates.jaccard is not None:
-        # A benchmark's abstract goes, and so must its doubles.
-        leaked = np.isin(reasons.astype(str), LEAKS)
+        # A benchmark's abstract goes, and so must its doubles. (By its texts each was looked at itself.)
+        leaked = reasons == "benchmark_pmid"
         kept = documents.select(["pmid", "abstract"]).filter(pa.array(_still(reasons) | leaked))
         made = duplicates.sketch(kept["abstract"])
         arrays = {"pmids": kept["pmid"].to_numpy(), "buckets": made.buckets, "signatures": made.signatures}

@@ -99,6 +99,7 @@ def test_every_row_fits_its_schema() -> None:
     rows = {
         "triples": triple, "sft": sft, "preference": preference, "judge": lambda row: judge(row, 0.0)[0],
         "pretrain": publish.pretrain, "rejected": rejected,
+        "removed": lambda row: {name: row[name] for name in ("pmid", "reason", "detail")},
     }  # fmt: skip
     assert rows.keys() == SCHEMAS.keys()
     for name, make in rows.items():

@@ -197,10 +197,15 @@ def test_what_cannot_be_selected_is_refused_and_leaves_nothing(
 def test_a_run_follows_its_documents(kailin: Command, tmp_path: Path, index: Path) -> None:
     text = "Effect of azide on the tissue of the mouse. The effect of azide on the tissue of the mouse was seen {}."
     made(tmp_path, "pubmed1.xml", *(article(n, text.format(n), ui="D003920") for n in range(1, 13)))
-    corpus, out = tmp_path / "corpus", tmp_path / "run"
-    run(kailin, "ingest", f"source.path={tmp_path}/pubmed1.xml", f"out={corpus}")
+    corpus, documents, out = tmp_path / "corpus", tmp_path / "documents", tmp_path / "run"
+
+    def update() -> None:
+        run(kailin, "ingest", f"source.path={tmp_path}", f"out={corpus}")
+        run(kailin, "select", f"corpus={corpus}", f"out={documents}", "duplicates.jaccard=null")
+
+    update()
     distil = [
-        sys.executable, "-m", "tests.distil_with_a_fake_engine", f"documents={corpus}", f"index={index}",
+        sys.executable, "-m", "tests.distil_with_a_fake_engine", f"documents={documents}", f"index={index}",
         f"mesh={MESH}", f"out={out}", "retrieval=brief", "cluster.rows_per_block=4", "max_failed_fraction=1",
     ]  # fmt: skip
 
@@ -213,9 +218,9 @@ def test_a_run_follows_its_documents(kailin: Command, tmp_path: Path, index: Pat
 
     _, before = distilled()
     assert sorted(before) == list(range(1, 13))
-    update = [article(2, text.format("anew"), ui="D003920"), delete(3, 4), article(20, text.format(20), ui="D003920")]
-    made(tmp_path, "pubmed2.xml", *update, article(5, text.format(5), ui="D003920"))
-    run(kailin, "ingest", f"source.path={tmp_path}", f"out={corpus}")
+    changed = [article(2, text.format("anew"), ui="D003920"), delete(3, 4), article(20, text.format(20), ui="D003920")]
+    made(tmp_path, "pubmed2.xml", *changed, article(5, text.format(5), ui="D003920"), article(21, ""))
+    update()
     said, after = distilled()
     assert "3 records of changed and deleted documents taken out" in said
     assert "2 of 11 abstracts to distil" in said
@@ -228,7 +233,27 @@ def test_a_run_follows_its_documents(kailin: Command, tmp_path: Path, index: Pat
     assert again == after
     # What only goes leaves nothing to distil, and yet another run.
     made(tmp_path, "pubmed3.xml", delete(6))
-    run(kailin, "ingest", f"source.path={tmp_path}", f"out={corpus}")
+    update()
     said, after = distilled()
     assert sorted(after) == [1, 2, 5, *range(7, 13), 20]
     assert ds.dataset(str(out / "records"), format="parquet").count_rows() == 10
+
+    # What was generated is looked through once more: all of these questions are like the one of a benchmark.
+    asked = records(out).to_table(columns=["candidates"]).to_pylist()[0]["candidates"][0]["question"]
+    (tmp_path / "benchmark.jsonl").write_text(json.dumps({"question": asked}) + "\n")
+    unchecked, checked = tmp_path / "unchecked", tmp_path / "checked"
+    run(kailin, "publish", f"run={out}", f"out={unchecked}")
+    run(kailin, "publish", f"run={out}", f"out={checked}", f"benchmarks=[{tmp_path}/benchmark.jsonl]")
+    num_rows = {
+        folder.name: {name: ds.dataset(str(folder / name)).count_rows() for name in ("triples", "rejected", "removed")
+                      if (folder / name).exists()} for folder in (unchecked, checked)
+    }  # fmt: skip
+    assert num_rows == {"unchecked": {"triples": 10, "removed": 1}, "checked": {"rejected": 10, "removed": 1}}
+    assert ds.dataset(str(checked / "removed")).to_table().to_pylist() == [
+        {"pmid": 21, "reason": "no_abstract", "detail": None}
+    ]
+    leaked = ds.dataset(str(checked / "rejected")).to_table().to_pylist()[0]
+    assert (leaked["status"], leaked["stage"], leaked["reason"]) == ("rejected", "question", "benchmark_question")
+    assert leaked["detail"].startswith("benchmark.jsonl, item 1, ")
+    assert "| no_abstract | 1 |" in (checked / "README.md").read_text()
+    assert "Nothing was done to keep benchmarks' texts out." in (unchecked / "README.md").read_text()
