@@ -21,7 +21,7 @@ from datasketch import MinHash
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from kailin_ray.corpus.words import Hashes, ngrams, split_words, text_hashes
+from kailin_ray.corpus.words import TEXTS_AT_ONCE, Hashes, ngrams, split_words, text_hashes
 
 Pmids = npt.NDArray[np.int64]
 Pairs = npt.NDArray[np.int64]
@@ -56,6 +56,15 @@ class Sketches:
 
 def sketch(abstracts: pa.Array | pa.ChunkedArray) -> Sketches:
     """Buckets and MinHash signatures of n abstracts, by the set of each ``SHINGLE_WORDS`` words in a row."""
+    parts = [
+        _sketch(abstracts.slice(start, TEXTS_AT_ONCE)) for start in range(0, max(len(abstracts), 1), TEXTS_AT_ONCE)
+    ]
+    return Sketches(
+        np.concatenate([part.buckets for part in parts]), np.concatenate([part.signatures for part in parts])
+    )
+
+
+def _sketch(abstracts: pa.Array | pa.ChunkedArray) -> Sketches:
     words = split_words(abstracts)
     shingles, offsets = ngrams(words.hashes, words.offsets, SHINGLE_WORDS)
     lower = shingles.astype(np.uint32)
