@@ -76,7 +76,7 @@ def ingest(config: IngestConfig) -> int:
     from kailin_ray.updates import opened
 
     with locked(config.out):
-        made = opened(config.out)
+        made = opened(config.out, "ingest")
         files = source_files(config.source, config.out, sys.stderr)
         from kailin_ray.ingest import make_documents, new_files
         from kailin_ray.session import ray_session
@@ -117,7 +117,7 @@ def select(config: SelectConfig) -> int:
     from kailin_ray.updates import opened
 
     with locked(config.out):
-        made = opened(config.out)
+        made = opened(config.out, "select")
         if selection.up_to_date(config, corpus, made):
             manifest: Any = made
             print(f"{config.out}: made already")

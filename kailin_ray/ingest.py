@@ -99,7 +99,7 @@ def _manifest(
     files = [{key: report[key] for key in kept if report[key] is not None} for report in reports]
     update = {"files": len(files), "parts": merged["parts"], "seconds": seconds, "changes": merged["changes"]}
     return {
-        **noted(made, update),
+        **noted("ingest", made, update),
         "num_documents": total["documents"],
         "num_with_mesh": total["with_mesh"],
         "num_citations": total["citations"],

@@ -71,8 +71,6 @@ def up_to_date(config: SelectConfig, corpus: Manifest, made: Manifest | None) ->
             raise ConfigError(f"{key}: {path} does not exist")
     if made is None:
         return False
-    if "made_from" not in made:
-        raise ConfigError(f"out: {config.out} was made by `ingest`; choose another")
     before, now = made["made_from"], made_from(config, corpus)
     changed = [name for name in now if name != "corpus_updates" and before.get(name) != now[name]]
     if changed:
@@ -189,7 +187,7 @@ def _manifest(
 ) -> Manifest:
     update = {"parts": written["written"], "seconds": seconds, "changes": written["changes"]}
     return {
-        **noted(made, update),
+        **noted("select", made, update),
         "made_from": made_from(config, corpus),
         "num_documents": written["documents"],
         "num_with_mesh": written["with_mesh"],

@@ -47,11 +47,11 @@ Descriptors = dict[str, dict[str, Any]]
 """By UI ``name`` and number of ``documents``."""
 
 
-def opened(out: Path) -> Manifest | None:
-    """The manifest of the documents in ``out``, None where there are none yet.
+def opened(out: Path, maker: str) -> Manifest | None:
+    """The manifest of the documents in ``out``, None where there are none yet. ``maker``: ingest or select.
 
     An update that was stopped while its parts took their places is finished first. Raises ``ConfigError`` if ``out``
-    holds something else.
+    holds something else, or documents of another maker.
     """
     _finish(out.absolute())
     if (out / "manifest.json").exists():
@@ -60,6 +60,8 @@ def opened(out: Path) -> Manifest | None:
             raise ConfigError(f"out: {out} holds {manifest.get('kind')}, not documents; choose another")
         if manifest.get("format") != FORMAT:
             raise ConfigError(f"out: {out} was made by another version of kailin_ray; remove it, or choose another")
+        if manifest["maker"] != maker:
+            raise ConfigError(f"out: {out} was made by `{manifest['maker']}`; choose another")
         return manifest
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"out: {out} exists and is not a folder of documents; choose another")
@@ -75,10 +77,11 @@ def updating(out: Path) -> Iterator[Path]:
     _finish(out)
 
 
-def noted(made: Manifest | None, update: dict[str, Any]) -> dict[str, Any]:
-    """What every manifest of documents begins with, with one update more."""
+def noted(maker: str, made: Manifest | None, update: dict[str, Any]) -> dict[str, Any]:
+    """What every manifest of documents begins with, with one update more than ``made``."""
     return {
         "kind": "documents",
+        "maker": maker,
         "format": FORMAT,
         "id": made["id"] if made else uuid.uuid4().hex,
         "updates": [*(made["updates"] if made else []), update],

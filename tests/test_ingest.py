@@ -65,7 +65,10 @@ def take(out: Path, files: list[Path], number: int, bits: int = BUCKET_BITS) -> 
             changes.update(report["changes"])
             add_descriptors(descriptors, report["descriptors"])
         write_descriptors(folder, descriptors)
-        write_json(folder / "manifest.json", {"kind": "documents", "format": FORMAT, "updates": [{}] * number})
+        write_json(
+            folder / "manifest.json",
+            {"kind": "documents", "maker": "ingest", "format": FORMAT, "updates": [{}] * number},
+        )
     return {"counts": dict(counts), "changes": dict(changes)}
 
 
@@ -252,7 +255,7 @@ def test_an_update_that_was_stopped_is_finished(tmp_path: Path, monkeypatch: pyt
             take(out, [update], 2)
     # Between two of its files: nobody takes such a folder for whole.
     assert not (out / "manifest.json").exists()
-    assert opened(out)
+    assert opened(out, "ingest")
     assert titles(out) == {1: "aa", 1 << 20: "bb"}
 
 

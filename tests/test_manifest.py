@@ -6,6 +6,7 @@ import pytest
 
 from kailin_ray import manifest
 from kailin_ray.config import ConfigError, DistillConfig
+from kailin_ray.files import write_json
 
 
 @pytest.mark.parametrize("begun", ["records", "parts/general"])
@@ -14,7 +15,8 @@ def test_a_start_binds_nobody_until_a_row_was_worked(
 ) -> None:
     made_from: dict[str, Any] = {"mesh": "a", "models": {"general": {"identity": "x"}}}
     monkeypatch.setattr(manifest, "inputs", lambda _: made_from)
-    mine = replace(config, out=tmp_path / "run")
+    write_json(tmp_path / "documents" / "manifest.json", {"updates": [{}]})
+    mine = replace(config, documents=tmp_path / "documents", out=tmp_path / "run")
     other = replace(mine, retrieval=replace(config.retrieval, top_k=7))
     manifest.open_run(mine)
     session = mine.out / "sessions" / "1.json"

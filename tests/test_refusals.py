@@ -25,7 +25,7 @@ def refused(kailin: Command, folder: Path, *arguments: object, names: tuple[str,
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
-        (["distil"], ["unknown command 'distil'", "allowed: fetch, download, ingest, index"]),
+        (["distil"], ["unknown command 'distil'", "allowed: fetch, download, ingest, select, index"]),
         (["fetch", "assets=[mush]"], ["unknown 'mush'", "allowed: mesh"]),
         (["ingest", "source.path={at}/none.xml", "out={at}/o"], ["source.path", "none.xml", "does not exist"]),
         (["ingest", "source.path={at}/empty", "out={at}/o"], ["source.path", "empty", "no .xml or .xml.gz"]),
@@ -198,13 +198,15 @@ def test_an_out_folder_that_holds_something_else_is_left_alone(
         ("index", f"documents={documents}", f"out={tmp_path}/mine", f"encoder.path={ENCODER}"),
     ):
         refused(kailin, tmp_path, *arguments, names=("out", "mine"))
-    refused(kailin, tmp_path, "ingest", f"source.path={small_shard}", f"out={documents}", names=("out", "other input"))
+    refused(
+        kailin, tmp_path, "ingest", f"source.path={small_shard}", f"out={documents}", names=("out", "made by `select`")
+    )
 
 
 def test_help_teaches_and_the_configuration_can_be_seen(kailin: Command) -> None:
     overview = kailin("--help")
     assert overview.returncode == 0
-    for command in ("fetch", "ingest", "index", "distill", "plan", "publish", "report"):
+    for command in ("fetch", "download", "ingest", "select", "index", "distill", "plan", "publish", "report"):
         assert command in overview.stdout
         shown = kailin(command, "--help")
         assert shown.returncode == 0

@@ -47,6 +47,9 @@ class Match:
     text: str
     """The words of the text that match, or the PMID; at most ``SHOWN_CHARACTERS``."""
 
+    def __str__(self) -> str:
+        return f"{self.file}, item {self.item}, {self.score:.2f}: {self.text}"
+
 
 @dataclass(frozen=True)
 class Benchmarks:
