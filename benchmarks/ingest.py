@@ -57,7 +57,7 @@ def ours(path: Path) -> int:
     import pyarrow as pa
 
     from kailin_ray.corpus.pubmed_xml import read_citations
-    from kailin_ray.ingest import DEALT, chunks
+    from kailin_ray.deal import tables
 
     rows = chunks(read_citations(path, Counter()), path.name, 0)
     return sum(pa.Table.from_pylist(chunk, DEALT).num_rows for chunk in rows)

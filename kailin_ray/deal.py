@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kailin_ray.corpus.citation import Citation
+from kailin_ray.corpus.columns import column
 from kailin_ray.corpus.pubmed_xml import DamagedFileError, read_citations
 from kailin_ray.files import atomic_file, read_json, sha256, write_json
 from kailin_ray.schema import DOCUMENTS
@@ -66,15 +67,27 @@ def deal_file(item: dict[str, Any], dealt: str) -> dict[str, Any]:
 def tables(citations: Iterable[Citation], source: str) -> Iterator[pa.Table]:
     """Citations of the file ``source`` as tables of ``DEALT`` that fit the memory."""
     chunk: list[Citation] = []
-    characters = 0
-    for place, citation in enumerate(citations):
-        chunk.append(citation | {"source_file": source, "place": place, "cited": not citation["deleted"]})
-        characters += len(citation.get("title", "")) + 2 * len(citation.get("abstract", ""))  # as text and as sections
+    characters = place = 0
+    for citation in citations:
+        chunk.append(citation)
+        characters += len(citation.title or "") + 2 * len(citation.abstract or "")  # as text and as sections
         if len(chunk) == ROWS_AT_ONCE or characters > CHARACTERS_AT_ONCE:
-            yield pa.Table.from_pylist(chunk, DEALT)
+            yield _table(chunk, source, place)
+            place += len(chunk)
             chunk, characters = [], 0
     if chunk:
-        yield pa.Table.from_pylist(chunk, DEALT)
+        yield _table(chunk, source, place)
+
+
+def _table(citations: list[Citation], source: str, place: int) -> pa.Table:
+    """``place``: that of the first."""
+    values = dict(zip(Citation._fields, zip(*citations, strict=True), strict=True))
+    values |= {
+        "source_file": [source] * len(citations),
+        "place": range(place, place + len(citations)),
+        "cited": [not deleted for deleted in values["deleted"]],
+    }
+    return pa.Table.from_arrays([column(values[field.name], field.type) for field in DEALT], schema=DEALT)
 
 
 def runs(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

@@ -1,10 +1,8 @@
 """PubMed XML files to citations (``corpus/citation.py``), in a stream, in constant memory.
 
-Two thirds of a file are authors, references, histories, of which nothing is wanted; MeSH headings, journals and
-publication types repeat. So whole records are cut out of the bytes, what is not wanted is left away, what repeats is
-read once, and the rest goes through libxml2, a block at a time. That is right only where ``<`` begins a tag: in records
-without comments, CDATA and processing instructions, of a file without a DTD of its own. All else, and whatever libxml2
-refuses, takes the careful way: the whole file, element by element.
+A file is read a block of bytes at a time, its records cut (``corpus/cut.py``), and only what was not met before is given
+to libxml2. A record that is not written as NLM does is read whole. A file with a DTD of its own or another encoding, and
+whatever libxml2 refuses, takes the careful way: from its start, element by element.
 """
 
 import gzip
@@ -18,7 +16,9 @@ from typing import Any, BinaryIO
 
 from lxml import etree
 
-from kailin_ray.corpus.citation import REPEATED, Citation, citation, read_pmid, read_version
+from kailin_ray.corpus.citation import Citation, citation
+from kailin_ray.corpus.grammar import END, RECORD, only_tags
+from kailin_ray.corpus.parts import PARTS, Part, read_article, read_identity
 from kailin_ray.files import open_unpacked
 
 MAX_RECORD_BYTES = 16 << 20
@@ -35,23 +35,12 @@ _SAFE: dict[str, Any] = {
     "remove_pis": True,
 }
 _HEAD = re.compile(
-    rb"(?:\xef\xbb\xbf)?(?:<\?xml version=.1\.0.(?: encoding=.(?i:utf-8|us-ascii).)?(?: standalone=.\w+.)?\s*\?>)?\s*"
+    rb"(?:\xef\xbb\xbf)?(?:<\?xml version=.1\.0.(?: encoding=.(?i:utf-8).)?(?: standalone=.\w+.)?\s*\?>)?\s*"
     rb"(?:<!DOCTYPE [^<>\[\]]*>)?\s*<PubmedArticleSet\s*>"
 )
-_START, _END, _TAIL = b"<PubmedArticle", b"</PubmedArticle>", b"</PubmedArticleSet>"
-# As NLM writes them; one that is written otherwise is read by libxml2 with the rest.
-_AUTHORS, _GRANTS = (b"<AuthorList ", b"</AuthorList>"), (b"<GrantList ", b"</GrantList>")
-_COMPLETED, _REVISED = (b"<DateCompleted>", b"</DateCompleted>"), (b"<DateRevised>", b"</DateRevised>")
-_INVESTIGATORS, _HISTORY = (b"<InvestigatorList>", b"</InvestigatorList>"), (b"<History>", b"</History>")
-_JOURNAL, _JOURNAL_INFO = (b"<Journal>", b"</Journal>"), (b"<MedlineJournalInfo>", b"</MedlineJournalInfo>")
-_TYPES, _HEADINGS = (
-    (b"<PublicationTypeList>", b"</PublicationTypeList>"),
-    (b"<MeshHeadingList>", b"</MeshHeadingList>"),
-)
-_HEADING_END = b"</MeshHeading>"
 _PARSER = etree.XMLParser(**_SAFE)
-_MAX_KNOWN = 1 << 18
-"""Different elements that are remembered: about 150 MB."""
+_MAX_KNOWN_BYTES = 32 << 20
+"""Of XML that is remembered with what it says: about 150 MB of memory."""
 
 
 class DamagedFileError(ValueError):
@@ -99,138 +88,118 @@ def _blocks(stream: BinaryIO, skipped: Counter[str]) -> Iterator[list[Citation]]
     found = _HEAD.match(left)
     if not found:
         raise _OddError
-    head, left = found.group(), left[found.end() :]
-    known: dict[bytes, Any] = {}
-    last = False
-    while not last:
+    left = left[found.end() :]
+    known = _Known()
+    while True:
         more = stream.read(BLOCK_BYTES)
-        end = left.rfind(_END) + len(_END) if _END in left else 0
+        end = left.rfind(END) + len(END) if END in left else 0
         if len(left) - end > MAX_RECORD_BYTES:
             raise _OddError
-        # The last block is what follows the last record: deletions, and the end of the root element.
-        last = not more and not end
-        if end or last:
-            yield _read_block(head, left if last else left[:end], b"" if last else _TAIL, known, skipped)
+        if end:
+            yield _read_block(left[:end], known, skipped)
+        elif not more:
+            break
         left = left[end:] + more
-        if len(known) > _MAX_KNOWN:
-            known.clear()
+    # What follows the last record: deletions, and the end of the root element.
+    yield _read_elements(b"<PubmedArticleSet>" + left, skipped)
 
 
-def _read_block(
-    head: bytes, block: bytes, tail: bytes, known: dict[bytes, Any], skipped: Counter[str]
-) -> list[Citation]:
-    """The citations of whole records. ``known``: what repeated elements say, by their bytes; new ones are added."""
-    pieces = block.split(_END)
-    rest = pieces.pop()
-    if block.count(_START) != len(pieces):
-        raise _OddError
-    plain = _only_tags(block)
-    cut = [_cut(piece) if plain or _only_tags(piece) else (piece, {}) for piece in pieces]
-    # In C: some 50 of them a record.
-    # In C, as there are ten to twenty a record.
-    missed = list(set(chain.from_iterable(chain.from_iterable(taken.values() for _, taken in cut))).difference(known))
-    document = [head, *(part for piece, _ in cut for part in (piece, _END)), rest]
-    root = etree.fromstring(b"".join([*document, *([b"<new>", *missed, b"</new>"] if missed else []), tail]), _PARSER)
-    if missed:
-        new = list(root[-1])
-        if len(new) != len(missed) or any(node.tag not in REPEATED for node in new):
-            raise _OddError
-        known.update((one, REPEATED[node.tag](node)) for one, node in zip(missed, new, strict=True))
-        root.remove(root[-1])
+def _read_block(block: bytes, known: "_Known", skipped: Counter[str]) -> list[Citation]:
+    """The citations of whole records."""
+    pieces = block.split(END)[:-1]
+    plain = only_tags(block)
+    matches = [RECORD.fullmatch(piece) if plain or only_tags(piece) else None for piece in pieces]
+    parts = dict(
+        zip(RECORD.groupindex, zip(*(match.groups(b"") for match in matches if match), strict=True), strict=False)
+    )
+    regular = map(citation, *known.read(parts))
     rows: list[Citation] = []
-    number = 0
-    for element in root:
-        read = {}
-        if element.tag == "PubmedArticle" and number < len(cut):
-            read = {tag: [known[one] for one in group] for tag, group in cut[number][1].items()}
-            number += 1
-        rows += _record(element, read, skipped)
-    if number != len(cut):
-        raise _OddError
+    for piece, match in zip(pieces, matches, strict=True):
+        if not match:
+            rows += _read_elements(b"".join((b"<_>", piece, END, b"</_>")), skipped)
+        elif made := next(regular):
+            rows.append(made)
+        else:
+            skipped["malformed"] += 1
     return rows
 
 
-def _only_tags(xml: bytes) -> bool:
-    """Whether there is no ``<!`` and no ``<?``. These marks are far rarer than ``<``, so this is 20 times faster."""
-    for mark in (b"!", b"?"):
-        at = xml.find(mark)
-        while at >= 0:
-            if xml[at - 1 : at] == b"<":
-                return False
-            at = xml.find(mark, at + 1)
-    return True
+def _read_elements(xml: bytes, skipped: Counter[str]) -> list[Citation]:
+    return [row for element in etree.fromstring(xml, _PARSER) for row in _record(element, skipped)]
 
 
-def _cut(piece: bytes) -> tuple[bytes, dict[str, list[bytes]]]:
-    """A record without what is not wanted and what repeats; and the bytes of the latter's elements, by their tags.
+class _Known:
+    """Reads parts by their bytes, what repeats but once."""
 
-    What does not look as NLM writes it stays in the record. Elements in the order in which they come.
-    """
-    kept: list[bytes] = []
-    taken: dict[str, list[bytes]] = {}
-    at = _skip(piece, kept, 0, _COMPLETED, 600)
-    at = _skip(piece, kept, at, _REVISED, at + 300)
-    at = _take(piece, kept, at, _JOURNAL, taken, at + 3_000)
-    at = _skip(piece, kept, at, _AUTHORS, len(piece))
-    medline = piece.find(b"</MedlineCitation>", at)
-    at = _skip(piece, kept, at, _GRANTS, medline)
-    at = _take(piece, kept, at, _TYPES, taken, medline)
-    at = _skip(piece, kept, at, _JOURNAL_INFO, medline)
-    after = _skip(piece, kept, at, _HEADINGS, medline)
-    if after > at:
-        *headings, rest = piece[at + len(kept[-1]) + len("<MeshHeadingList>") : after - len(_HEADINGS[1])].split(
-            _HEADING_END
-        )
-        if rest.isspace() and headings:
-            at, taken["MeshHeading"] = after, [one + _HEADING_END for one in headings]
+    def __init__(self) -> None:
+        self._said: dict[bytes, Any] = {}
+        self._bytes = 0
+
+    def read(self, parts: dict[str, tuple[bytes, ...]]) -> list[list[Any]]:
+        """What the parts of some records say: a list for each of ``PARTS``, in their order, an entry for each record.
+
+        ``parts``: by their tags, what ``RECORD`` found in each record, empty where there is nothing.
+        """
+        if self._bytes > _MAX_KNOWN_BYTES:
+            self._said, self._bytes = {}, 0
+        columns = [_Column(tag, part, parts.get(tag, ())) for tag, part in PARTS.items()]
+        new = [column.missed(self._said) for column in columns]
+        self._bytes += sum(sum(map(len, xml)) for part, xml in zip(PARTS.values(), new, strict=True) if part.repeats)
+        root = etree.fromstring(b"".join((b"<_>", *chain.from_iterable(new), b"</_>")), _PARSER)
+        if len(root) != sum(map(len, new)):
+            raise _OddError
+        nodes = iter(root)
+        return [column.values(self._said, xml, nodes) for column, xml in zip(columns, new, strict=True)]
+
+
+class _Column:
+    """One of ``PARTS`` in some records."""
+
+    def __init__(self, tag: str, part: Part, records: tuple[bytes, ...]):
+        self._part = part
+        self._lists = [_split(record, tag, part) for record in records] if part.many or part.entries else None
+        self._elements = records if self._lists is None else list(chain.from_iterable(self._lists))
+
+    def missed(self, said: dict[bytes, Any]) -> list[bytes]:
+        """The elements that have to be read."""
+        missed = set(self._elements).difference(said) if self._part.repeats else self._elements
+        start = f"<{self._part.entries}>".encode()
+        if self._part.entries and not all(one.lstrip().startswith(start) for one in missed):
+            raise _OddError
+        return [one for one in missed if one]
+
+    def values(self, said: dict[bytes, Any], new: list[bytes], nodes: Iterator[Any]) -> list[Any]:
+        """What each record says. ``nodes``: begin with those of the missed elements."""
+        read = map(self._part.read, nodes)
+        if self._part.repeats:
+            said.update(zip(new, read))
+            values = map(said.get, self._elements)
         else:
-            kept.pop()
-    at = _skip(piece, kept, at, _INVESTIGATORS, medline)
-    at = _skip(piece, kept, at, _HISTORY, len(piece))
-    begin, stop = piece.find(b"<ReferenceList", at), piece.rfind(b"</ReferenceList>", at)  # they nest
-    if 0 <= begin < stop:
-        kept.append(piece[at:begin])
-        at = stop + len(b"</ReferenceList>")
-    kept.append(piece[at:])
-    return b"".join(kept), taken
+            values = (next(read) if one else None for one in self._elements)
+        return list(values) if self._lists is None else [list(islice(values, len(one))) for one in self._lists]
 
 
-def _skip(piece: bytes, kept: list[bytes], at: int, tags: tuple[bytes, bytes], limit: int) -> int:
-    """Keep what stands before an element, if it begins from ``at`` to ``limit``; return where it ends, else ``at``."""
-    start, end = tags
-    begin = piece.find(start, at, limit)
-    stop = piece.find(end, begin) if begin >= 0 else -1
-    if stop < 0:
-        return at
-    kept.append(piece[at:begin])
-    return stop + len(end)
+def _split(record: bytes, tag: str, part: Part) -> list[bytes]:
+    if not record:
+        return []
+    end = f"</{part.entries or tag}>".encode()
+    *elements, rest = record.split(end)
+    if rest.strip() != (f"</{tag}>".encode() if part.entries else b""):
+        raise _OddError
+    return [element + end for element in elements]
 
 
-def _take(
-    piece: bytes, kept: list[bytes], at: int, tags: tuple[bytes, bytes], taken: dict[str, list[bytes]], limit: int
-) -> int:
-    """As ``_skip``, and note the element's bytes."""
-    after = _skip(piece, kept, at, tags, limit)
-    if after > at:
-        taken[tags[1][2:-1].decode()] = [piece[at + len(kept[-1]) : after]]
-    return after
-
-
-def _record(element: Any, read: dict[str, list[Any]], skipped: Counter[str]) -> list[Citation]:
-    """The citations that a child of the root element gives: one, none, or, of ``DeleteCitation``, some.
-
-    ``read``: of a ``PubmedArticle``, what the elements said that were taken out of it.
-    """
+def _record(element: Any, skipped: Counter[str]) -> list[Citation]:
+    """The citations that a child of the root element gives: one, none, or, of ``DeleteCitation``, some."""
     if element.tag == "PubmedBookArticle":
         skipped["book"] += 1
     elif element.tag == "DeleteCitation":
-        pmids = [(read_pmid(node), read_version(node)) for node in element.iterfind("PMID")]
-        if malformed := sum(pmid is None for pmid, _ in pmids):
+        identities = [read_identity(node) for node in element.iterfind("PMID")]
+        if malformed := sum(pmid is None for pmid, _ in identities):
             skipped["malformed"] += malformed
-        return [{"pmid": pmid, "version": version, "deleted": True} for pmid, version in pmids if pmid is not None]
+        return [Citation(pmid, version, deleted=True) for pmid, version in identities if pmid is not None]
     elif element.tag == "PubmedArticle":
-        made = citation(element, read)
-        if made is not None:
+        if made := read_article(element):
             return [made]
         skipped["malformed"] += 1
     return []
@@ -258,7 +227,7 @@ def _elements(stream: _Watched, skipped: Counter[str]) -> Iterator[Citation]:
     for _, element in etree.iterparse(stream, tag=tags, **_SAFE):
         if element.getparent().getparent() is not None:
             continue  # a record inside another is none: it belongs to that one's text
-        yield from _record(element, {}, skipped)
+        yield from _record(element, skipped)
         stream.record_ended()
         # Free what has been read: without this the whole tree of the file stays in memory.
         element.clear()
