@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from kailin_ray.corpus.citation import Citation
 from kailin_ray.corpus.columns import column
+from kailin_ray.corpus.garbage import no_search
 from kailin_ray.corpus.pubmed_xml import DamagedFileError, read_citations
 from kailin_ray.files import atomic_file, read_json, sha256, write_json
 from kailin_ray.schema import DOCUMENTS
@@ -79,6 +80,7 @@ def tables(citations: Iterable[Citation], source: str) -> Iterator[pa.Table]:
         yield _table(chunk, source, place)
 
 
+@no_search()
 def _table(citations: list[Citation], source: str, place: int) -> pa.Table:
     """``place``: that of the first."""
     values = dict(zip(Citation._fields, zip(*citations, strict=True), strict=True))

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 from lxml import etree
 
 from kailin_ray.corpus.citation import Citation, citation
+from kailin_ray.corpus.garbage import no_search
 from kailin_ray.corpus.grammar import END, RECORD, only_tags
 from kailin_ray.corpus.parts import PARTS, Part, read_article, read_identity
 from kailin_ray.files import open_unpacked
@@ -104,6 +105,7 @@ def _blocks(stream: BinaryIO, skipped: Counter[str]) -> Iterator[list[Citation]]
     yield _read_elements(b"<PubmedArticleSet>" + left, skipped)
 
 
+@no_search()
 def _read_block(block: bytes, known: "_Known", skipped: Counter[str]) -> list[Citation]:
     """The citations of whole records."""
     pieces = block.split(END)[:-1]
