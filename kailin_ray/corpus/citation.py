@@ -135,7 +135,7 @@ def citation(  # noqa: PLR0913 - one for each of PARTS, in their order
         languages=languages,
         mesh=headings,
         supplementary=[*(supplementary or ()), *filter(None, chemicals)],
-        keywords=list(dict.fromkeys(chain.from_iterable(keywords))),
+        keywords=list(dict.fromkeys(chain.from_iterable(keywords))) if keywords else [],
         publication_types=types,
         retracted="Retracted Publication" in types or any(one.type == "RetractionIn" for one in notices),
         notices=notices,
@@ -162,13 +162,14 @@ def _title(title: str, languages: list[str]) -> str:
 def _in_one_bracket(title: str) -> bool:
     """Whether the first bracket is closed by the last one, behind which at most a full stop stands."""
     depth = 0
-    for at, character in enumerate(title):
-        depth += (character == "[") - (character == "]")
+    for bracket in _BRACKET.finditer(title):
+        depth += 1 if bracket[0] == "[" else -1
         if depth == 0:
-            return title[at + 1 :].strip() in ("", ".")
+            return title[bracket.end() :].strip() in ("", ".")
     return False
 
 
+_BRACKET = re.compile(r"[\[\]]")
 _YEAR = re.compile(r"(?<!\d)(1[5-9]|20)\d\d(?!\d)")
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _MONTH_AND_DAY = re.compile(rf"\b({'|'.join(_MONTHS)})[a-z]*\.?(?: (\d\d?))?(?!\d)", re.IGNORECASE)

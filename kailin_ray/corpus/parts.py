@@ -94,7 +94,7 @@ def _supplementary(node: Any) -> list[Substance]:
 
 def _chemical(node: Any) -> Substance | None:
     """The supplementary concept that a ``Chemical`` is, None where it is a descriptor, or has no number."""
-    substance = node.find("NameOfSubstance")
+    substance = _first(node, "NameOfSubstance")
     return _substance(substance, "Chemical") if substance is not None and substance.get("UI", "")[:1] == "C" else None
 
 
@@ -111,8 +111,8 @@ def _notices(listed: Any) -> list[Notice]:
 
 
 def _notice(node: Any) -> Notice:
-    pmid = node.find("PMID")
-    return Notice(node.get("RefType") or "", None if pmid is None else read_pmid(pmid), text(node.find("RefSource")))
+    pmid = _first(node, "PMID")
+    return Notice(node.get("RefType") or "", None if pmid is None else read_pmid(pmid), text(_first(node, "RefSource")))
 
 
 def _identifiers(listed: Any) -> dict[str, str]:
@@ -127,11 +127,16 @@ def _location(node: Any) -> str | None:
 
 def _journal(node: Any) -> tuple[str, Date]:
     """Title, and date of the issue."""
-    return text(node.find("Title")), _date(node.find("JournalIssue/PubDate"))
+    issue = _first(node, "JournalIssue")
+    return text(_first(node, "Title")), _date(None if issue is None else _first(issue, "PubDate"))
 
 
 def _date(node: Any) -> Date:
     return read_date({} if node is None else {part.tag: part.text or "" for part in node})
+
+
+def _first(node: Any, tag: str) -> Any:
+    return next(node.iterchildren(tag), None)  # find() first compiles its path
 
 
 def read_pmid(node: Any) -> int | None:

@@ -9,7 +9,7 @@ import gzip
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -159,8 +159,12 @@ class _Column:
 
     def __init__(self, tag: str, part: Part, records: tuple[bytes, ...]):
         self._part = part
-        self._lists = [_split(record, tag, part) for record in records] if part.many or part.entries else None
-        self._elements = records if self._lists is None else list(chain.from_iterable(self._lists))
+        self._lists: list[list[bytes]] | None = None
+        self._elements: Sequence[bytes] = records
+        if part.many or part.entries:
+            end, rest = f"</{part.entries or tag}>".encode(), f"</{tag}>".encode() if part.entries else b""
+            self._lists = [_split(record, end, rest) if record else [] for record in records]
+            self._elements = list(chain.from_iterable(self._lists))
 
     def missed(self, said: dict[bytes, Any]) -> list[bytes]:
         """The elements that have to be read."""
@@ -178,15 +182,17 @@ class _Column:
             values = map(said.get, self._elements)
         else:
             values = (next(read) if one else None for one in self._elements)
-        return list(values) if self._lists is None else [list(islice(values, len(one))) for one in self._lists]
+        return (
+            list(values)
+            if self._lists is None
+            else [list(islice(values, len(one))) if one else [] for one in self._lists]
+        )
 
 
-def _split(record: bytes, tag: str, part: Part) -> list[bytes]:
-    if not record:
-        return []
-    end = f"</{part.entries or tag}>".encode()
-    *elements, rest = record.split(end)
-    if rest.strip() != (f"</{tag}>".encode() if part.entries else b""):
+def _split(record: bytes, end: bytes, rest: bytes) -> list[bytes]:
+    """Elements by their end tag, and behind them ``rest``."""
+    *elements, found = record.split(end)
+    if found.strip() != rest:
         raise _OddError
     return [element + end for element in elements]
 
