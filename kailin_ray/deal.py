@@ -5,7 +5,7 @@ never have to be cut anew as PubMed grows, and its files hold neighbours, so tha
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ def tables(citations: Iterable[Citation], source: str) -> Iterator[pa.Table]:
 @no_search()
 def _table(citations: list[Citation], source: str, place: int) -> pa.Table:
     """``place``: that of the first."""
-    values = dict(zip(Citation._fields, zip(*citations, strict=True), strict=True))
+    values: dict[str, Sequence[Any]] = dict(zip(Citation._fields, zip(*citations, strict=True), strict=True))
     values |= {
         "source_file": [source] * len(citations),
         "place": range(place, place + len(citations)),

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from isal import igzip, igzip_lib
+from isal import igzip, isal_zlib
 
 from kailin_ray.errors import ConfigError
 from kailin_ray.storage import is_remote, lock_object, remove, upload
@@ -138,7 +138,7 @@ class _BoundedGzip(igzip.IGzipFile):
     def _checked(self, read: Callable[[int], bytes], size: int) -> bytes:
         try:
             data = read(size)
-        except igzip_lib.IsalError as error:
+        except isal_zlib.error as error:  # type: ignore[misc]  # its stub does not say that this is a class
             raise gzip.BadGzipFile(f"damaged: {error}") from error
         if self.tell() > self._most:
             raise gzip.BadGzipFile(f"a gzip bomb: it unpacks to more than {self._most:,} bytes")

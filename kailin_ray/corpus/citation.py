@@ -47,21 +47,23 @@ class Notice(NamedTuple):
 
 
 class Citation(NamedTuple):
-    """One row of ``schema.DOCUMENTS`` without its place in its file, or the deletion of one, without a text::
+    r"""One row of ``schema.DOCUMENTS`` without its place in its file, or the deletion of one, without a text.
 
-    Citation(
-        pmid=399296, version=1, deleted=False,
-        title="Effect of sodium azide on ...", vernacular_title=None,
-        abstract="AIMS: To compare ...\nMETHODS: We ...",
-        sections=[Section("AIMS", "OBJECTIVE", "To compare ..."), ...],
-        other_abstracts=[OtherAbstract("Publisher", "ger", "ZIEL: ...")],
-        year=1979, date="1979-05", journal="...", language="eng", languages=["eng"],
-        mesh=[Heading("D000818", "Animals", False, ()), ...],
-        supplementary=[Substance("C538496", "...", "Disease")], keywords=["mink"],
-        publication_types=["Journal Article"], retracted=False,
-        notices=[Notice("ErratumIn", 400001, "J Things. 1980 Jan;3(1):9")],
-        doi="10.1000/xyz", pmcid="PMC123",
-    )
+    For example::
+
+        Citation(
+            pmid=399296, version=1, deleted=False,
+            title="Effect of sodium azide on ...", vernacular_title=None,
+            abstract="AIMS: To compare ...\nMETHODS: We ...",
+            sections=[Section("AIMS", "OBJECTIVE", "To compare ..."), ...],
+            other_abstracts=[OtherAbstract("Publisher", "ger", "ZIEL: ...")],
+            year=1979, date="1979-05", journal="...", language="eng", languages=["eng"],
+            mesh=[Heading("D000818", "Animals", False, ()), ...],
+            supplementary=[Substance("C538496", "...", "Disease")], keywords=["mink"],
+            publication_types=["Journal Article"], retracted=False,
+            notices=[Notice("ErratumIn", 400001, "J Things. 1980 Jan;3(1):9")],
+            doi="10.1000/xyz", pmcid="PMC123",
+        )
     """
 
     pmid: int
@@ -91,7 +93,7 @@ Date = tuple[int | None, str | None]
 """Year, and as much of ``YYYY-MM-DD`` as is known."""
 
 
-def citation(  # noqa: PLR0913 - one for each of PARTS, in their order
+def citation(
     identity: tuple[int | None, int] | None,
     journal: tuple[str, Date] | None,
     title: str | None,
@@ -109,7 +111,10 @@ def citation(  # noqa: PLR0913 - one for each of PARTS, in their order
     keywords: list[list[str]],
     identifiers: dict[str, str] | None,
 ) -> Citation | None:
-    """The citation that is made of these parts of a record, None where the PMID is missing or wrong."""
+    """The citation that a record makes, None where its PMID is missing or wrong.
+
+    Of what: an argument for each of ``parts.PARTS``, in their order; None, or empty, is a part that it does not have.
+    """
     pmid, version = identity or (None, 1)
     if pmid is None:
         return None

@@ -12,9 +12,9 @@ import pyarrow as pa
 
 
 def column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    """``values`` as an array of ``kind``: a list or tuple for a list, a tuple of its fields for a struct, None for null.
+    """``values`` as an array of ``kind``: a list or tuple for a list, a tuple of its fields for a struct.
 
-    There is no null among the structs.
+    None is null. There is no null among the structs.
     """
     if pa.types.is_list(kind):
         return _lists(values, kind)

@@ -14,15 +14,24 @@ END = b"</PubmedArticle>"
 """What follows a match."""
 
 
+def _until(end: str) -> str:
+    """All up to an end tag, which this pattern finds. Nothing is tried twice, and nothing kept to be tried again."""
+    return rf"[^<]*+(?:<(?!{end})[^<]*+)*+<{end}"
+
+
+def _to_end(tag: str) -> str:
+    return _until(rf"/{tag}\b") + r">\s*+"
+
+
 def _element(tag: str) -> str:
     """An element to the next end tag of its name, and white space. Not one that ends itself: it has no end tag."""
-    return rf"<{tag}(?:>| [^<>]*+(?<!/)>)(?>(?:[^<]*+<)*?/{tag}>)\s*+"
+    return rf"<{tag}(?:>| [^<>]*+(?<!/)>){_to_end(tag)}"
 
 
 def _part(tag: str) -> str:
-    """A group for the part, or the parts, of a tag; of a list of entries what follows its start tag."""
+    """A group for the part, or the parts, of a tag; of a list of entries for what follows its start tag."""
     if PARTS[tag].entries:
-        return rf"(?:<{tag}>(?P<{tag}>(?>(?:[^<]*+<)*?/{tag}>))\s*+)?+"
+        return rf"(?:<{tag}>(?P<{tag}>{_to_end(tag)}))?+"
     return rf"(?P<{tag}>(?:{_element(tag)}){'*+' if PARTS[tag].many else '?+'})"
 
 
@@ -66,11 +75,12 @@ _MEDLINE_CITATION = (
     _part("KeywordList"),
     _left_away("CoiStatement", "SpaceFlightMission", "InvestigatorList", "GeneralNote"),
 )
+_LAST_REFERENCES = r"/ReferenceList>(?=\s*+</PubmedData>)"  # lists of references nest
 _PUBMED_DATA = (
     _left_away("History", "PublicationStatus"),
     _part("ArticleIdList"),
     _left_away("ObjectList"),
-    r"(?:<ReferenceList>(?>(?:[^<]*+<)*/ReferenceList>)\s*+)?+",  # to its last end tag: they nest
+    rf"(?:<ReferenceList>{_until(_LAST_REFERENCES)}\s*+)?+",
 )
 RECORD = re.compile(
     (

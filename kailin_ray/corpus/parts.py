@@ -1,4 +1,4 @@
-"""The parts of a ``PubmedArticle`` that are wanted: where each stands, and what reads it. The only place that says so."""
+"""What is wanted of a ``PubmedArticle``: where each part stands, and what reads it. The only place that says so."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
