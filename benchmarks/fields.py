@@ -81,21 +81,21 @@ def fields(node: Any) -> dict[str, Any]:
 
 def comparable(row: Citation) -> dict[str, Any]:
     """A citation in the shapes of ``fields``."""
-    if row["deleted"]:
-        return {"pmid": row["pmid"], "deleted": True}
+    if row.deleted:
+        return {"pmid": row.pmid, "deleted": True}
     same = ("pmid", "deleted", "title", "journal", "languages", "keywords", "publication_types", "retracted")
-    return {name: row[name] for name in same} | {
-        "vernacular_title": row["vernacular_title"] or "",
-        "sections": [one["text"] for one in row["sections"]],
-        "year": str(row["year"] or ""),
-        "mesh": [one["ui"] for one in row["mesh"]],
-        "major": sum(one["major"] for one in row["mesh"]),
-        "qualifiers": [name for one in row["mesh"] for name in one["qualifiers"]],
-        "supplementary": [one["ui"] for one in row["supplementary"]],
-        "notices": [one["type"] for one in row["notices"]],
-        "doi": row["doi"] or "",
-        "pmcid": row["pmcid"] or "",
-        "other_abstracts": len(row["other_abstracts"]),
+    return {name: getattr(row, name) for name in same} | {
+        "vernacular_title": row.vernacular_title or "",
+        "sections": [one.text for one in row.sections or ()],
+        "year": str(row.year or ""),
+        "mesh": [one.ui for one in row.mesh or ()],
+        "major": sum(one.major for one in row.mesh or ()),
+        "qualifiers": [name for one in row.mesh or () for name in one.qualifiers],
+        "supplementary": [one.ui for one in row.supplementary or ()],
+        "notices": [one.type for one in row.notices or ()],
+        "doi": row.doi or "",
+        "pmcid": row.pmcid or "",
+        "other_abstracts": len(row.other_abstracts or ()),
     }
 
 
@@ -125,7 +125,7 @@ def by_parser(path: Path) -> Iterator[dict[str, Any]]:
 def for_parser(row: Citation) -> dict[str, Any]:
     """A citation in the shapes of ``by_parser``."""
     made = comparable(row)
-    return made if row["deleted"] else made | {"abstract": plain(" ".join(made["sections"]))}
+    return made if row.deleted else made | {"abstract": plain(" ".join(made["sections"]))}
 
 
 def table(path: Path, theirs: Iterator[dict[str, Any]], shaped: Any, name: str) -> None:
@@ -135,7 +135,7 @@ def table(path: Path, theirs: Iterator[dict[str, Any]], shaped: Any, name: str) 
     rows = 0
     filled: Counter[str] = Counter()
     # pubmed_parser gives no row for a PMID that an update file deletes.
-    citations = (row for row in read_citations(path, Counter()) if name == "lxml XPath" or not row["deleted"])
+    citations = (row for row in read_citations(path, Counter()) if name == "lxml XPath" or not row.deleted)
     for mine, other in zip_longest(map(shaped, citations), theirs):
         if mine is None or other is None or mine["pmid"] != other["pmid"]:
             raise SystemExit(f"{path}: the rows part at {mine and mine['pmid']} and {other and other['pmid']}")

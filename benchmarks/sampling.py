@@ -28,13 +28,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kailin_ray.corpus.pubmed_xml import read_citations
+from kailin_ray.deal import tables
 from kailin_ray.manifest import versions
 from kailin_ray.mesh import MeshHierarchy
 from kailin_ray.mesh.balance import balance
 from kailin_ray.mesh.headings import documents_with, subtree
 from kailin_ray.mesh.sampling import Design, draw, merge, sketch
 from kailin_ray.picture import draw_sampling
-from kailin_ray.schema import DOCUMENTS
 
 COLUMNS = ["pmid", "year", "mesh"]
 PART = 32_768
@@ -87,9 +87,8 @@ def main() -> None:
 
 def documents(shard: Path) -> pa.Table:
     """PMID, year and headings of the documents with abstract and MeSH."""
-    rows = (citation for citation in read_citations(shard, Counter()) if not citation["deleted"])
-    kept = [{name: row[name] for name in COLUMNS} for row in rows if row["abstract"] and row["mesh"]]
-    return pa.Table.from_pylist(kept, pa.schema([DOCUMENTS.field(name) for name in COLUMNS]))
+    rows = (row for row in read_citations(shard, Counter()) if row.abstract and row.mesh)
+    return pa.concat_tables(tables(rows, shard.name)).select(COLUMNS)
 
 
 def sampled(table: pa.Table, mesh: MeshHierarchy, design: Design) -> dict[str, Any]:

@@ -5,7 +5,7 @@ never have to be cut anew as PubMed grows, and its files hold neighbours, so tha
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kailin_ray.corpus.citation import Citation
+from kailin_ray.corpus.columns import column
+from kailin_ray.corpus.garbage import no_search
 from kailin_ray.corpus.pubmed_xml import DamagedFileError, read_citations
 from kailin_ray.corpus.tables import read_rows
 from kailin_ray.files import atomic_file, read_json, sha256, write_json
@@ -72,15 +74,28 @@ def deal_file(item: dict[str, Any], dealt: str) -> dict[str, Any]:
 def tables(citations: Iterable[Citation], source: str) -> Iterator[pa.Table]:
     """Citations of the file ``source`` as tables of ``DEALT`` that fit the memory."""
     chunk: list[Citation] = []
-    characters = 0
-    for place, citation in enumerate(citations):
-        chunk.append(citation | {"source_file": source, "place": place, "cited": not citation["deleted"]})
-        characters += len(citation.get("title", "")) + 2 * len(citation.get("abstract", ""))  # as text and as sections
+    characters = place = 0
+    for citation in citations:
+        chunk.append(citation)
+        characters += len(citation.title or "") + 2 * len(citation.abstract or "")  # as text and as sections
         if len(chunk) == ROWS_AT_ONCE or characters > CHARACTERS_AT_ONCE:
-            yield pa.Table.from_pylist(chunk, DEALT)
+            yield _table(chunk, source, place)
+            place += len(chunk)
             chunk, characters = [], 0
     if chunk:
-        yield pa.Table.from_pylist(chunk, DEALT)
+        yield _table(chunk, source, place)
+
+
+@no_search()
+def _table(citations: list[Citation], source: str, place: int) -> pa.Table:
+    """``place``: that of the first."""
+    values: dict[str, Sequence[Any]] = dict(zip(Citation._fields, zip(*citations, strict=True), strict=True))
+    values |= {
+        "source_file": [source] * len(citations),
+        "place": range(place, place + len(citations)),
+        "cited": [not deleted for deleted in values["deleted"]],
+    }
+    return pa.Table.from_arrays([column(values[field.name], field.type) for field in DEALT], schema=DEALT)
 
 
 def runs(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

@@ -92,7 +92,7 @@ class Eutils(PubMed):
 
 def read_pmids(path: Path) -> set[int]:
     """PMIDs of the articles in a file of PubMed XML. Raises ``DamagedFileError``."""
-    return {row["pmid"] for row in read_citations(path, Counter()) if not row["deleted"]}
+    return {row.pmid for row in read_citations(path, Counter()) if not row.deleted}
 
 
 def _search_result(address: str, answer: bytes) -> dict[str, Any]:

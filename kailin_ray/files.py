@@ -7,10 +7,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
+
+from isal import igzip, isal_zlib
 
 from kailin_ray.errors import ConfigError
 from kailin_ray.storage import is_remote, lock_object, remove, upload
@@ -115,23 +117,29 @@ def open_unpacked(path: Path) -> BinaryIO:
     return cast(BinaryIO, _BoundedGzip(path)) if magic == b"\x1f\x8b" else path.open("rb")
 
 
-class _BoundedGzip(gzip.GzipFile):
+class _BoundedGzip(igzip.IGzipFile):
+    """Three times as fast as Python's own, and the same to its users."""
+
     def __init__(self, path: Path):
         super().__init__(path)
         self._most = max(GZIP_FREE, GZIP_RATIO * path.stat().st_size)
 
     def read(self, size: int | None = -1) -> bytes:
         if size is not None and size >= 0:
-            return self._checked(super().read(size))
+            return self._checked(super().read, size)
         pieces = []
-        while piece := self._checked(super().read(1 << 20)):
+        while piece := self._checked(super().read, 1 << 20):
             pieces.append(piece)
         return b"".join(pieces)
 
     def read1(self, size: int = -1) -> bytes:
-        return self._checked(super().read1(size))
+        return self._checked(super().read1, size)
 
-    def _checked(self, data: bytes) -> bytes:
+    def _checked(self, read: Callable[[int], bytes], size: int) -> bytes:
+        try:
+            data = read(size)
+        except isal_zlib.error as error:  # type: ignore[misc]  # its stub does not say that this is a class
+            raise gzip.BadGzipFile(f"damaged: {error}") from error
         if self.tell() > self._most:
             raise gzip.BadGzipFile(f"a gzip bomb: it unpacks to more than {self._most:,} bytes")
         return data

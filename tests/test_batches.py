@@ -43,8 +43,8 @@ def test_a_query_becomes_files_of_batches(site: Site, small_shard: Path, tmp_pat
     said = io.StringIO()
     files = query_files(query(site, 450), tmp_path / "f", said)
     assert [len(rows([file])) for file in files] == [200, 200, 50]
-    written = sorted(read_citations(small_shard, Counter()), key=lambda row: -row["pmid"])[:450]
-    assert sorted(rows(files), key=lambda row: -row["pmid"]) == written
+    written = sorted(read_citations(small_shard, Counter()), key=lambda row: -row.pmid)[:450]
+    assert sorted(rows(files), key=lambda row: -row.pmid) == written
     assert "PubMed finds 500 articles, 450 are taken" in said.getvalue()
     assert files == sorted(files)
     num_asked = len(site.asked)
@@ -65,20 +65,20 @@ def test_what_was_fetched_is_not_fetched_again_after_a_failure(site: Site, tmp_p
     num_asked = len(site.asked)
     files = query_files(query(site), tmp_path / "f", io.StringIO())
     assert [one.path for one in site.asked[num_asked:]] == [EFETCH, EFETCH]  # it does not search again either
-    assert len({row["pmid"] for row in rows(files)}) == len(rows(files)) == 500
+    assert len({row.pmid for row in rows(files)}) == len(rows(files)) == 500
     files[0].unlink()
     assert query_files(query(site), tmp_path / "f", io.StringIO()) == files
     assert len(site.requests(ESEARCH)) == 2
 
 
 def test_pmids_that_ncbi_does_not_give_are_counted_and_named(site: Site, small_shard: Path, tmp_path: Path) -> None:
-    known = [row["pmid"] for row in read_citations(small_shard, Counter())][:230]
+    known = [row.pmid for row in read_citations(small_shard, Counter())][:230]
     (tmp_path / "pmids.txt").write_text("\n".join(map(str, [*known, 3, 1, 2, 4, 5, 6, known[0]])) + "\n\n")
     for _ in range(2):  # it is said again where nothing is fetched again
         said = io.StringIO()
         files = pmid_files(pmids(site, tmp_path / "pmids.txt"), tmp_path / "f", said)
         assert "NCBI gave no article for 6 of 236 PMIDs: 3, 1, 2, 4, 5, ..." in said.getvalue()
-        assert [row["pmid"] for row in rows(files)] == known
+        assert [row.pmid for row in rows(files)] == known
     assert len(site.asked) == len(files) == 2
     # Of a batch that is there from before as well.
     note = next((tmp_path / "f").glob("*.json"))

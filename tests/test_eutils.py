@@ -41,13 +41,13 @@ def test_a_search_gives_the_first_pmids_and_the_count(site: Site) -> None:
 
 
 def test_what_is_fetched_is_the_xml_that_ncbi_gives(site: Site, small_shard: Path, tmp_path: Path) -> None:
-    written = {row["pmid"]: row for row in read_citations(small_shard, Counter())}
+    written = {row.pmid: row for row in read_citations(small_shard, Counter())}
     wanted = sorted(written)[:150]
     client = Eutils(site.address, None)
     assert client.fetch([*wanted, 1, 2], tmp_path / "a.xml.gz") == set(wanted)
     rows = list(read_citations(tmp_path / "a.xml.gz", Counter()))
-    assert {row["pmid"]: row for row in rows} == {pmid: written[pmid] for pmid in wanted}
-    assert any(row["mesh"] for row in rows)  # which pymed's articles have not
+    assert {row.pmid: row for row in rows} == {pmid: written[pmid] for pmid in wanted}
+    assert any(row.mesh for row in rows)  # which pymed's articles have not
     assert gzip.decompress((tmp_path / "a.xml.gz").read_bytes()).startswith(HEAD)
     assert client.fetch([1, 2], tmp_path / "b.xml.gz") == set()
 
@@ -139,7 +139,7 @@ def test_entities_of_an_answer_are_not_expanded_and_bombs_refused(site: Site, tm
     site.answers[EFETCH] = lambda _: ENTITIES.format("&a;", "&b;").encode()
     assert Eutils(site.address, None).fetch([7], tmp_path / "a.xml.gz") == {7}
     (row,) = read_citations(tmp_path / "a.xml.gz", Counter())
-    assert row["title"] == "T"
+    assert row.title == "T"
     site.answers[EFETCH] = lambda _: ENTITIES.format("&a;" * 10_000, "&b;" * 10_000).encode()
     with pytest.raises(WebError, match="amplification"):
         Eutils(site.address, None).fetch([7], tmp_path / "b.xml.gz")

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kailin_ray.corpus.citation import Citation, join_sections, read_date
+from kailin_ray.corpus.citation import Citation, Date, Heading, Section, join_sections, read_date
 from kailin_ray.corpus.rows import read_table
 from kailin_ray.corpus.text import clean
 
@@ -53,29 +53,28 @@ def row_citation(row: dict[str, Any], columns: Columns) -> Citation | None:
     sections = _sections(cells.get("abstract"), cells.get("labels"))
     languages, types = _list(cells.get("language")), _list(cells.get("publication_types"))
     year, date = _date(_text(cells.get("year")))
-    return {
-        "pmid": pmid,
-        "version": 1,
-        "deleted": False,
-        "title": _text(cells.get("title")),
-        "vernacular_title": None,
-        "abstract": join_sections(sections),
-        "sections": sections,
-        "other_abstracts": [],
-        "year": year,
-        "date": date,
-        "journal": _text(cells.get("journal")),
-        "language": languages[0] if languages else "",
-        "languages": languages,
-        "mesh": [heading for item in _items(cells.get("mesh")) if (heading := _heading(item))["ui"]],
-        "supplementary": [],
-        "keywords": list(dict.fromkeys(_list(cells.get("keywords")))),
-        "publication_types": types,
-        "retracted": "Retracted Publication" in types,
-        "notices": [],
-        "doi": _text(cells.get("doi")) or None,
-        "pmcid": _text(cells.get("pmcid")) or None,
-    }
+    return Citation(
+        pmid=pmid,
+        version=1,
+        deleted=False,
+        title=_text(cells.get("title")),
+        abstract=join_sections(sections),
+        sections=sections,
+        other_abstracts=[],
+        year=year,
+        date=date,
+        journal=_text(cells.get("journal")),
+        language=languages[0] if languages else "",
+        languages=languages,
+        mesh=[heading for item in _items(cells.get("mesh")) if (heading := _heading(item)).ui],
+        supplementary=[],
+        keywords=list(dict.fromkeys(_list(cells.get("keywords")))),
+        publication_types=types,
+        retracted="Retracted Publication" in types,
+        notices=[],
+        doi=_text(cells.get("doi")) or None,
+        pmcid=_text(cells.get("pmcid")) or None,
+    )
 
 
 def _cell(row: Any, name: str) -> Any:
@@ -117,20 +116,19 @@ def _list(cell: Any) -> list[str]:
     return [text for item in _items(cell) if (text := _text(item))]
 
 
-def _sections(cell: Any, labels: Any) -> list[dict[str, str | None]]:
+def _sections(cell: Any, labels: Any) -> list[Section]:
     parts = cell if isinstance(cell, list | tuple) else [cell]
     named = isinstance(labels, list | tuple) and len(labels) == len(parts)
-    sections: list[dict[str, str | None]] = []
+    sections: list[Section] = []
     for part, label in zip(parts, labels if named else [None] * len(parts), strict=True):
         own = part if isinstance(part, dict) else {"text": part, "label": label}
         if text := _text(own.get("text")):
-            marks = {key: _text(own.get(key)) or None for key in ("label", "category")}
-            sections.append(marks | {"text": text})
+            sections.append(Section(_text(own.get("label")) or None, _text(own.get("category")) or None, text))
     return sections
 
 
-def _heading(item: Any) -> dict[str, Any]:
-    """A MeSH heading; its ``ui`` is the name where there is no other, as ``citation.heading`` has it."""
+def _heading(item: Any) -> Heading:
+    """A MeSH heading; its ``ui`` is the name where there is no other, as in PubMed's own."""
     if isinstance(item, dict):
         ui, name = _text(item.get("ui")), _text(item.get("name"))
         qualifiers, major = _list(item.get("qualifiers")), item.get("major") is True
@@ -138,10 +136,10 @@ def _heading(item: Any) -> dict[str, Any]:
         said = _text(item)
         name, *qualifiers = [clean(part) for part in said.replace("*", "").split("/")]
         ui, major = name if _UI.fullmatch(name) else "", "*" in said
-    return {"ui": ui or name, "name": name or ui, "major": major, "qualifiers": [one for one in qualifiers if one]}
+    return Heading(ui or name, name or ui, major, tuple(one for one in qualifiers if one))
 
 
-def _date(said: str) -> tuple[int | None, str | None]:
+def _date(said: str) -> Date:
     if found := _ISO.match(said):
         return read_date({"Year": found[1], "Month": found[2], "Day": found[3] or ""})
     return read_date({"MedlineDate": said})

@@ -2,7 +2,6 @@
 
 import re
 import unicodedata
-from functools import lru_cache
 from typing import Any
 
 # libxml2 hands text of untrusted files through as it is; these never carry meaning in an abstract.
@@ -14,24 +13,18 @@ _RELATIONS = frozenset("=<>≤≥≠≈≃≅∼~±×→←⇒∈∝")
 
 def clean(raw: str) -> str:
     """``raw`` in NFC, control characters dropped, white space collapsed."""
-    if raw.isascii() and raw.isprintable():  # nothing but white space can be wrong with it
-        return " ".join(raw.split())
-    return unicodedata.normalize("NFC", " ".join(_CONTROL.sub(" ", raw).split()))
+    if not raw.isprintable():  # white space other than blanks, or control characters
+        raw = " ".join(_CONTROL.sub(" ", raw).split())
+    elif "  " in raw or raw[:1] == " " or raw[-1:] == " ":
+        raw = " ".join(raw.split())
+    return raw if raw.isascii() else unicodedata.normalize("NFC", raw)
 
 
 def text(element: Any) -> str:
     """All text inside ``element``, which may be None, its inline markup read as by ``_inline``; cleaned."""
     if element is None:
         return ""
-    if len(element):
-        return clean(_inline(element))
-    raw = element.text or ""
-    return _clean_again(raw) if len(raw) <= _SHORT else clean(raw)
-
-
-# Names of descriptors, qualifiers and journals come again and again; abstracts would only fill the memory.
-_SHORT = 200
-_clean_again = lru_cache(maxsize=1 << 16)(clean)
+    return clean(_inline(element) if len(element) else element.text or "")
 
 
 def _inline(element: Any) -> str:

@@ -12,11 +12,22 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from lxml import etree
 
-from kailin_ray.corpus import pubmed_xml
-from kailin_ray.corpus.citation import Citation, join_sections, read_date
+from kailin_ray.corpus import known, pubmed_xml
+from kailin_ray.corpus.citation import (
+    Citation,
+    Heading,
+    Notice,
+    OtherAbstract,
+    Section,
+    Substance,
+    join_sections,
+    read_date,
+)
+from kailin_ray.corpus.grammar import END, RECORD
 from kailin_ray.corpus.pubmed_xml import DamagedFileError, read_citations
 from kailin_ray.corpus.text import text
-from kailin_ray.schema import DOCUMENTS
+from kailin_ray.deal import DEALT, tables
+from tests.rows import as_rows
 
 ARTICLE = """<PubmedArticle><MedlineCitation><PMID Version="2">123</PMID><Article>
 <Journal><JournalIssue><PubDate><MedlineDate>1998 Dec-1999 Jan</MedlineDate></PubDate></JournalIssue>
@@ -56,43 +67,35 @@ def read(tmp_path: Path, inner: str, root: str = "PubmedArticleSet", head: str =
 
 def test_every_column_of_a_citation(tmp_path: Path) -> None:
     (citation,), skipped = read(tmp_path, ARTICLE)
-    assert citation == {
-        "pmid": 123,
-        "version": 2,
-        "deleted": False,
-        "title": "Effect of H2O & E. coli on β-cells.",
-        "vernacular_title": "Wirkung.",
-        "abstract": "AIMS: To see if p<0.05.\nNo label, α kept.",
-        "sections": [
-            {"label": "AIMS", "category": "OBJECTIVE", "text": "To see if p<0.05."},
-            {"label": None, "category": None, "text": "No label, α kept."},
+    assert citation == Citation(
+        pmid=123,
+        version=2,
+        deleted=False,
+        title="Effect of H2O & E. coli on β-cells.",
+        vernacular_title="Wirkung.",
+        abstract="AIMS: To see if p<0.05.\nNo label, α kept.",
+        sections=[Section("AIMS", "OBJECTIVE", "To see if p<0.05."), Section(None, None, "No label, α kept.")],
+        other_abstracts=[OtherAbstract("Publisher", "ger", "ZIEL: Ganz anders.")],
+        year=1998,
+        date="1998-12",
+        journal="Journal of Things",
+        language="eng",
+        languages=["eng", "ger"],
+        mesh=[
+            Heading("D003924", "Diabetes Mellitus, Type 2", True, ("drug therapy", "genetics")),
+            Heading("D006801", "Humans", False, ()),
         ],
-        "other_abstracts": [{"type": "Publisher", "language": "ger", "text": "ZIEL: Ganz anders."}],
-        "year": 1998,
-        "date": "1998-12",
-        "journal": "Journal of Things",
-        "language": "eng",
-        "languages": ["eng", "ger"],
-        "mesh": [
-            {
-                "ui": "D003924",
-                "name": "Diabetes Mellitus, Type 2",
-                "major": True,
-                "qualifiers": ["drug therapy", "genetics"],
-            },
-            {"ui": "D006801", "name": "Humans", "major": False, "qualifiers": []},
+        publication_types=["Journal Article"],
+        supplementary=[
+            Substance("C538496", "Usher syndrome", "Disease"),
+            Substance("C000657245", "COVID-19 vaccine", "Chemical"),
         ],
-        "publication_types": ["Journal Article"],
-        "supplementary": [
-            {"ui": "C538496", "name": "Usher syndrome", "type": "Disease"},
-            {"ui": "C000657245", "name": "COVID-19 vaccine", "type": "Chemical"},
-        ],
-        "keywords": ["mink", "ethics"],
-        "retracted": True,
-        "notices": [{"type": "RetractionIn", "pmid": 9, "source": "J. 1999"}],
-        "doi": "10.1/x",
-        "pmcid": "PMC7",
-    }
+        keywords=["mink", "ethics"],
+        retracted=True,
+        notices=[Notice("RetractionIn", 9, "J. 1999")],
+        doi="10.1/x",
+        pmcid="PMC7",
+    )
     assert not skipped
 
 
@@ -103,7 +106,7 @@ def test_deletions_books_and_malformed_records_are_told_apart(tmp_path: Path) ->
         '<DeleteCitation><PMID Version="1">7</PMID><PMID>-8</PMID></DeleteCitation>'
     )
     citations, skipped = read(tmp_path, inner)
-    assert citations == [{"pmid": 7, "version": 1, "deleted": True}]
+    assert citations == [Citation(7, 1, deleted=True)]
     assert skipped == {"book": 1, "malformed": 3}
 
 
@@ -111,8 +114,8 @@ def test_entities_are_never_expanded_and_nothing_outside_is_read(tmp_path: Path)
     (tmp_path / "secret").write_text("SECRET")
     head = f'<!DOCTYPE PubmedArticleSet [<!ENTITY a "{"x" * 50}"><!ENTITY out SYSTEM "file://{tmp_path}/secret">]>'
     (citation,), _ = read(tmp_path, ARTICLE.replace("To  see", "&a;&out;"), head=head)
-    assert "xxx" not in citation["abstract"]
-    assert "SECRET" not in citation["abstract"]
+    assert "xxx" not in citation.abstract
+    assert "SECRET" not in citation.abstract
 
 
 def test_a_bomb_of_entities_is_refused(tmp_path: Path) -> None:
@@ -164,7 +167,7 @@ def test_no_bytes_break_the_reader(tmp_path_factory: pytest.TempPathFactory, con
 
 
 def test_sections_join_with_their_labels() -> None:
-    assert join_sections([{"label": "A", "text": "x"}, {"label": None, "text": "y"}]) == "A: x\ny"
+    assert join_sections([Section("A", None, "x"), Section(None, None, "y")]) == "A: x\ny"
     assert join_sections([]) == ""
 
 
@@ -172,16 +175,44 @@ def test_a_genuine_file_agrees_with_an_independent_count(small_shard: Path) -> N
     tree = etree.parse(gzip.open(small_shard))
     citations = list(read_citations(small_shard, Counter()))
     assert len(citations) == len(tree.xpath("//PubmedArticle")) == 500
-    assert sum(len(c["mesh"]) for c in citations) == len(tree.xpath("//MeshHeading"))
-    assert sum(bool(c["abstract"]) for c in citations) == len(tree.xpath("//Article[Abstract/AbstractText]"))
-    assert [c["pmid"] for c in citations] == [int(p) for p in tree.xpath("//MedlineCitation/PMID/text()")]
+    assert sum(len(c.mesh) for c in citations) == len(tree.xpath("//MeshHeading"))
+    assert sum(bool(c.abstract) for c in citations) == len(tree.xpath("//Article[Abstract/AbstractText]"))
+    assert [c.pmid for c in citations] == [int(p) for p in tree.xpath("//MedlineCitation/PMID/text()")]
+
+
+REGULAR = """<PubmedArticle><MedlineCitation Status="MEDLINE" Owner="NLM"><PMID Version="1">124</PMID>
+<DateRevised><Year>2021</Year></DateRevised><Article PubModel="Print"><Journal><ISSN>1-2</ISSN><JournalIssue><PubDate>
+<Year>2021</Year><Month>06</Month></PubDate></JournalIssue><Title>Things</Title></Journal>
+<ArticleTitle>[On <i>mink</i> &amp; 10<sup>6</sup> others].</ArticleTitle>
+<Pagination><StartPage>1</StartPage></Pagination>
+<ELocationID EIdType="pii" ValidYN="Y">S1</ELocationID><ELocationID EIdType="doi" ValidYN="Y">10.1/y</ELocationID>
+<Abstract><AbstractText Label="AIMS" NlmCategory="OBJECTIVE">To see.</AbstractText>
+<AbstractText Label="UNLABELLED">α &lt; 5 .</AbstractText><CopyrightInformation>(c)</CopyrightInformation></Abstract>
+<AuthorList CompleteYN="Y"><Author><LastName>A</LastName></Author></AuthorList><Language>ger</Language>
+<Language>eng</Language><DataBankList><DataBank/></DataBankList><GrantList CompleteYN="N"><Grant/></GrantList>
+<PublicationTypeList><PublicationType UI="D016428">Journal Article</PublicationType></PublicationTypeList>
+<VernacularTitle>Nerze.</VernacularTitle><ArticleDate DateType="Electronic"><Year>2020</Year></ArticleDate></Article>
+<MedlineJournalInfo><MedlineTA>T</MedlineTA></MedlineJournalInfo><ChemicalList><Chemical>
+<NameOfSubstance UI="C1">x</NameOfSubstance></Chemical><Chemical><NameOfSubstance UI="D1">y</NameOfSubstance></Chemical>
+</ChemicalList><SupplMeshList><SupplMeshName Type="Disease" UI="C2">z</SupplMeshName></SupplMeshList>
+<CitationSubset>IM</CitationSubset><CommentsCorrectionsList><CommentsCorrections RefType="ErratumIn">
+<RefSource>J.</RefSource><PMID Version="1">9</PMID></CommentsCorrections></CommentsCorrectionsList>
+<MeshHeadingList><MeshHeading><DescriptorName UI="D2" MajorTopicYN="Y">Mink</DescriptorName></MeshHeading>
+<MeshHeading><DescriptorName UI="D3">Men</DescriptorName><QualifierName UI="Q1">blood</QualifierName></MeshHeading>
+</MeshHeadingList><OtherAbstract Type="Publisher" Language="ger"><AbstractText>Zu sehen.</AbstractText></OtherAbstract>
+<KeywordList Owner="NOTNLM"><Keyword MajorTopicYN="N">fur</Keyword><Keyword>étude</Keyword></KeywordList>
+<CoiStatement>None.</CoiStatement></MedlineCitation><PubmedData><History><PubMedPubDate/></History>
+<PublicationStatus>ppublish</PublicationStatus><ArticleIdList><ArticleId IdType="pmc">PMC8</ArticleId></ArticleIdList>
+<ReferenceList><ReferenceList><Reference><ArticleIdList><ArticleId IdType="doi">10.9/r</ArticleId></ArticleIdList>
+</Reference></ReferenceList></ReferenceList></PubmedData></PubmedArticle>"""
+"""A record as NLM writes it, with nearly all that can be in it."""
 
 
 @pytest.fixture(scope="module")
 def genuine(small_shard: Path) -> bytes:
-    """Four genuine records."""
+    """Four genuine records, and one that has everything."""
     articles = gzip.open(small_shard).read().split(b"</PubmedArticle>")[:4]
-    return b"</PubmedArticle>".join(articles) + b"</PubmedArticle></PubmedArticleSet>"
+    return b"</PubmedArticle>".join(articles) + f"</PubmedArticle>{REGULAR}</PubmedArticleSet>".encode()
 
 
 INSERTED = [
@@ -219,8 +250,21 @@ def mutated(content: bytes, mutations: list[tuple[float, bytes | int | str]]) ->
 
 
 LEFT_AWAY = re.compile(
-    rb"<(AuthorList|GrantList|History|DateCompleted|DateRevised|MedlineJournalInfo)[ >].*?</\1>", re.S
-)
+    rb"<(AuthorList|CitationSubset|CoiStatement|DataBankList|DateCompleted|DateRevised|GrantList|History|"
+    rb"MedlineJournalInfo|NumberOfReferences|Pagination|PublicationStatus|ReferenceList)[ >].*</\1>", re.S
+)  # fmt: skip
+
+
+def without_what_is_left_away(content: bytes) -> bytes:
+    """Of each record, as it need not be well-formed there."""
+    return b"</PubmedArticle>".join(LEFT_AWAY.sub(b"", one) for one in content.split(b"</PubmedArticle>"))
+
+
+def careful(path: Path) -> tuple[list[Citation], Counter]:
+    """What libxml2 sees of a file, element by element."""
+    skipped: Counter = Counter()
+    with path.open("rb") as stream:
+        return list(pubmed_xml._elements(pubmed_xml._Watched(path, stream), skipped)), skipped
 
 
 @given(MUTATIONS)
@@ -241,19 +285,84 @@ def test_a_mutated_file_is_read_or_refused_and_the_counts_add_up(
     try:
         tree = etree.fromstring(content, parser)
     except etree.XMLSyntaxError:  # then it must be the inside of what is left away that is not well-formed
-        content = LEFT_AWAY.sub(b"", content)
+        content = without_what_is_left_away(content)
         path.write_bytes(content)
         tree = etree.fromstring(content, parser)
     records = tree.xpath("/*/PubmedArticle | /*/PubmedBookArticle | /*/DeleteCitation/PMID")
     assert len(citations) + skipped.total() == len(records)
     for citation in citations:
-        assert 0 < citation["pmid"] < 2**63
-    pa.Table.from_pylist([one for one in citations if not one["deleted"]], DOCUMENTS.remove(len(DOCUMENTS) - 1))
-    # The careful way gives the same.
-    again: Counter = Counter()
-    with path.open("rb") as stream:
-        assert list(pubmed_xml._elements(pubmed_xml._Watched(path, stream), again)) == citations
-    assert again == skipped
+        assert 0 < citation.pmid < 2**63
+    expected, counted = careful(path)
+    assert (citations, skipped) == (expected, counted)
+    made = pa.concat_tables([DEALT.empty_table(), *tables(citations, "x")])
+    assert made.combine_chunks().equals(pa.Table.from_pylist(as_rows(expected, "x"), DEALT))
+
+
+def test_a_regular_record_is_cut_and_reads_as_the_careful_way_does(tmp_path: Path) -> None:
+    inner = f"\n{REGULAR}\n{REGULAR.replace('>124<', '>125<').replace('Men<', 'Women<')}\n"
+    assert all(RECORD.fullmatch(piece) for piece in inner.encode().split(END)[:-1])
+    citations, skipped = read(tmp_path, inner)
+    assert (citations, skipped) == careful(tmp_path / "made.xml")
+    assert citations[0] == Citation(
+        pmid=124,
+        version=1,
+        deleted=False,
+        title="On mink & 10^6 others.",
+        vernacular_title="Nerze.",
+        abstract="AIMS: To see.\nα < 5 .",
+        sections=[Section("AIMS", "OBJECTIVE", "To see."), Section(None, None, "α < 5 .")],
+        other_abstracts=[OtherAbstract("Publisher", "ger", "Zu sehen.")],
+        year=2021,
+        date="2021-06",
+        journal="Things",
+        language="ger",
+        languages=["ger", "eng"],
+        mesh=[Heading("D2", "Mink", True, ()), Heading("D3", "Men", False, ("blood",))],
+        supplementary=[Substance("C2", "z", "Disease"), Substance("C1", "x", "Chemical")],
+        keywords=["fur", "étude"],
+        publication_types=["Journal Article"],
+        retracted=False,
+        notices=[Notice("ErratumIn", 9, "J.")],
+        doi="10.1/y",
+        pmcid="PMC8",
+    )
+    assert citations[1].mesh[1].name == "Women"
+    assert citations[1].mesh[0] is citations[0].mesh[0]  # read once
+
+
+def test_what_is_known_is_forgotten_where_it_becomes_too_much(
+    tmp_path: Path, small_shard: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = list(read_citations(small_shard, Counter()))
+    monkeypatch.setattr(known, "_MAX_KNOWN_BYTES", 0)
+    monkeypatch.setattr(pubmed_xml, "BLOCK_BYTES", 20_000)
+    assert list(read_citations(small_shard, Counter())) == expected
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("<MeshHeadingList>", "<MeshHeadingList><Other/>"),
+        ("</MeshHeadingList>", "<Other/></MeshHeadingList>"),
+        ("<MeshHeading><D", "<MeshHeading/><MeshHeading><D"),
+        ("<MeshHeading><D", "<MeshHeading><MeshHeading/><D"),
+        ("<Chemical>", "<Chemical a='b'>"),
+        ("<ArticleTitle>", "<ArticleTitle/><ArticleTitle>"),
+        ("<ELocationID", "<ELocationID EIdType='doi'/><ELocationID"),
+        ("<VernacularTitle>", "<VernacularTitle a='x>y'>"),
+        ("</Language>", "</Language ><Language/>"),
+        ("<Article P", "<Article xmlns='urn:x' P"),
+        ("<Abstract>", "<Abstract><Abstract><AbstractText>Inside.</AbstractText></Abstract>"),
+        ("</PubmedData>", "<ArticleIdList><ArticleId IdType='doi'>10.1/z</ArticleId></ArticleIdList></PubmedData>"),
+        ("</MedlineCitation>", "</MedlineCitation><MedlineCitation/>"),
+        ("<PMID Version", "<PMID>7</PMID><PMID Version"),
+        ("</PubmedArticle>", "<Article/></PubmedArticle><PubmedBookArticle/>"),
+    ],
+)
+def test_what_nlm_does_not_write_reads_as_the_careful_way_does(tmp_path: Path, old: str, new: str) -> None:
+    inner = f"{REGULAR}{REGULAR.replace(old, new)}"
+    assert inner != REGULAR * 2
+    assert read(tmp_path, inner) == careful(tmp_path / "made.xml")
 
 
 @pytest.mark.parametrize("pmid", ["0", "-1", "", "1.0", "1e3", str(2**63), "9" * 6_000, "1<b/>2", "1&a;2", "\u0663"])
@@ -272,11 +381,21 @@ def test_what_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pyte
     assert len(read(tmp_path, ARTICLE * 300)[0]) == 300  # as large, of whole records
 
 
+def test_parts_that_are_well_formed_only_together_are_refused(tmp_path: Path) -> None:
+    inner = (
+        "<PubmedArticle><MedlineCitation><PMID>1</PMID><Article><VernacularTitle><X><VernacularTitle>a</VernacularTitle>"
+        "</Article><OtherAbstract></OtherAbstract ></X></VernacularTitle ><OtherAbstract></OtherAbstract>"
+        "</MedlineCitation></PubmedArticle>"
+    )
+    with pytest.raises(DamagedFileError, match="mismatch"):
+        read(tmp_path, inner)
+
+
 def test_control_characters_leave_texts_and_labels(tmp_path: Path) -> None:
     (citation,), _ = read(
         tmp_path, ARTICLE.replace('"AIMS"', '"A&#x9b;I&#x7f;MS"').replace("To  see", "To&#x85;see&#x9d;")
     )
-    assert citation["sections"][0] == {"label": "A I MS", "category": "OBJECTIVE", "text": "To see if p<0.05."}
+    assert citation.sections[0] == Section("A I MS", "OBJECTIVE", "To see if p<0.05.")
 
 
 READ = """
@@ -356,7 +475,7 @@ def test_dates_in_all_their_forms(parts: dict[str, str], expected: tuple[int | N
 def test_brackets_of_translated_titles(tmp_path: Path, title: str, language: str, expected: str) -> None:
     inner = ARTICLE.replace("Effect of H<sub>2</sub>O &amp; <i>E. coli</i> on &#x3b2;-cells.", title)
     inner = inner.replace("<Language>eng</Language><Language>ger</Language>", f"<Language>{language}</Language>")
-    assert read(tmp_path, inner)[0][0]["title"] == expected
+    assert read(tmp_path, inner)[0][0].title == expected
 
 
 def test_what_is_left_away_may_hold_anything(tmp_path: Path) -> None:
