@@ -1,10 +1,13 @@
 import gzip
 import io
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kailin_ray import files
 from kailin_ray.files import atomic_file, atomic_folder, locked, sha256, write_json
@@ -55,6 +58,36 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     with locked(tmp_path / "run"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def outcome(read: Callable[[], bytes]) -> bytes | None:
+    """What was read; None if it was refused."""
+    try:
+        return read()
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        return None
+
+
+@given(
+    st.lists(st.binary(max_size=300), min_size=1, max_size=3),
+    st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=3),
+    st.floats(0, 1),
+)
+@settings(max_examples=300, deadline=None)
+def test_gzip_files_sound_and_damaged_are_read_as_python_reads_them(
+    tmp_path_factory: pytest.TempPathFactory, members: list[bytes], changes: list[tuple[float, int]], kept: float
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "some.gz"
+    content = bytearray(b"".join(gzip.compress(one) for one in members))
+    for place, byte in changes:
+        content[int(place * len(content))] = byte
+    path.write_bytes(b"\x1f\x8b" + content[2 : 2 + int(kept * len(content)) + 1])
+
+    def ours() -> bytes:
+        with files.open_unpacked(path) as stream:
+            return stream.read()
+
+    assert outcome(ours) == outcome(lambda: gzip.decompress(path.read_bytes()))
 
 
 def test_a_gzip_bomb_is_refused_however_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,21 +32,23 @@ def _inline(element: Any) -> str:
 
     An entity that was not expanded, and a comment, give nothing.
     """
-    parts = [element.text or ""]
+    read = [element.text or ""]
+    last = read[0][-1:]  # of all that is read: to join it for this each time would take for ever with a million powers
     for child in element:
         tag = child.tag
+        part = ""
         if tag == "sup":
             power = _inline(child).strip()
-            after_digit = "".join(parts)[-1:].isdigit()
-            parts.append(f"^{power}" if after_digit and _NUMBER.match(power) else power)
+            part = f"^{power}" if last.isdigit() and _NUMBER.match(power) else power
         elif tag == f"{_MATHML}math":
             formula = _formula(child).strip()
-            parts.append(f" {formula}" if "".join(parts)[-1:].isalnum() else formula)
-            parts.append(" " if (child.tail or "")[:1].isalnum() else "")
+            part = (f" {formula}" if last.isalnum() else formula) + (" " if (child.tail or "")[:1].isalnum() else "")
         elif isinstance(tag, str):
-            parts.append(_inline(child))
-        parts.append(child.tail or "")
-    return "".join(parts)
+            part = _inline(child)
+        part += child.tail or ""
+        read.append(part)
+        last = part[-1:] or last
+    return "".join(read)
 
 
 def _formula(node: Any) -> str:
