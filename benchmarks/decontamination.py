@@ -38,10 +38,10 @@ NONE, FEW, MANY = "not looked for", f"{EXACT_WORDS} to {SHORT - 1}", f"{SHORT} a
 def documents(shards: list[Path]) -> pa.Table:
     """The PMIDs (sorted, once each), titles and abstracts of all citations that have an abstract."""
     held = {
-        citation["pmid"]: (citation.get("title") or "", citation["abstract"])
+        citation.pmid: (citation.title or "", citation.abstract)
         for shard in shards
         for citation in read_citations(shard, Counter())
-        if citation.get("abstract")
+        if citation.abstract
     }
     pmids = sorted(held)
     return pa.table(

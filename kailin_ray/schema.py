@@ -144,11 +144,11 @@ REMOVED = {
     "no_mesh": "the document has no MeSH heading",
     "too_short": "the abstract has fewer words than are wanted",
     "not_in_subtree": "none of its MeSH headings is in the part of the hierarchy that is wanted",
-    "duplicate": "its abstract has the same words as that of a document which is kept",
-    "near_duplicate": "its abstract has nearly the same words as that of a document which is kept",
     "benchmark_pmid": "a benchmark was made of this abstract: by its PMID",
     "benchmark_overlap": "title or abstract has 13 words in a row of a benchmark's text",
     "benchmark_question": "title or abstract has a near-copy of a benchmark's question",
+    "duplicate": "its abstract has the same words as that of a document which is kept",
+    "near_duplicate": "its abstract has nearly the same words as that of a document which is kept",
     "not_sampled": "left out by chance: more documents than were wanted",
 }
 """Why a document is not in a corpus that was cleaned: the first that holds, in this order."""
