@@ -116,7 +116,8 @@ def _before(documents: dict[str, Any], checked: bool) -> str:
     names = ", ".join(f"`{Path(path).name}`" for path in documents.get("benchmarks", {}).values())
     if not names:
         return table + "\n\nNothing was done to keep benchmarks' texts out."
-    after = "so were questions, contexts and answers" if checked else "what was generated was not looked through"
+    after = "questions, contexts and answers were looked through in the same way"
+    after = after if checked else "what was generated was not looked through"
     return (
         f"{table}\n\nAbstracts were left out that are part of {names}, by PMID, 13 words in a row or a near-copy of a "
         f"question; {after}."

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from kailin_ray.deal import DEALT
 from kailin_ray.schema import DOCUMENTS
 from kailin_ray.updates import (
+    CHANGES,
     changes,
     count_changes,
     descriptors,
@@ -45,15 +46,14 @@ def merge_bucket(item: dict[str, Any], out: str, folder: str, number: int) -> di
     documents, others, cited = last_words(table)
     after = table.select(DOCUMENTS.names).take(pa.array(documents))
     kept = table.drop_columns("cited").take(pa.array(others)).append_column("cited", pa.array(cited))
-    changed = changes(before, after)
+    changed = changes(before, after) if number > 1 else CHANGES.empty_table()
     write_part(after, Path(folder), Path(out), name)
     write_part(kept, Path(folder), Path(out), f"state/{name}")
-    if number > 1:
-        write_part(changed, Path(folder), Path(out), f"changes/{number:04}/{name}")
+    write_part(changed, Path(folder), Path(out), f"changes/{number:04}/{name}")
     was, now = _counts(before, state), _counts(after, kept)
     return {
         "counts": {key: now[key] - was[key] for key in now},
-        "changes": count_changes(changed) if number > 1 else {},
+        "changes": count_changes(changed),
         "descriptors": difference(descriptors(after), descriptors(before)),
     }
 
