@@ -46,9 +46,9 @@ def read_citations(path: Path, skipped: Counter[str]) -> Iterator[Citation]:
     A ``DeleteCitation`` gives rows with ``deleted`` true and no text. Records that are no usable citation are
     counted by reason in ``skipped``. Entities are never expanded and nothing outside the file is read.
 
-    Raises ``DamagedFileError`` if the file is truncated, not well-formed (but for the inside of lists of authors,
-    grants, investigators and references, which may not be looked at), or not a ``PubmedArticleSet``; and if it would
-    fill the memory: a gzip bomb, or a record of more than ``MAX_RECORD_BYTES``.
+    Raises ``DamagedFileError`` if the file is truncated, not well-formed (but for the inside of what is not wanted,
+    such as authors and references, which may not be looked at), or not a ``PubmedArticleSet``; and if it would fill
+    the memory: a gzip bomb, or a record of more than ``MAX_RECORD_BYTES``.
     """
     try:
         with open_unpacked(path) as stream:
