@@ -112,7 +112,8 @@ def open_run(config: DistillConfig) -> dict[str, Any]:
         write_json(note, matters)
         return found
     before, now = flat(read_json(note)), flat(matters)
-    seen, there = before.pop(UPDATES), now.pop(UPDATES)
+    there = now.pop(UPDATES)
+    seen = before.pop(UPDATES, there)  # a run of an earlier version had other documents anyway
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if changed:
         key = changed[0]
@@ -162,7 +163,7 @@ def _check_source(config: DistillConfig, matters: dict[str, Any]) -> None:
     """Raise ``ConfigError`` if what ``from`` is to be taken from was made otherwise than this configuration says."""
     assert config.from_run
     before, now = flat(read_json(config.from_run / "run.json")), flat(matters)
-    if before["inputs.documents"] == now["inputs.documents"] and before[UPDATES] != now[UPDATES]:
+    if before["inputs.documents"] == now["inputs.documents"] and before.get(UPDATES) != now[UPDATES]:
         raise ConfigError(
             f"from: {config.from_run} has not seen the last updates of {config.documents}; distil into it first"
         )
