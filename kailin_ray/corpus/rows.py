@@ -97,8 +97,12 @@ def _fields(fields: Iterable[pa.Field]) -> Iterator[str]:
 
 
 def _csv_rows(text: io.TextIOBase) -> Iterator[dict[str, Any]]:
-    csv.field_size_limit(MAX_RECORD_BYTES)
-    yield from csv.DictReader(_lines(text), strict=True)
+    # The limit is the whole process's, in which other files are read too.
+    before = csv.field_size_limit(MAX_RECORD_BYTES)
+    try:
+        yield from csv.DictReader(_lines(text), strict=True)
+    finally:
+        csv.field_size_limit(before)
 
 
 def _lines(text: io.TextIOBase) -> Iterator[str]:
