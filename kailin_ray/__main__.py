@@ -36,7 +36,11 @@ from kailin_ray.config import (
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int], str]] = {
     "fetch": (FetchConfig, commands.fetch, "download what the demo needs: MeSH, PubMed, a small model, an encoder"),
     "download": (DownloadConfig, commands.download, "PubMed's baseline and update files from NLM, checked"),
-    "ingest": (IngestConfig, commands.ingest, "PubMed XML to documents"),
+    "ingest": (
+        IngestConfig,
+        commands.ingest,
+        "PubMed XML, queries, tables or datasets to documents, and into those that are there",
+    ),
     "select": (SelectConfig, commands.select, "the documents of a corpus that are worked on"),
     "index": (IndexConfig, commands.index, "documents to a dense index"),
     "distill": (DistillConfig, commands.distill, "documents to records: question, contexts, answer"),

@@ -1,5 +1,6 @@
 """The card of a published dataset: what it is, how it was made, what it holds."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,16 @@ Record = dict[str, Any]
 
 
 def card(
-    manifest: dict[str, Any], counts: dict[str, dict[str, int]], samples: list[Record], checked: bool
+    manifest: dict[str, Any],
+    counts: dict[str, dict[str, int]],
+    samples: list[Record],
+    checked: Sequence[str],
+    leaks: Mapping[str, int],
 ) -> DatasetCard:
     """The README of the dataset folder; ``counts``: rows by config and split, ``samples``: rows of ``triples``.
 
-    ``checked``: what was generated was looked through for benchmarks' texts.
+    ``checked``: names of the benchmarks that what was generated was looked through for; ``leaks``: accepted rows that
+    had something of them, by reason.
     """
     data = DatasetCardData(
         language="en",
@@ -36,7 +42,9 @@ def card(
             if any(splits.values())
         ],
     )
-    statuses = manifest["num_by_status"]
+    statuses = dict(manifest["num_by_status"])
+    statuses["ok"] -= sum(leaks.values())
+    statuses["rejected"] += sum(leaks.values())
     agents: dict[str, list[str]] = {}
     for agent, model in manifest["models"].items():
         with_adapter = f" with the adapter `{model['adapter']}`" if model["adapter"] else ""
@@ -44,7 +52,9 @@ def card(
         agents.setdefault(f"`{model['name']}`{with_adapter} (`{which}`)", []).append(agent)
     models = "\n".join(f"- {model}: {', '.join(names)}" for model, names in agents.items())
     names = ", ".join(sorted({f"`{model['name']}`" for model in manifest["models"].values()}))
-    reasons = "\n".join(f"| {reason} | {number:,} |" for reason, number in manifest["num_by_reason"].items())
+    reasons = "\n".join(
+        f"| {reason} | {number:,} |" for reason, number in {**manifest["num_by_reason"], **leaks}.items()
+    )
     configs = "\n".join(f"| `{name}` | {sum(splits.values()):,} | {_USES[name]} |" for name, splits in counts.items())
     shown = "\n\n".join(
         f"**PMID {row['pmid']}**, {row['title']}\n\n> **Q** {row['question']}\n>\n> **A** {row['answer']}"
@@ -107,21 +117,22 @@ it may not reflect the most current data available from NLM. Abstracts may be th
     return DatasetCard(text)
 
 
-def _before(documents: dict[str, Any], checked: bool) -> str:
+def _before(documents: dict[str, Any], checked: Sequence[str]) -> str:
     """What was left out before anything was generated, and of which benchmarks the data are free."""
     left_out = documents["num_left_out"] | documents.get("num_removed", {})
     rows = "\n".join(f"| {reason} | {number:,} |" for reason, number in left_out.items() if number)
     header = "| reason | citations |\n|---|---|"
     table = f"Left out of the source's {documents['num_citations']:,} citations beforehand:\n\n{header}\n{rows}"
-    names = ", ".join(f"`{Path(path).name}`" for path in documents.get("benchmarks", {}).values())
-    if not names:
-        return table + "\n\nNothing was done to keep benchmarks' texts out."
-    after = "questions, contexts and answers were looked through in the same way"
-    after = after if checked else "what was generated was not looked through"
-    return (
-        f"{table}\n\nAbstracts were left out that are part of {names}, by PMID, 13 words in a row or a near-copy of a "
-        f"question; {after}."
-    )
+    cleaned = _named(Path(path).name for path in documents.get("benchmarks", {}).values())
+    how = "by PMID, 13 words in a row or a near-copy of a question"
+    before = f"abstracts of {cleaned} were left out: {how}" if cleaned else "no abstract was left out for them"
+    looked = _named(checked)
+    after = f"were looked through for {looked}" if looked else "were not looked through"
+    return f"{table}\n\nBenchmarks: {before}. Questions, contexts and answers {after}."
+
+
+def _named(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 _USES = {

@@ -193,4 +193,6 @@ def read_manifest(folder: Path, kind: str, key: str, command: str) -> dict[str, 
         raise ConfigError(f"{key}: {note} is damaged: {error}") from error
     if found.get("kind") != kind:
         raise ConfigError(f"{key}: {folder} holds {found.get('kind')}, not {kind}")
+    if kind == "documents" and "updates" not in found:
+        raise ConfigError(f"{key}: {folder} was made by an earlier version of kailin_ray; make it anew")
     return found

@@ -127,6 +127,7 @@ def _bucket_bits(reports: list[dict[str, Any]]) -> int:
 def _check_size(out: Path, reports: list[dict[str, Any]], bits: int, made: Manifest | None) -> None:
     """Raise ``ConfigError`` where a corpus that was made small is to become too large for its buckets."""
     buckets = {bucket >> (bits - BUCKET_BITS) for report in reports for bucket in report["buckets"]}
+    buckets |= {int(part.stem.removeprefix("part-")) for part in out.glob("part-*.parquet")}
     rows = sum(report["citations"] for report in reports) + (made["num_documents"] if made else 0)
     if bits > BUCKET_BITS and rows > MAX_ROWS_PER_BUCKET * len(buckets):
         raise ConfigError(

@@ -122,6 +122,10 @@ def open_run(config: DistillConfig) -> dict[str, Any]:
             f"out: {config.out} holds a run with another {key} ({before.get(key)!r}, now {now.get(key)!r}){more}; "
             "choose a new out= to start another run"
         )
+    if there < seen:
+        raise ConfigError(
+            f"documents: {config.documents} is at its update {there}, and {config.out} has seen {seen}: an older copy?"
+        )
     if there != seen:
         _drop_changed(config, seen)
         write_json(note, matters)

@@ -7,6 +7,7 @@ messages, exactly TRL's conversational format.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -195,7 +196,8 @@ def publish(config: PublishConfig) -> dict[str, int]:
         writers = {(name, "train"): _Writer(folder / name, "train", schema) for name, schema in SCHEMAS.items()}
         writers["judge", "test"] = _Writer(folder / "judge", "test", SCHEMAS["judge"])
         samples: list[Record] = []
-        for rows in _made(config, benchmarks):
+        leaks: Counter[str] = Counter()
+        for rows in _made(config, benchmarks, leaks):
             for key, made in rows.items():
                 writers[key].write(made)
             samples += rows["triples", "train"][: 3 - len(samples)]
@@ -204,18 +206,25 @@ def publish(config: PublishConfig) -> dict[str, int]:
         counts: dict[str, dict[str, int]] = {name: {} for name in SCHEMAS}
         for (name, split), writer in writers.items():
             counts[name][split] = writer.close()
-        card(manifest, counts, samples, benchmarks is not None).save(folder / "README.md")
+        checked = [] if benchmarks is None else benchmarks.files.tolist()
+        card(manifest, counts, samples, checked, leaks).save(folder / "README.md")
     return {name: sum(splits.values()) for name, splits in counts.items()}
 
 
-def _made(config: PublishConfig, benchmarks: Benchmarks | None) -> Iterator[dict[tuple[str, str], list[Record]]]:
-    """Batch by batch, the rows of each config and split; a row with a benchmark's text counts as rejected."""
+def _made(
+    config: PublishConfig, benchmarks: Benchmarks | None, num_leaks: Counter[str]
+) -> Iterator[dict[tuple[str, str], list[Record]]]:
+    """Batch by batch, the rows of each config and split; a row with a benchmark's text counts as rejected.
+
+    ``num_leaks``: accepted rows that have one are counted there, by reason.
+    """
     for batch in record_batches(config.run, ROWS_AT_ONCE):
         rows = batch.to_pylist()
         leaks = [] if benchmarks is None else find_leaks(rows, benchmarks)
         for row, leak in zip(rows, leaks, strict=False):
             if leak:
                 stage, match = leak
+                num_leaks[match.reason] += row["status"] == OK
                 row |= {"status": REJECTED, "stage": stage, "reason": match.reason, "detail": str(match)}
         accepted = [row for row in rows if row["status"] == OK]
         made = {(name, "train"): [row for row in map(make, accepted) if row] for name, make in ACCEPTED.items()}

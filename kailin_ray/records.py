@@ -107,13 +107,19 @@ def drop(folder: Path, pmids: PMIDS) -> int:
     """Take the records of ``pmids``, a sorted array, out of a folder; return how many there were.
 
     File by file, each replaced in one step: cut off and done again, it does the rest. Nothing may be written meanwhile.
+    Files that a merged one replaced are removed, and it forgets their names: a block that is distilled again may have
+    one of these, and counts.
     """
+    small, merged = _listed(folder)
+    replaced = _replaced(small, merged)
+    remove(path for path in small if path.name in replaced)
 
     def without(path: Path) -> int:
         gone = among(read_pmids(path), pmids)
         if gone.any():
             with open_parquet(path) as file:
-                kept = file.read().filter(pa.array(~gone))  # with its metadata: a merged file names what it stands for
+                table = file.read().filter(pa.array(~gone))
+            kept = table.replace_schema_metadata({**(table.schema.metadata or {}), REPLACES: b""})
             with atomic_file(path) as partial:
                 pq.write_table(kept, partial, compression="zstd", row_group_size=ROWS_PER_GROUP)
                 sync(partial)

@@ -147,8 +147,8 @@ REMOVED = {
     "benchmark_pmid": "a benchmark was made of this abstract: by its PMID",
     "benchmark_overlap": "title or abstract has 13 words in a row of a benchmark's text",
     "benchmark_question": "title or abstract has a near-copy of a benchmark's question",
-    "duplicate": "its abstract has the same words as that of a document which is kept",
-    "near_duplicate": "its abstract has nearly the same words as that of a document which is kept",
+    "duplicate": "its abstract has the same words as that of another document, which detail names",
+    "near_duplicate": "its abstract has nearly the same words as that of another document, which detail names",
     "not_sampled": "left out by chance: more documents than were wanted",
 }
 """Why a document is not in a corpus that was cleaned: the first that holds, in this order."""

@@ -36,7 +36,7 @@ from kailin_ray.sift import draw_sample, judge_part, pair_range, settle_doubles,
 from kailin_ray.tasks import each
 from kailin_ray.updates import Manifest, noted, told_update, updating
 
-DOCUMENTS_PER_RANGE = 1_000_000
+DOCUMENTS_PER_RANGE = 500_000
 """Documents whose buckets are compared by one task, in about 1 GB of memory; of more, ranges of buckets are."""
 
 Paths = dict[str, str]

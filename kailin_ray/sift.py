@@ -61,7 +61,10 @@ def judge_part(part: str, corpus: str, scratch: str, config: SelectConfig, mesh:
     _write(pa.table(columns, JUDGED), Path(scratch, "judged", part))
     if config.duplicates.jaccard is not None:
         # A benchmark's abstract goes, and so must its doubles. (By its texts each was looked at itself.)
-        leaked = reasons == "benchmark_pmid"
+        # Also one that goes for another reason.
+        leaked = np.zeros(len(documents), dtype=bool)
+        if known is not None:
+            leaked = np.isin(documents["pmid"].to_numpy(), known.pmids)
         kept = documents.select(["pmid", "abstract"]).filter(pa.array(_still(reasons) | leaked))
         made = duplicates.sketch(kept["abstract"])
         arrays = {"pmids": kept["pmid"].to_numpy(), "buckets": made.buckets, "signatures": made.signatures}
@@ -124,10 +127,13 @@ def settle_doubles(scratch: str, parts: list[str], jaccard: float) -> int:
         held.append([array[rows] for array in arrays])
         leaked += _kept(scratch, part, "leaked")
     pmids, buckets, signatures = (np.concatenate(arrays) for arrays in zip(*held, strict=True))
+    order = np.argsort(pmids)
+    pmids, buckets, signatures = pmids[order], buckets[order], signatures[order]
+    if jaccard == 1:  # equal signatures are not yet equal words
+        one, two = np.searchsorted(pmids, pairs).T
+        pairs = pairs[buckets[one, 0] == buckets[two, 0]]
     alike, _ = duplicates.verify(pairs, pmids, buckets, signatures, jaccard)
     gone = duplicates.removals(alike, pmids, buckets, signatures)
-    if jaccard == 1:  # equal signatures are not yet equal words
-        gone = gone.filter(pc.equal(gone["reason"], "duplicate"))
     _write(with_leaked_firsts(gone, np.unique(np.concatenate(leaked))), Path(scratch, "doubles.parquet"))
     return len(gone)
 
@@ -188,6 +194,8 @@ def write_part_of(part: str, corpus: str, scratch: str, out: str, folder: str, n
     if Path(scratch, "chosen.npy").exists():
         chosen = among(judged["pmid"].to_numpy(), np.load(Path(scratch, "chosen.npy"), mmap_mode="r"))
         reasons[_still(reasons) & ~chosen] = "not_sampled"
+    if not judged["pmid"].equals(documents["pmid"]):
+        raise RuntimeError(f"{corpus} was updated while it was selected from; the same command begins anew")
     judged = judged.set_column(1, "reason", pa.array(reasons, pa.string()))
     kept = documents.filter(pc.is_null(judged["reason"]))
     before = read_part(Path(out, part), DOCUMENTS)

@@ -82,7 +82,8 @@ def find_files(paths: tuple[str, ...] | str, endings: tuple[str, ...]) -> list[P
             matches = [p for p in Path(path).iterdir() if p.name.endswith(endings)]
             fault = f"no {' or '.join(endings)} file in this directory"
         else:
-            matches = [Path(p) for p in glob.glob(path)]  # noqa: PTH207 - the pattern may be absolute
+            # The pattern may be absolute; and a file's own name may look like one.
+            matches = [Path(path)] if Path(path).exists() else [Path(p) for p in glob.glob(path)]  # noqa: PTH207
             fault = "matches no file" if glob.has_magic(path) else "does not exist"
         if not matches:
             raise ConfigError(f"source.path: {path}: {fault}")

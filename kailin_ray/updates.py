@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kailin_ray.config import ConfigError
-from kailin_ray.files import atomic_file, atomic_folder, read_json, write_json
+from kailin_ray.files import atomic_file, atomic_folder, read_json, sync, write_json
 from kailin_ray.schema import DOCUMENTS
 from kailin_ray.storage import open_parquet
 
@@ -103,17 +103,19 @@ def _finish(out: Path) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         update.replace(out)
         return
-    (out / "manifest.json").unlink(missing_ok=True)
-    files = [file for file in update.rglob("*") if file.is_file()]
-    for file in sorted(files, key=lambda file: file.name == "manifest.json"):
-        target = out / file.relative_to(update)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        file.replace(target)
+    if (update / "manifest.json").exists():  # else all of it has moved already
+        (out / "manifest.json").unlink(missing_ok=True)
+        files = [file for file in update.rglob("*") if file.is_file()]
+        for file in sorted(files, key=lambda file: file.name == "manifest.json"):
+            target = out / file.relative_to(update)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            sync(file)  # before the only other copy goes
+            file.replace(target)
     shutil.rmtree(update)
 
 
 def part_name(bucket: int) -> str:
-    """Name of a bucket's files. Sorted by name, they are sorted by PMID."""
+    """Name of a bucket's files. Sorted by name, PubMed's are sorted by PMID."""
     return f"part-{bucket:05}.parquet"
 
 

@@ -175,7 +175,8 @@ def _span(answer: requests.Response) -> tuple[int | None, int | None]:
 
 
 def _number(given: str | None) -> int | None:
-    return int(given) if given and given.isascii() and given.isdigit() else None
+    # The length first: Python refuses to read numbers of thousands of digits.
+    return int(given) if given and len(given) < 16 and given.isascii() and given.isdigit() else None
 
 
 def _pause(answer: requests.Response) -> float:
@@ -185,7 +186,7 @@ def _pause(answer: requests.Response) -> float:
         return float(seconds)
     try:
         return max(0.0, parsedate_to_datetime(given).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
 
 

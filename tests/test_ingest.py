@@ -257,6 +257,11 @@ def test_an_update_that_was_stopped_is_finished(tmp_path: Path, monkeypatch: pyt
     assert not (out / "manifest.json").exists()
     assert opened(out, "ingest")
     assert titles(out) == {1: "aa", 1 << 20: "bb"}
+    # Killed once more, when all had moved and only the empty folder was to go.
+    (tmp_path / ".out.update" / "state").mkdir(parents=True)
+    assert opened(out, "ingest")
+    assert titles(out) == {1: "aa", 1 << 20: "bb"}
+    assert not (tmp_path / ".out.update").exists()
 
 
 def test_a_small_corpus_has_few_parts_and_does_not_grow_out_of_them(tmp_path: Path) -> None:
@@ -265,6 +270,11 @@ def test_a_small_corpus_has_few_parts_and_does_not_grow_out_of_them(tmp_path: Pa
     assert len({bucket >> (bits - BUCKET_BITS) for bucket in range(1_000)}) == 1
     assert _bucket_bits([{"citations": 30_000_000, "buckets": list(range(1_200))}]) == BUCKET_BITS
     _check_size(tmp_path, [spread], bits, {"num_documents": 20_000})
+    for number in range(20):  # a corpus of 20 parts may get a file that speaks of one
+        (tmp_path / f"part-{number:05}.parquet").touch()
+    _check_size(tmp_path, [{"citations": 1, "buckets": [0]}], BUCKET_BITS + 1, {"num_documents": 300_000})
+    for part in tmp_path.glob("part-*"):
+        part.unlink()
     with pytest.raises(ConfigError, match="made for few documents"):
         _check_size(
             tmp_path, [{"citations": 1_000_000, "buckets": list(range(1_000))}], bits, {"num_documents": 20_000}

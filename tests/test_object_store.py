@@ -182,8 +182,8 @@ def test_a_run_in_a_store_is_killed_goes_on_and_is_published(
     store: str, kailin: Command, documents: Path, index: Path, tmp_path: Path
 ) -> None:
     corpus, run = parse_folder(f"{store}/documents"), parse_folder(f"{store}/runs/a")
-    for file in documents.iterdir():
-        (corpus / file.name).write_bytes(file.read_bytes())
+    for file in documents.rglob("*.*"):
+        (corpus / file.relative_to(documents).as_posix()).write_bytes(file.read_bytes())
     command = [
         sys.executable, "-m", "tests.distil_with_a_fake_engine", f"documents={corpus}", f"index={index}",
         f"mesh={MESH}", f"out={run}", f"limit={LIMIT}", "cluster.rows_per_block=2", "cluster.rows_in_flight=2",

@@ -158,3 +158,30 @@ def test_pmids_of_several_folders_come_sorted_in_one_array(run: Path) -> None:
     write(run / "other", 60, 4)
     found = load_pmids(run / "records", run / "other" / "records")
     assert found.tolist() == sorted([*range(1, 121), *range(60, 64)])
+
+
+def test_records_that_are_dropped_can_be_made_again_under_the_same_name(tmp_path: Path) -> None:
+    folder = tmp_path / "records"
+    write(tmp_path, 7, 1)
+    write(tmp_path, 8, 2)
+    compact(folder)
+    assert records.drop(folder, np.array([7, 99])) == 1
+    assert load_pmids(folder).tolist() == [8, 9]
+    assert records.drop(folder, np.array([7, 99])) == 0
+    write(tmp_path, 7, 1)  # a file of the name that the merged one replaced
+    assert load_pmids(folder).tolist() == [7, 8, 9]
+    compact(folder)
+    assert load_pmids(folder).tolist() == [7, 8, 9]
+    assert [row["title"] for row in rows(tmp_path)] == ["Title 7.", "Title 8.", "Title 9."]
+
+
+def test_a_merged_file_that_is_dropped_from_still_stands_for_its_originals(tmp_path: Path) -> None:
+    folder = tmp_path / "records"
+    for first in (1, 5):
+        write(tmp_path, first, 4)
+    originals = {path.name: path.read_bytes() for path in folder.iterdir()}
+    compact(folder)
+    for name, content in originals.items():  # as a kill leaves them, between the merged file's rename and their removal
+        (folder / name).write_bytes(content)
+    assert records.drop(folder, np.array([2])) == 1
+    assert load_pmids(folder).tolist() == [1, 3, 4, 5, 6, 7, 8]

@@ -256,4 +256,9 @@ def test_a_run_follows_its_documents(kailin: Command, tmp_path: Path, index: Pat
     assert (leaked["status"], leaked["stage"], leaked["reason"]) == ("rejected", "question", "benchmark_question")
     assert leaked["detail"].startswith("benchmark.jsonl, item 1, ")
     assert "| no_abstract | 1 |" in (checked / "README.md").read_text()
-    assert "Nothing was done to keep benchmarks' texts out." in (unchecked / "README.md").read_text()
+    assert (
+        "Questions, contexts and answers were looked through for `benchmark.jsonl`."
+        in (checked / "README.md").read_text()
+    )
+    assert "- accepted 0, rejected 10, failed 0 abstracts" in (checked / "README.md").read_text()
+    assert "Questions, contexts and answers were not looked through." in (unchecked / "README.md").read_text()

@@ -65,6 +65,8 @@ def _made_from(config: IndexConfig) -> dict[str, Any]:
 def make_index(config: IndexConfig, terminal: TextIO) -> dict[str, Any]:
     """Encode the documents that have an abstract and build the index; return its manifest. Needs a Ray session."""
     started = time.monotonic()
+    made_from = _made_from(config)
+    benchmarks = read_json(config.documents / "manifest.json").get("benchmarks", {})
     files, total, wanted = first_documents(config.documents, config.limit)
     on_gpu = config.cluster.gpus_per_encoder > 0
     passages = (
@@ -101,12 +103,16 @@ def make_index(config: IndexConfig, terminal: TextIO) -> dict[str, Any]:
             raise ConfigError(f"documents: {config.documents} has no document with an abstract to index")
         counts = ray.get(_build.remote(str(folder)))
         shutil.rmtree(parts)
+        if _made_from(config) != made_from:
+            raise ConfigError(
+                f"documents: {config.documents} was updated while it was indexed; the same command does it"
+            )
         # What the passages' headings are called, for a hierarchy that does not know their UIs.
         shutil.copyfile(config.documents / "descriptors.json", folder / "descriptors.json")
         manifest = {
             "kind": "index",
-            "made_from": _made_from(config),
-            "benchmarks": read_json(config.documents / "manifest.json").get("benchmarks", {}),
+            "made_from": made_from,
+            "benchmarks": benchmarks,
             **counts,
             "seconds": round(time.monotonic() - started, 1),
             "config": settings(config),
