@@ -224,7 +224,8 @@ def _made(
         for row, leak in zip(rows, leaks, strict=False):
             if leak:
                 stage, match = leak
-                num_leaks[match.reason] += row["status"] == OK
+                if row["status"] == OK:
+                    num_leaks[match.reason] += 1
                 row |= {"status": REJECTED, "stage": stage, "reason": match.reason, "detail": str(match)}
         accepted = [row for row in rows if row["status"] == OK]
         made = {(name, "train"): [row for row in map(make, accepted) if row] for name, make in ACCEPTED.items()}
