@@ -253,11 +253,13 @@ def test_a_run_follows_its_documents(kailin: Command, tmp_path: Path, index: Pat
     reasons = [
         set(ds.dataset(str(folder / "rejected")).to_table()["reason"].to_pylist()) for folder in (unchecked, checked)
     ]
-    assert reasons == [{"no_preference"}, {"benchmark_question"}]
+    assert "benchmark_question" not in reasons[0]
+    assert "benchmark_question" in reasons[1]
     assert ds.dataset(str(checked / "removed")).to_table().to_pylist() == [
         {"pmid": 21, "reason": "no_abstract", "detail": None}
     ]
-    leaked = ds.dataset(str(checked / "rejected")).to_table().to_pylist()[0]
+    rows = ds.dataset(str(checked / "rejected")).to_table().to_pylist()
+    leaked = next(row for row in rows if row["reason"] == "benchmark_question")
     assert (leaked["status"], leaked["stage"], leaked["reason"]) == ("rejected", "question", "benchmark_question")
     assert leaked["detail"].startswith("benchmark.jsonl, item 1, ")
     assert "| no_abstract | 1 |" in (checked / "README.md").read_text()
