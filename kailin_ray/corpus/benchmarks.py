@@ -5,12 +5,10 @@ Three signs: the PMID of an abstract that a benchmark was made of; 13 words in a
 than 13 words or rewritten.
 """
 
-import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +17,6 @@ import pyarrow as pa
 from kailin_ray.corpus.benchmark_files import Item, read_items
 from kailin_ray.corpus.near_questions import Questions, find_near, index_questions
 from kailin_ray.corpus.words import TEXTS_AT_ONCE, Hashes, Words, ngrams, places_in, split_words, text_hashes
-from kailin_ray.errors import ConfigError
-from kailin_ray.files import atomic_file
 
 PMID, OVERLAP, QUESTION = "benchmark_pmid", "benchmark_overlap", "benchmark_question"
 """Of ``schema.REMOVED``."""
@@ -92,26 +88,6 @@ class Benchmarks:
                 questions=index_questions([items[item].question for item in question_items]),
             )
         )
-
-    def save(self, path: Path) -> None:
-        """Write all arrays as numpy's ``.npz``."""
-        with atomic_file(path) as partial, partial.open("wb") as sink:
-            np.savez(sink, **_arrays(self))
-
-    @classmethod
-    def open(cls, path: Path) -> "Benchmarks":
-        """Read what ``save`` wrote, without pickle. Raises ``ConfigError`` that names a damaged file."""
-        names = {field.name for field in fields(Questions)}
-        try:
-            with np.load(path, allow_pickle=False) as kept:
-                questions = Questions(**{name: kept[name] for name in kept.files if name in names})
-                return _frozen(
-                    cls(questions=questions, **{name: kept[name] for name in kept.files if name not in names})
-                )
-        except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise ConfigError(
-                f"{path}: not benchmarks that this version saved: {' '.join(str(error).split())}"
-            ) from error
 
     def find_pmids(self, pmids: npt.NDArray[np.int64]) -> list[Match | None]:
         """Which of n PMIDs are of abstracts that the benchmarks were made of."""
@@ -201,14 +177,10 @@ def _first_questions(items: list[Item]) -> npt.NDArray[np.int32]:
     return np.sort(first[unique != 0]).astype(np.int32)
 
 
-def _arrays(benchmarks: Benchmarks) -> dict[str, Any]:
-    held = {field.name: getattr(benchmarks, field.name) for field in fields(benchmarks)}
-    questions = held.pop("questions")
-    return held | {field.name: getattr(questions, field.name) for field in fields(questions)}
-
-
 def _frozen(benchmarks: Benchmarks) -> Benchmarks:
     # As they come out of Ray's object store: so numba compiles for one kind of array only.
-    for array in _arrays(benchmarks).values():
-        array.flags.writeable = False
+    for holder in (benchmarks, benchmarks.questions):
+        for field in fields(holder):
+            if isinstance(array := getattr(holder, field.name), np.ndarray):
+                array.flags.writeable = False
     return benchmarks

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from kailin_ray.corpus.benchmarks import BOILERPLATE_ITEMS, GRAM_WORDS, Benchmarks, Match
 from kailin_ray.corpus.words import word_list
-from kailin_ray.errors import ConfigError
 from kailin_ray.schema import REMOVED
 
 CONTEXT = "Ten rats were fed with oil for nine weeks and their livers were then found to be enlarged in every one."
@@ -101,28 +100,10 @@ def test_many_texts_are_found_block_by_block(benchmarks: Benchmarks, monkeypatch
     assert benchmarks.find(texts) == whole
 
 
-def test_saved_benchmarks_are_the_same_and_cannot_be_written(tmp_path: Path, benchmarks: Benchmarks) -> None:
-    benchmarks.save(tmp_path / "benchmarks.npz")
-    opened = Benchmarks.open(tmp_path / "benchmarks.npz")
-    texts = [CONTEXT, QUESTION, "neither"]
-    assert opened.find(texts) == benchmarks.find(texts)
-    assert opened.find_pmids(np.array([77])) == benchmarks.find_pmids(np.array([77]))
-    for made in (benchmarks, opened):
+def test_no_array_can_be_written(benchmarks: Benchmarks) -> None:
+    for array in (benchmarks.grams, benchmarks.pmids, benchmarks.questions.letters, benchmarks.questions.vocabulary):
         with pytest.raises(ValueError, match="read-only"):
-            made.grams[0] = 1
-
-
-def test_damaged_and_foreign_files_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "benchmarks.npz"
-    path.write_bytes(b"nothing")
-    with pytest.raises(ConfigError, match=r"benchmarks\.npz: not benchmarks"):
-        Benchmarks.open(path)
-    np.savez(path, grams=np.zeros(1))
-    with pytest.raises(ConfigError, match=r"benchmarks\.npz: not benchmarks"):
-        Benchmarks.open(path)
-    np.savez(path, files=np.array([{}], object))
-    with pytest.raises(ConfigError, match=r"benchmarks\.npz: not benchmarks"):
-        Benchmarks.open(path)
+            array[:] = 1
 
 
 def test_the_reasons_are_known() -> None:
