@@ -10,7 +10,7 @@ import numpy as np
 
 from kailin_ray.config import Encoder
 from kailin_ray.mesh import MeshHierarchy
-from kailin_ray.retrieval.encoder import TextEncoder
+from kailin_ray.retrieval.encoder import PassageEncoder, QueryEncoder
 
 TOP_K = 4
 
@@ -36,8 +36,13 @@ def read(path: Path, mesh: MeshHierarchy, encoder: str) -> PubMedQA:
     numbers = dict(zip(names, mesh.find_names(names).tolist(), strict=True))
     uis = [ui.decode() for ui in mesh.uis.tolist()]
     descriptors = [[uis[numbers[name]] for name in row["mesh"] if numbers[name] >= 0] for row in rows]
-    model = TextEncoder(Encoder(path=encoder, revision=None, max_length=256, batch_size=16), on_gpu=False)
-    abstracts, questions = (model.encode([row[key] for row in rows]) for key in ("abstract", "question"))
+    config = Encoder(
+        path=encoder, revision=None, query=None, pooling=None, normalize=True, pair=False, prefix="", query_prefix="",
+        max_length=256, query_max_length=256, batch_size=16,
+    )  # fmt: skip
+    # Without titles, which are PubMedQA's questions.
+    abstracts = PassageEncoder(config, on_gpu=False).encode([""] * len(rows), [row["abstract"] for row in rows])
+    questions = QueryEncoder(config, on_gpu=False).encode([row["question"] for row in rows])
     unknown = [name for name in names if numbers[name] < 0]
     return PubMedQA(rows, descriptors, unknown, questions @ abstracts.T, questions @ questions.T)
 

@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kailin_ray.config import Agent, ConfigError, DistillConfig, Encoder, Layout, Model
+from kailin_ray.config import Agent, ConfigError, DistillConfig, Encoder, Layout, Model, QueryModel
 from kailin_ray.files import read_json, read_manifest
+from kailin_ray.retrieval.encoder import check_length
 from kailin_ray.schema import REASONS, STEPS
 from kailin_ray.storage import check_access
 
-M = TypeVar("M", Model, Agent, Encoder)
+M = TypeVar("M", Model, Agent, Encoder, QueryModel)
 
 
 def check_run(config: DistillConfig) -> DistillConfig:
@@ -117,14 +118,63 @@ def _found_adapter(path: str, key: str) -> str:
     return str(Path(path).absolute())
 
 
+def found_encoder(encoder: Encoder) -> Encoder:
+    """The same encoder, its models checked and pinned. Raises ``ConfigError``, also if the two do not fit together."""
+    encoder = found_model(encoder, "encoder.path")
+    check_files("encoder.path", encoder.path)
+    if encoder.query:
+        encoder = replace(encoder, query=found_model(encoder.query, "encoder.query.path"))
+    asked = encoder.query or encoder
+    check_files("encoder.query.path" if encoder.query else "encoder.path", asked.path)
+    dimension = _dimension(encoder, encoder, "encoder.max_length", encoder.max_length)
+    others = _dimension(encoder, asked, "encoder.query_max_length", encoder.query_max_length)
+    if dimension and others and dimension != others:
+        raise ConfigError(
+            f"encoder.query.path: {asked.path} gives vectors of {others} dimensions, encoder.path {encoder.path} of "
+            f"{dimension}; they are compared, so they must be of one model pair"
+        )
+    return encoder
+
+
+def _dimension(encoder: Encoder, model: Encoder | QueryModel, key: str, length: int) -> int | None:
+    """Of a model's vectors; None where its files do not say. Raises ``ConfigError`` for what it cannot do."""
+    config = _model_json(model, "config.json")
+    check_length(key, length, model.path, config)
+    if encoder.pooling is None:
+        modules = _model_json(model, "modules.json")
+        if modules is None:
+            raise ConfigError(
+                f"encoder.pooling: null, but {model.path} has no modules.json that says how; give mean or cls"
+            )
+        if {str(module.get("type")).rpartition(".")[2] for module in modules} - {"Transformer", "Pooling", "Normalize"}:
+            return None
+    return next((config[name] for name in ("hidden_size", "d_model", "dim") if name in config), None)
+
+
+def _model_json(model: Encoder | QueryModel, name: str) -> Any:
+    """A JSON file of a model's, None where it has none."""
+    file = Path(model.path, name)
+    if not Path(model.path).is_dir():
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError
+
+        try:
+            file = Path(hf_hub_download(model.path, name, revision=model.revision))
+        except EntryNotFoundError:
+            return None
+    return read_json(file) if file.is_file() else None
+
+
 def _check_encoder(config: DistillConfig, index: dict[str, Any]) -> None:
-    from kailin_ray.retrieval.job import encoder_identity, recorded_encoder
+    """Raise ``ConfigError`` if the index's encoder of questions, which alone is needed, is not at hand any more."""
+    from kailin_ray.retrieval.job import model_identity, recorded_encoder
 
     encoder = recorded_encoder(index)
-    _check_model(f"index: {config.index} was made with an encoder that is needed", encoder.path, encoder.revision)
-    check_files("index", encoder.path)
-    if encoder_identity(encoder).items() - index["made_from"]["encoder"].items():
-        raise ConfigError(f"index: {config.index} was made with {encoder.path}, which has changed since; index anew")
+    asked, part = (encoder.query, "query") if encoder.query else (encoder, "model")
+    _check_model(f"index: {config.index} was made with an encoder that is needed", asked.path, asked.revision)
+    check_files("index", asked.path)
+    if model_identity(asked) != index["made_from"]["encoder"][part]:
+        raise ConfigError(f"index: {config.index} was made with {asked.path}, which has changed since; index anew")
 
 
 def _check_clean(config: DistillConfig, documents: dict[str, Any], index: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kailin_ray import assets
-from kailin_ray.checks import check_files, check_run, found_model, found_models
+from kailin_ray.checks import check_run, found_encoder, found_models
 from kailin_ray.config import (
     ConfigError,
     DistillConfig,
@@ -131,8 +131,7 @@ def select(config: SelectConfig) -> int:
 def index(config: IndexConfig) -> int:
     """Documents to a dense index."""
     read_manifest(config.documents, "documents", "documents", "ingest")
-    config = replace(config, encoder=found_model(config.encoder, "encoder.path"))
-    check_files("encoder.path", config.encoder.path)
+    config = replace(config, encoder=found_encoder(config.encoder))
     from kailin_ray.retrieval.job import made_index, make_index
     from kailin_ray.session import check_encoders, cluster_nodes, ray_session
 

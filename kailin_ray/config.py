@@ -94,15 +94,42 @@ class Model:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
-class Encoder:
-    """The sentence encoder of documents and questions."""
+class QueryModel:
+    """The model of questions, where they have one of their own."""
 
     path: str
-    """A local directory or a hub id of a sentence-transformers model."""
+    """A local directory or a hub id."""
     revision: str | None
+    """The hub revision, best a commit; null for a local directory."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Encoder:
+    """The sentence encoder of passages (title and abstract) and questions."""
+
+    path: str
+    """A local directory or a hub id: the model of passages, and of questions where ``query`` is null."""
+    revision: str | None
+    """The hub revision, best a commit; null for a local directory."""
+    query: QueryModel | None
+    """The model of questions, as MedCPT has one of its own; null for that of passages."""
+    pooling: Literal["mean", "cls"] | None
+    """How tokens' vectors become the text's: their mean, or the first's; null for what the model directory's own
+    sentence-transformers modules say."""
+    normalize: bool
+    """Unit vectors, so that scores are cosines; else as they come, scored by inner product."""
+    pair: bool
+    """Title and abstract are two segments of one input; else one text, a blank between them."""
+    prefix: str
+    """Set before a passage; the prompts that a model directory names are not used."""
+    query_prefix: str
+    """Set before a question."""
     max_length: Positive
-    """Tokens of a passage or question that are read."""
+    """Tokens of a passage that are read, special tokens counted in."""
+    query_max_length: Positive
+    """Tokens of a question that are read."""
     batch_size: Positive
+    """Texts that the model reads at once; they are sorted by length first."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -1,5 +1,6 @@
 """The job that makes an index: a Ray Data actor pool encodes the documents, one task builds from what it wrote."""
 
+import dataclasses
 import shutil
 import time
 from pathlib import Path
@@ -11,9 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 import ray.data
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
-from kailin_ray.config import ConfigError, Encoder, IndexConfig, settings
+from kailin_ray.config import ConfigError, Encoder, IndexConfig, QueryModel, settings
 from kailin_ray.documents import first_documents, select_rows
 from kailin_ray.files import atomic_folder, read_json, sha256, write_json
 from kailin_ray.progress import progress_bar
@@ -22,7 +23,7 @@ from kailin_ray.retrieval.index import build
 from kailin_ray.session import encoder_environment
 
 ROWS_PER_BLOCK = 64
-FORMAT = 2
+FORMAT = 3
 """Of the folder that is made; to be raised with it."""
 
 
@@ -33,33 +34,56 @@ def made_index(config: IndexConfig) -> dict[str, Any] | None:
     """
     if (config.out / "manifest.json").exists():
         manifest: dict[str, Any] = read_json(config.out / "manifest.json")
-        if manifest.get("made_from") != _made_from(config):
-            raise ConfigError(f"out: {config.out} holds an index made from other input; remove it or choose another")
+        if differing := _differences(manifest.get("made_from"), _made_from(config)):
+            raise ConfigError(
+                f"out: {config.out} holds an index made from other input ({differing}); remove it or choose another"
+            )
         return manifest
     if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
         raise ConfigError(f"out: {config.out} exists and is not an index; choose another")
     return None
 
 
-def encoder_identity(encoder: Encoder) -> dict[str, str | None]:
-    """Which encoder it is: the checksum of a local directory, or a hub id with its revision."""
-    if Path(encoder.path).is_dir():
-        return {"sha256": sha256(Path(encoder.path))}
-    return {"path": encoder.path, "revision": encoder.revision}
+def encoder_identity(encoder: Encoder) -> dict[str, Any]:
+    """All that an encoder's vectors depend on: its models and each setting but the batch size."""
+    others = dataclasses.asdict(encoder)
+    for name in ("path", "revision", "query", "batch_size"):
+        del others[name]
+    query = model_identity(encoder.query) if encoder.query else None
+    return {"model": model_identity(encoder), "query": query, **others}
+
+
+def model_identity(model: Encoder | QueryModel) -> str:
+    """Which model it is: the checksum of a local directory, or a hub id with its revision."""
+    return sha256(Path(model.path)) if Path(model.path).is_dir() else f"{model.path}@{model.revision}"
 
 
 def recorded_encoder(index: dict[str, Any]) -> Encoder:
-    """The encoder that an index was made with, from the index's manifest."""
-    return TypeAdapter(Encoder).validate_python(index["config"]["encoder"])
+    """The encoder that an index was made with, from the index's manifest. Raises ``ConfigError``."""
+    try:
+        return TypeAdapter(Encoder).validate_python(index["config"]["encoder"])
+    except ValidationError as error:
+        raise ConfigError("index: made by an older version, which did not record its encoder so; index anew") from error
 
 
 def _made_from(config: IndexConfig) -> dict[str, Any]:
     return {
         "documents": sha256(config.documents / "manifest.json"),
         "limit": config.limit,
-        "encoder": encoder_identity(config.encoder) | {"max_length": config.encoder.max_length},
+        "encoder": encoder_identity(config.encoder),
         "format": FORMAT,
     }
+
+
+def _differences(made: Any, asked: dict[str, Any]) -> str:
+    """The names of what an index was not made from, such as ``documents, encoder.pooling``."""
+    made = made if isinstance(made, dict) else {}
+    encoder, encoder_asked = made.get("encoder", {}), asked["encoder"]
+    names = [name for name in asked if name != "encoder" and made.get(name) != asked[name]]
+    names += [
+        f"encoder.{name}" for name in encoder_asked if name not in encoder or encoder[name] != encoder_asked[name]
+    ]
+    return ", ".join(names)
 
 
 def make_index(config: IndexConfig, terminal: TextIO) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 from kailin_ray.config import Encoder
-from kailin_ray.retrieval.encoder import TextEncoder
+from kailin_ray.retrieval.encoder import QueryEncoder
 from kailin_ray.retrieval.index import Hit, PassageIndex
 
 MAX_BATCH = 256
@@ -21,10 +21,11 @@ class Retriever:
     def __init__(self, index: str, encoder: Encoder, on_gpu: bool):
         """Open the index and load the encoder. Raises ``ValueError`` if their dimensions differ."""
         self._index = PassageIndex(Path(index))
-        self._encoder = TextEncoder(encoder, on_gpu)
+        self._encoder = QueryEncoder(encoder, on_gpu)
         dimension = self._encoder.encode(["dimension"]).shape[1]
         if dimension != self._index.dimension:
-            raise ValueError(f"index {index} has dimension {self._index.dimension}, encoder {encoder.path} {dimension}")
+            path = (encoder.query or encoder).path
+            raise ValueError(f"index {index} has dimension {self._index.dimension}, encoder {path} {dimension}")
         self._queue: asyncio.Queue[_Request] = asyncio.Queue()
         self._worker: asyncio.Task[None] | None = None
 
