@@ -24,7 +24,7 @@ def check_run(config: DistillConfig) -> DistillConfig:
     if config.evaluation.by == "rule" and not documents["num_with_mesh"]:
         raise ConfigError(f"documents: {config.documents} has no document with MeSH headings; the MeSH rule needs them")
     index = read_manifest(config.index, "index", "index", "index")
-    _check_encoder(config, index)
+    check_encoder(config, index)
     _check_clean(config, documents, index)
     if not config.mesh.is_file():
         raise ConfigError(f"mesh: {config.mesh} does not exist")
@@ -165,7 +165,7 @@ def _model_json(model: Encoder | QueryModel, name: str) -> Any:
     return read_json(file) if file.is_file() else None
 
 
-def _check_encoder(config: DistillConfig, index: dict[str, Any]) -> None:
+def check_encoder(config: DistillConfig, index: dict[str, Any]) -> None:
     """Raise ``ConfigError`` if the index's encoder of questions, which alone is needed, is not at hand any more."""
     from kailin_ray.retrieval.job import model_identity, recorded_encoder
 

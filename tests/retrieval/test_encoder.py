@@ -1,6 +1,8 @@
 """The encoders against plain transformers, on tiny random models in MedCPT's layout, and on the real MiniLM."""
 
+import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,8 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizer
 
 from kailin_ray.__main__ import conf_dir
-from kailin_ray.checks import found_encoder
-from kailin_ray.config import ConfigError, Encoder, IndexConfig, check
+from kailin_ray.checks import check_encoder, found_encoder
+from kailin_ray.config import ConfigError, DistillConfig, Encoder, IndexConfig, check
 from kailin_ray.retrieval.encoder import EncodeDocuments, PassageEncoder, QueryEncoder, check_length
 from kailin_ray.retrieval.job import encoder_identity, made_index
 from kailin_ray.schema import DOCUMENTS
@@ -332,6 +334,43 @@ def test_other_weights_in_the_same_place_are_another_encoder(models: Path, tmp_p
     assert before == encoder_identity(medcpt(models))  # the same files elsewhere are the same encoder
     (at / "model.safetensors").write_bytes((models / "articles" / "model.safetensors").read_bytes())
     assert encoder_identity(medcpt(models, f"encoder.query.path={at}"))["query"] != before["query"]
+
+
+def test_a_run_needs_the_model_of_questions_alone_and_as_it_was(
+    models: Path, tmp_path: Path, config: DistillConfig
+) -> None:
+    asked, indexed = save_model(tmp_path / "asked", seed=1), save_model(tmp_path / "indexed", seed=0)
+    encoder = medcpt(models, f"encoder.path={indexed}", f"encoder.query.path={asked}")
+    index: dict[str, Any] = {"config": {"encoder": dataclasses.asdict(encoder)}}
+    index["made_from"] = {"encoder": encoder_identity(encoder)}
+    shutil.rmtree(indexed)
+    check_encoder(config, index)
+    (asked / "vocab.txt").write_text("other")
+    with pytest.raises(ConfigError, match=r"^index: i was made with .*asked, which has changed since"):
+        check_encoder(config, index)
+    shutil.rmtree(asked)
+    with pytest.raises(ConfigError, match=r"^index: i was made with an encoder that is needed: .*asked: no such dir"):
+        check_encoder(config, index)
+    del index["config"]["encoder"]["pooling"]
+    with pytest.raises(ConfigError, match=r"^index: made by an older version"):
+        check_encoder(config, index)
+
+
+def test_both_models_of_the_hub_are_pinned_to_their_commits(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commits = {"ncbi/MedCPT-Article-Encoder": "articles", "ncbi/MedCPT-Query-Encoder": "questions"}
+
+    def download(path: str, name: str, revision: str | None) -> str:
+        assert revision in ("main", "v1", commits[path])
+        return str(models / commits[path] / name)  # snapshots/<commit>/<name>
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    hub = ("encoder=medcpt", "encoder.revision=main", "encoder.query.revision=v1")
+    found = found_encoder(index_config(*hub, "encoder.max_length=64").encoder)
+    assert found.query
+    assert (found.path, found.revision) == ("ncbi/MedCPT-Article-Encoder", "articles")
+    assert (found.query.path, found.query.revision) == ("ncbi/MedCPT-Query-Encoder", "questions")
+    with pytest.raises(ConfigError, match=r"^encoder\.max_length: 65 tokens, but ncbi/MedCPT-Article-Encoder has 64"):
+        found_encoder(index_config(*hub, "encoder.max_length=65").encoder)
 
 
 @pytest.mark.parametrize(("preset", "dot"), [("minilm", False), ("pubmedbert", False), ("medcpt", True)])
