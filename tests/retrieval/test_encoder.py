@@ -140,6 +140,19 @@ def test_without_pooling_the_directorys_own_modules_are_used(models: Path) -> No
     np.testing.assert_allclose(vectors, plain(models / "articles", read, 40, "mean", False), atol=2e-5)
 
 
+@pytest.mark.parametrize("pooling", ["cls", "null"])
+def test_no_code_of_a_models_own_is_run(models: Path, tmp_path: Path, pooling: str) -> None:
+    own = tmp_path / "model"
+    shutil.copytree(models / "own", own)
+    (own / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass Evil:\n    pass\n")
+    for name in ("config.json", "tokenizer_config.json"):
+        classes = {"AutoConfig": "evil.Evil", "AutoModel": "evil.Evil", "AutoTokenizer": ["evil.Evil", "evil.Evil"]}
+        (own / name).write_text(json.dumps(json.loads((own / name).read_text()) | {"auto_map": classes}))
+    config = medcpt(models, f"encoder.path={own}", f"encoder.pooling={pooling}")
+    assert PassageEncoder(config, on_gpu=False).encode(TITLES, TEXTS).shape == (3, 16)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_prompts_that_a_directory_names_are_not_used(models: Path, tmp_path: Path) -> None:
     with_prompt = SentenceTransformer(
         str(models / "own"), device="cpu", prompts={"document": "passage: "}, default_prompt_name="document"
