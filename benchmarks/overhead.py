@@ -107,9 +107,10 @@ class RandomRetriever:
         ]
         self._dice = np.random.default_rng(0)
 
-    async def ready(self) -> bool:
-        """Answer once the actor is up."""
-        return True
+    async def ready(self) -> str:
+        """As the product's."""
+        machine: str = ray.get_runtime_context().get_node_id()
+        return machine
 
     async def search(self, queries: list[Query]) -> list[list[Hit]]:
         """Passages for each query."""
@@ -173,7 +174,7 @@ def ran(mesh: Path, demo: Path, rows: int, replicas: int, latency: float) -> dic
             retriever = ray.remote(num_cpus=0, max_concurrency=1_000)(RandomRetriever).remote(passages)
             ray.get(retriever.ready.remote())
             busy, work = cpu_seconds(), find_work(config)
-            distill(config, plan, work, hierarchy, terminal, lambda _: FakeEngine(latency), retriever)
+            distill(config, plan, work, hierarchy, terminal, lambda _: FakeEngine(latency), [retriever])
             busy = cpu_seconds() - busy
         steady = steady_rate(folder / "run" / "records")
         check_complete(config, work)

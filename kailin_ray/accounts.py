@@ -3,7 +3,8 @@
 A run that was stopped and goes on has several. Sample, of one stage (seconds are summed over its replicas)::
 
     {"replicas": 2, "starts": 3, "restarts": 1, "gpus": 1, "seconds": 1810.2, "gpu_seconds": 1810.2, "start": 132.0,
-     "busy": 1570.1, "retrieval": 12.0, "idle": 96.1, "calls": 52013.0, "prompt_tokens": 5500211, ...}
+     "busy": 1570.1, "retrieval": 12.0, "idle": 96.1, "calls": 52013.0, "prompt_tokens": 5500211, ...,
+     "searches_retried": 0}
 """
 
 import time
@@ -16,7 +17,10 @@ from kailin_ray.files import read_json, write_json
 from kailin_ray.meter import TOKENS
 from kailin_ray.plan import Part, Plan, as_json
 
-_SUMS = ("starts", "restarts", "seconds", "gpu_seconds", "start", "busy", "retrieval", "idle", "calls", *TOKENS)
+_SUMS = (
+    "starts", "restarts", "seconds", "gpu_seconds", "start", "busy", "retrieval", "idle", "calls", *TOKENS,
+    "searches_retried",
+)  # fmt: skip
 _SECONDS = ("total", "engine_start", "distill")
 
 
@@ -69,7 +73,7 @@ def all_sessions(run: Path) -> dict[str, Any]:
     for note in notes:
         for name, stage in note["stages"].items():
             before = stages.get(name)
-            summed = {key: stage[key] + (before[key] if before else 0) for key in _SUMS}
+            summed = {key: stage.get(key, 0) + (before[key] if before else 0) for key in _SUMS}
             gpus = max(stage["gpus"], before["gpus"] if before else 0)
             stages[name] = {"replicas": stage["replicas"], "gpus": gpus, **summed}
     seconds = {name: sum(note["seconds"][name] for note in notes) for name in _SECONDS}
@@ -124,7 +128,7 @@ def _figures(stage: dict[str, Any], num_documents: int) -> dict[str, Any]:
         **{name: stage[name] for name in ("replicas", "gpus", "starts", "restarts")},
         **{name: round(stage[name], 1) for name in ("seconds", "gpu_seconds")},
         **{f"{name}_share": share(stage[name]) for name in ("start", "busy", "retrieval", "idle")},
-        **{name: stage[name] for name in TOKENS},
+        **{name: stage[name] for name in (*TOKENS, "searches_retried")},
         "calls_at_once": round(stage["calls"] / stage["busy"], 1) if stage["busy"] else 0.0,
         "output_tokens_per_second": round(stage["completion_tokens"] / each, 1) if each else 0.0,
         "abstracts_per_second": round(num_documents / each, 3) if each else 0.0,

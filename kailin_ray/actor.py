@@ -18,9 +18,8 @@ from kailin_ray.config import DistillConfig
 from kailin_ray.distill import Distiller, Record, engine_died
 from kailin_ray.generation import EngineDeadError
 from kailin_ray.meter import TOKENS, Meter, MeteredEngine
-from kailin_ray.retrieval.index import Hit
-from kailin_ray.retrieval.retriever import Query
 from kailin_ray.schema import RECORDS
+from kailin_ray.searching import Searcher
 from kailin_ray.stages import EngineSpec, Stage
 
 StartEngine = Callable[[EngineSpec], Any]
@@ -126,7 +125,7 @@ class DistillActor:
         config: DistillConfig,
         stage: Stage,
         mesh: Any,
-        retriever: Any,
+        retrievers: Sequence[Any],
         progress: Any,
         log: str,
         start_engine: StartEngine,
@@ -136,9 +135,7 @@ class DistillActor:
         self._meter = Meter(stage.name)
         self._teller = Teller(self._meter, stage.name, progress)
         self._engine = start_engine(stage.engine)
-        if retriever is not None:
-            ray.get(retriever.ready.remote())
-        search = Searcher(retriever, self._meter).search
+        search = Searcher(retrievers, self._meter).search
         engine: Any = MeteredEngine(self._engine, self._meter)
         self._distiller = Distiller(config, stage.steps, engine, search, ray.get(mesh))
         self._progress = progress
@@ -290,41 +287,6 @@ class Gauges:
         for state in ("start", "busy", "retrieval", "idle"):
             self._seconds.set(account[state], {"state": state})
         self._in_flight.set(account["in_flight"])
-
-
-class Searcher:
-    """Asks the retriever actor. What many coroutines ask in one turn of the event loop goes as one call."""
-
-    def __init__(self, retriever: Any, meter: Meter):
-        self._retriever, self._meter = retriever, meter
-        self._waiting: list[tuple[Query, asyncio.Future[list[Hit]]]] = []
-        self._calls: set[asyncio.Task[None]] = set()
-
-    async def search(self, question: str, k: int, exclude: int | None) -> list[Hit]:
-        """The ``k`` passages nearest to ``question``, without the passage of PMID ``exclude``."""
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[list[Hit]] = loop.create_future()
-        self._waiting.append(((question, k, exclude), answer))
-        if len(self._waiting) == 1:
-            loop.call_soon(self._send)
-        with self._meter.searching():
-            return await answer
-
-    def _send(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        call = asyncio.get_running_loop().create_task(self._ask(waiting))
-        self._calls.add(call)  # the loop itself holds a task only weakly
-        call.add_done_callback(self._calls.discard)
-
-    async def _ask(self, waiting: list[tuple[Query, asyncio.Future[list[Hit]]]]) -> None:
-        try:
-            found = await self._retriever.search.remote([query for query, _ in waiting])
-        except Exception as error:  # each row that asked gets it, and is recorded as failed
-            for _, answer in waiting:
-                answer.set_exception(error)
-            return
-        for (_, answer), hits in zip(waiting, found, strict=True):
-            answer.set_result(hits)
 
 
 def judged(record: Record) -> str | None:

@@ -24,6 +24,7 @@ def check_run(config: DistillConfig) -> DistillConfig:
     if config.evaluation.by == "rule" and not documents["num_with_mesh"]:
         raise ConfigError(f"documents: {config.documents} has no document with MeSH headings; the MeSH rule needs them")
     index = read_manifest(config.index, "index", "index", "index")
+    _check_index(config, index)
     check_encoder(config, index)
     _check_clean(config, documents, index)
     if not config.mesh.is_file():
@@ -163,6 +164,23 @@ def _model_json(model: Encoder | QueryModel, name: str) -> Any:
         except EntryNotFoundError:
             return None
     return read_json(file) if file.is_file() else None
+
+
+def _check_index(config: DistillConfig, index: dict[str, Any]) -> None:
+    """Raise ``ConfigError`` for an index of which a file is missing or not as long as it was made, or a part."""
+    folder = config.index
+    if "files" not in index:
+        raise ConfigError(f"index: {folder} was made by an earlier version of kailin_ray; index anew")
+    if config.retrieval.lexical_weight and not index["lexical"]:
+        raise ConfigError(
+            f"retrieval.lexical_weight: {folder} has no index of words; `index` with lexical=true adds one"
+        )
+    for name, size in index["files"].items():
+        file = folder / name
+        found = file.stat().st_size if file.is_file() else None
+        if found != size:
+            held = "is missing" if found is None else f"has {found:,} bytes, not {size:,}"
+            raise ConfigError(f"index: {file} {held}: the index is damaged; index anew")
 
 
 def check_encoder(config: DistillConfig, index: dict[str, Any]) -> None:

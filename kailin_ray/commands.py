@@ -129,21 +129,22 @@ def select(config: SelectConfig) -> int:
 
 
 def index(config: IndexConfig) -> int:
-    """Documents to a dense index."""
+    """Documents to a dense index, or to one that is there what changed in them."""
     read_manifest(config.documents, "documents", "documents", "ingest")
     config = replace(config, encoder=found_encoder(config.encoder))
-    from kailin_ray.retrieval.job import made_index, make_index
+    from kailin_ray.retrieval import job
     from kailin_ray.session import check_encoders, cluster_nodes, ray_session
 
-    manifest = made_index(config)
-    if manifest is None:
-        session = ray_session(config.cluster, _log(config.out))
-        with locked(config.out), _faults(_log(config.out)), session as terminal:
-            check_encoders(config.cluster, cluster_nodes(config.cluster))
-            manifest = make_index(config, terminal)
-    else:
-        print(f"{config.out}: made already")
-    print(f"{config.out}: {manifest['num_passages']:,} passages of {manifest['dimension']} dimensions")
+    with locked(config.out):
+        made = job.opened_index(config)
+        if job.up_to_date(config, made):
+            manifest: Any = made
+            print(f"{config.out}: made already")
+        else:
+            with _faults(_log(config.out)), ray_session(config.cluster, _log(config.out)) as terminal:
+                check_encoders(config.cluster, cluster_nodes(config.cluster))
+                manifest = job.make_index(config, made, terminal)
+    print(job.summary(config.out, manifest))
     return 0
 
 

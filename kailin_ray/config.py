@@ -140,6 +140,12 @@ class Retrieval:
     """Contexts of a question."""
     exclude_source: bool
     """Leave the source abstract out of its own contexts."""
+    jaccard: Annotated[float, Field(gt=0.0, le=1.0)] | None
+    """How alike two passages are that count as one, by their sets of five words in a row; null to keep all."""
+    lexical_weight: Annotated[float, Field(ge=0.0)]
+    """Of BM25's ranking, to 1 of the dense one, where they are fused; 0 for dense search alone."""
+    mesh_weight: Annotated[float, Field(ge=0.0)]
+    """Of the ranking by MeSH similarity to the source, to 1 of the ranking so far; 0 leaves MeSH to the evaluation."""
     max_context_words: Positive | None
     """Words of a context that the answer agent is shown, from its start; null for all."""
 
@@ -199,9 +205,11 @@ class Cluster:
     """That an engine's actor holds in Ray; on CPUs its threads are another matter."""
     threads_per_engine: Positive | None
     """Of an engine on CPUs; null shares the machine's cores out evenly."""
+    num_retrievers: Positive | None
+    """Actors that find the contexts; null for one on each machine whose engines ask for them."""
     num_encoders: Positive
     gpus_per_encoder: Annotated[float, Field(ge=0.0)]
-    """Also of the retriever, which encodes the questions."""
+    """Also of a retriever, which encodes the questions."""
     rows_per_block: Positive
     """Abstracts that are handed on and written together."""
     rows_in_flight: Positive
@@ -406,6 +414,12 @@ class IndexConfig:
     documents: LocalPath
     out: LocalPath
     limit: Positive | None
+    structure: Literal["auto", "exact", "ivf_pq", "hnsw"]
+    """What is searched; see ``retrieval/ann.py``."""
+    target_recall: Annotated[float, Field(gt=0.0, lt=1.0)]
+    """Of the four passages that exact search finds, the share that is to be found."""
+    lexical: bool
+    """Index the words of the passages too, for ``retrieval.lexical_weight``."""
     encoder: Encoder
     cluster: Cluster
 

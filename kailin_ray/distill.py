@@ -19,6 +19,7 @@ from kailin_ray.agents.preamble import DECISIONS, SIDES, VERDICTS
 from kailin_ray.config import DistillConfig
 from kailin_ray.generation import EngineDeadError, Generation, PromptTooLongError
 from kailin_ray.mesh import MeshHierarchy
+from kailin_ray.retrieval.fusion import mesh_rerank
 from kailin_ray.retrieval.index import Hit
 from kailin_ray.schema import ANSWER, ASKING, EVALUATION, FAILED, OK, REJECTED
 from kailin_ray.stages import QUESTION_AGENTS, RULE
@@ -30,6 +31,8 @@ Record = dict[str, Any]
 Search = Callable[[str, int, int | None], Awaitable[list[Hit]]]
 
 DETAIL_CHARS = 500
+RERANKED = 100
+"""Passages that MeSH similarity moves, where it does."""
 
 
 class RejectedRowError(Exception):
@@ -179,7 +182,7 @@ class Distiller:
         if problem:
             return f"{name}: {problem}: {asked.text[:150]!r}"
         retrieval = self.config.retrieval
-        hits = await self.search(asked.text, retrieval.top_k, record["pmid"] if retrieval.exclude_source else None)
+        hits = await self._contexts(asked.text, record["pmid"], source)
         if not hits:
             return f"{name}: no_contexts: {asked.text[:150]!r}"
         return {
@@ -192,11 +195,25 @@ class Distiller:
             "judge_probability": None,
         }
 
+    async def _contexts(self, asked: str, pmid: int, source: Sequence[str]) -> list[Hit]:
+        retrieval = self.config.retrieval
+        exclude = pmid if retrieval.exclude_source else None
+        if not retrieval.mesh_weight:
+            return await self.search(asked, retrieval.top_k, exclude)
+        hits = await self.search(asked, max(RERANKED, retrieval.top_k), exclude)
+        of_pmid = {hit.pmid: hit for hit in hits}
+        moved = mesh_rerank(list(of_pmid), self._similarities(source, hits), retrieval.mesh_weight)
+        return [of_pmid[pmid] for pmid in moved[: retrieval.top_k]]
+
     def _mesh_score(self, source: Sequence[str], hits: list[Hit]) -> float | None:
         """The rule's score of a candidate: the mean similarity of its contexts' descriptors to the source's."""
+        return evaluation.candidate_score(self._similarities(source, hits))
+
+    def _similarities(self, source: Sequence[str], hits: list[Hit]) -> list[float | None]:
         rule = self.config.evaluation
         sources, contexts = self._numbers([source] * len(hits)), self._numbers([hit.mesh for hit in hits])
-        return evaluation.candidate_score(self.mesh.score(sources, contexts, rule.measure, rule.aggregate).to_pylist())
+        found: list[float | None] = self.mesh.score(sources, contexts, rule.measure, rule.aggregate).to_pylist()
+        return found
 
     def _numbers(self, sets: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
         number = self._number.get

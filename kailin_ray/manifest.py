@@ -65,7 +65,7 @@ def inputs(config: DistillConfig) -> dict[str, Any]:
     """
     found = {
         "documents": read_manifest(config.documents, "documents", "documents", "ingest")["id"],
-        "index": sha256(config.index / "manifest.json"),
+        "index": read_manifest(config.index, "index", "index", "index")["id"],
         "mesh": sha256(config.mesh),
         "models": models(config),
         "prompts": prompts(config),
@@ -202,8 +202,9 @@ def write_manifest(
         "mesh": mesh_note,
         "config": settings(config),
         "models": made_from["models"],
-        "sha256": {name: made_from[name] for name in ("index", "mesh")},
+        "sha256": {"mesh": made_from["mesh"]},
         "documents": _documents(config.documents),
+        "index": _index(config.index),
         "versions": versions(),
     }
     source = read_json(config.from_run / "manifest.json") if config.from_run else {}
@@ -255,6 +256,13 @@ def _documents(folder: Path) -> dict[str, Any]:
     made = read_json(folder / "manifest.json")
     kept = ("id", "num_documents", "num_citations", "num_left_out", "num_skipped", "num_removed", "benchmarks", "files")
     return {name: made[name] for name in kept if name in made} | {"num_updates": len(made["updates"])}
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    """What a run's index was when it became complete, and what it finds of what exact search finds."""
+    made = read_json(folder / "manifest.json")
+    kept = {name: made[name] for name in ("id", "num_passages", "dimension", "search")}
+    return kept | {"num_updates": len(made["updates"]), "encoder": made["made_from"]["encoder"]["model"]}
 
 
 def versions() -> dict[str, str]:

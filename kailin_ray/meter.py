@@ -4,10 +4,11 @@ Sample (seconds but for the counts)::
 
     {"stage": "general+biomedical+answer", "seconds": 620.0, "start": 41.0, "busy": 560.2, "retrieval": 3.1,
      "idle": 15.7, "calls": 41022.5, "prompt_tokens": 1903311, "cached_tokens": 1500123, "completion_tokens": 40112,
-     "rows": {"ok": 902, "rejected": 301}, "reasons": {"answer_truncated": 200, ...}}
+     "searches_retried": 0, "rows": {"ok": 902, "rejected": 301}, "reasons": {"answer_truncated": 200, ...}}
 
 ``busy``: at least one call is in the engine; ``retrieval``: none is, and rows wait for their contexts; ``idle``:
 neither. ``calls`` is the integral of the calls in the engine over time: by ``busy``, the mean number of them at once.
+``searches_retried``: questions put to another retriever, or again, as the one that was asked had died.
 """
 
 import threading
@@ -36,7 +37,7 @@ class Meter:
         self._began = self._since = clock()
         self._lock = threading.Lock()
         self._ready = False
-        self._calls = self._searches = 0
+        self._calls = self._searches = self._retried = 0
         self._seconds = dict.fromkeys(("start", "busy", "retrieval", "idle", "calls"), 0.0)
         self._tokens = dict.fromkeys(TOKENS, 0)
         self._rows: Counter[str] = Counter()
@@ -62,6 +63,7 @@ class Meter:
             "seconds": self._since - self._began,
             **self._seconds,
             **self._tokens,
+            "searches_retried": self._retried,
             "rows": dict(self._rows),
             "reasons": dict(self._reasons),
             "ready": self._ready,
@@ -76,6 +78,10 @@ class Meter:
             yield
         finally:
             self._turn(searches=-1)
+
+    def retried(self, number: int) -> None:
+        """So many questions are asked again."""
+        self._retried += number
 
     async def call(self, asked: Any) -> Generation:
         """Await a call of the engine, and count it."""

@@ -9,6 +9,8 @@ import itertools
 import math
 import threading
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -26,14 +28,13 @@ from kailin_ray.config import DistillConfig
 from kailin_ray.documents import PMIDS, among, files_with, first_documents, select_rows
 from kailin_ray.files import read_json, remove_folder
 from kailin_ray.mesh import MeshHierarchy
-from kailin_ray.plan import Part, Plan
+from kailin_ray.plan import Part, Plan, retriever_threads
 from kailin_ray.pools import Pool
 from kailin_ray.records import RecordSink, compact, compacting, load_pmids, record_files
 from kailin_ray.retrieval.job import recorded_encoder
 from kailin_ray.retrieval.retriever import Retriever
 from kailin_ray.schema import ASKING, CARRIED, RECORDS
 from kailin_ray.session import engine_environment
-from kailin_ray.stages import QUESTION_AGENTS
 from kailin_ray.storage import for_arrow, log_folder
 from kailin_ray.watch import STOPPED, StoppedError, Watch
 
@@ -100,14 +101,14 @@ def distill(
     mesh: MeshHierarchy,
     terminal: TextIO,
     start_engine: StartEngine = start_vllm,
-    retriever: Any = None,
+    retrievers: Sequence[Any] | None = None,
     stop: threading.Event | None = None,
 ) -> None:
     """Distil what is not in the records yet, part after part.
 
-    Another engine or retriever (an actor with ``ready`` and ``search``) than the configuration's serves to measure the
-    pipeline itself. Needs a Ray session. Raises ``TooManyFailuresError``, and ``StoppedError`` once ``stop`` is set;
-    what is done is kept.
+    Another engine or other retrievers (actors with ``ready`` and ``search``) than the configuration's serve to measure
+    the pipeline itself. Needs a Ray session. Raises ``TooManyFailuresError``, and ``StoppedError`` once ``stop`` is
+    set; what is done is kept.
     """
     out = config.out.absolute()
     stop = stop or threading.Event()
@@ -117,7 +118,7 @@ def distill(
     shared = {"config": config, "mesh": ray.put(mesh), "start_engine": start_engine}
     shared["log"] = str(log_folder(out) / "engines.log")
     files, agents = work.files, ""
-    for number, (part, machine) in enumerate(zip(plan.parts, plan.retrievers, strict=True), start=1):
+    for number, part in enumerate(plan.parts, start=1):
         agents = "+".join((*([agents] if agents else []), *(pool.stage.name for pool in part)))
         last = number == len(plan.parts)
         folder = out / "records" if last else out / "parts" / agents
@@ -128,14 +129,12 @@ def distill(
         if left and stop.is_set():  # since the part before was done; no engine is to start for this one
             raise StoppedError(STOPPED)
         if left:
-            asks = any(agent in QUESTION_AGENTS for pool in part for agent in pool.stage.agents)
-            own = start_retriever(config, machine) if asks and retriever is None else None
             progress: Any = ray.remote(num_cpus=0, scheduling_strategy=beside)(Progress).remote()
-            actor = shared | {"progress": progress, "retriever": (retriever or own) if asks else None}
             rows = (work.num_documents, work.num_documents - left)
             named = number if len(plan.parts) > 1 else 0
             watch = Watch(progress, session, named, part, rows, config, stop, terminal)
-            with watch, compacting(folder):
+            with retrieving(config, plan, number - 1, retrievers) as asked, watch, compacting(folder):
+                actor = shared | {"progress": progress, "retrievers": asked}
                 selected = {"wanted": ray.put(work.wanted), "done": ray.put(done)}
                 del done  # 8 bytes a record, of which Ray has a copy now
                 asking = number == 1 and ASKING in config.stages
@@ -146,8 +145,6 @@ def distill(
                 _run_part(part, config, source, selected | {"again": again}, actor, folder)
             if stop.is_set() and _num_left(work.num_documents, work.wanted, load_pmids(folder, out / "records")):
                 raise watch.stopped
-            if own is not None:
-                ray.kill(own)  # so that the next part has what it held
         if not last:
             compact(folder)
             files = record_files(folder)
@@ -208,18 +205,31 @@ def _through(
     )
 
 
-def start_retriever(config: DistillConfig, machine: str | None) -> Any:
+@contextmanager
+def retrieving(config: DistillConfig, plan: Plan, number: int, given: Sequence[Any] | None) -> Iterator[list[Any]]:
+    """The retrievers of the part ``number``, from 0, ended with the block; or those given, if it has any."""
+    machines = plan.retrievers[number]
+    if given is not None:
+        yield list(given) if machines else []
+        return
+    # Not waited for here: they start while the engines do, and these wait for them (Searcher).
+    threads = retriever_threads(plan, number)
+    started = [start_retriever(config, *one) for one in zip(machines, threads, strict=True)]
+    try:
+        yield started
+    finally:
+        for one in started:
+            ray.kill(one)  # so that the next part has what it held
+
+
+def start_retriever(config: DistillConfig, machine: str | None, threads: int) -> Any:
     """A retriever actor on the index, with the encoder that the index was made with; ``machine``: None for any."""
     encoder = recorded_encoder(read_json(config.index / "manifest.json"))
     gpus = config.cluster.gpus_per_encoder
-    options: dict[str, Any] = {
-        "num_cpus": 0,
-        "num_gpus": gpus,
-        "max_concurrency": 1_000,
-        "max_restarts": -1,
-        "max_task_retries": -1,
-    }
+    # Its process is started again; its calls are not repeated by Ray, which would wait for that: see Searcher.
+    options: dict[str, Any] = {"num_cpus": 0, "num_gpus": gpus, "max_concurrency": 1_000, "max_restarts": -1}
+    # Of an actor that holds no CPU Ray says one thread, for the encoder and for the search.
+    options["runtime_env"] = {"env_vars": {"OMP_NUM_THREADS": str(threads)}}
     if machine:
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(machine, soft=True)
-    # Not waited for here: it starts while the engines do, and they wait for it (DistillActor).
-    return ray.remote(**options)(Retriever).remote(str(config.index.absolute()), encoder, gpus > 0)
+    return ray.remote(**options)(Retriever).remote(str(config.index.absolute()), encoder, gpus > 0, config.retrieval)

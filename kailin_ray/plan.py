@@ -3,6 +3,8 @@
 Everything here is computed: nothing starts, and what cannot run is refused before anything does.
 """
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,8 +16,11 @@ from kailin_ray.stages import QUESTION_AGENTS, make_stages
 Part = tuple[Pool, ...]
 """Pools that run side by side."""
 
-_RETRIEVER, _TASK = -1, -2
-"""Stand for a pool's number where it is none."""
+_TASK = -1
+"""Stands for a pool's number where it is none."""
+
+Places = tuple[list[list[int]], list[int]]
+"""Numbers of machines: of each pool's replicas, and of the retrievers."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +29,8 @@ class Plan:
 
     parts: tuple[Part, ...]
     nodes: tuple[Node, ...]
-    retrievers: tuple[str | None, ...]
-    """The machine of each part's retriever; None for a part without one."""
+    retrievers: tuple[tuple[str | None, ...], ...]
+    """Of each part the machine of each retriever; none for a part in which nobody asks one."""
 
 
 def make_plan(config: Layout, nodes: Sequence[Node]) -> Plan:
@@ -75,51 +80,94 @@ def _replicated(part: Part, cluster: Cluster, nodes: Sequence[Node]) -> Part:
         pools = more
 
 
-def _demands(pools: Sequence[Pool], cluster: Cluster) -> list[tuple[int, Demand]]:
-    """All that a part starts with the number of its pool (or _RETRIEVER, _TASK), the hardest to place first."""
+def _asks(pool: Pool) -> bool:
+    """Whether its engines ask retrievers for contexts."""
+    return any(step in QUESTION_AGENTS for step in pool.stage.steps)
+
+
+def _demands(pools: Sequence[Pool]) -> list[tuple[int, Demand]]:
+    """All but retrievers that a part starts, with the number of its pool (or _TASK), the hardest to place first."""
     actors = [(number, pool.demand) for number, pool in enumerate(pools) for _ in range(pool.replicas)]
     actors.append((_TASK, Demand(1)))  # what reads and writes
-    if any(step in QUESTION_AGENTS for pool in pools for step in pool.stage.steps):
-        actors.append((_RETRIEVER, Demand(0, gpus=cluster.gpus_per_encoder)))
     return sorted(actors, key=lambda one: (-one[1].gpus, -one[1].memory_gib, -one[1].cpus))
 
 
 def _shortage(pools: Sequence[Pool], cluster: Cluster, nodes: Sequence[Node]) -> str:
     """What the machines lack for a part, with the arithmetic; empty if all fits."""
-    demands = _demands(pools, cluster)
+    # Where each machine is to have one, the engines' places tell how many: at least one.
+    retrievers = (cluster.num_retrievers or 1) * any(map(_asks, pools))
     for unit, what in (("gpus", "GPUs"), ("cpus", "CPUs"), ("memory_gib", "GiB of memory")):
         have = sum(getattr(node, unit) for node in nodes)
-        each = [(pool.replicas, getattr(pool.demand, unit), pool.stage.name) for pool in pools]
-        sums = " + ".join(f"{number} x {held:.3g} ({name})" for number, held, name in each)
-        need = sum(getattr(demand, unit) for _, demand in demands)
-        for number, demand in demands:
-            if number < 0 and getattr(demand, unit):
-                sums += f" + {getattr(demand, unit):g} ({'retriever' if number == _RETRIEVER else 'to read and write'})"
+        terms = [(pool.replicas, getattr(pool.demand, unit), pool.stage.name) for pool in pools]
+        if unit == "gpus" and retrievers and cluster.gpus_per_encoder:
+            terms.append((retrievers, cluster.gpus_per_encoder, "retriever"))
+        if unit == "cpus":
+            terms.append((1, 1, "to read and write"))
+        need = sum(number * held for number, held, _ in terms)
         if need > have:
+            sums = " + ".join(f"{number} x {held:.3g} ({name})" for number, held, name in terms)
             return f"{sums} = {need:.3g} {what}; the cluster has {have:.3g}"
-    if _placed(demands, nodes) is None:
-        held = ", ".join(f"{pool.replicas} x {_held(pool.demand)} ({pool.stage.name})" for pool in pools)
-        return f"{held} find no place on its {len(nodes)} machines: none is divided among machines"
+    if _placed(pools, cluster, nodes) is None:
+        actors = [f"{pool.replicas} x {_held(pool.demand)} ({pool.stage.name})" for pool in pools]
+        if retrievers and cluster.gpus_per_encoder:
+            number = f"{retrievers} x" if cluster.num_retrievers else "on each machine whose engines ask"
+            actors.append(f"{number} {cluster.gpus_per_encoder:g} of a GPU (retriever)")
+        return f"{', '.join(actors)} find no place on its {len(nodes)} machines: none is divided among machines"
     return ""
 
 
-def _placed(demands: Sequence[tuple[int, Demand]], nodes: Sequence[Node]) -> list[int] | None:
-    """The machine of each actor, the fullest that has room for it; None if one finds none."""
+def _placed(pools: Sequence[Pool], cluster: Cluster, nodes: Sequence[Node]) -> Places | None:
+    """The machine of each actor, the fullest that has room for it; None if one finds none.
+
+    Where each machine is to have a retriever, its first engine that asks brings it.
+    """
     left = [[node.gpus, node.cpus, node.memory_gib] for node in nodes]
-    chosen = []
-    for _, demand in demands:
-        holds = (demand.gpus, demand.cpus, demand.memory_gib)
+    engines: list[list[int]] = [[] for _ in pools]
+    asking = [0] * len(nodes)
+    brought = _gpus_of(1, cluster) if cluster.num_retrievers is None else 0.0
+    for number, demand in _demands(pools):
+        asks = number != _TASK and _asks(pools[number])
+
+        def after(i: int, demand: Demand = demand, asks: bool = asks) -> list[float]:
+            gpus = demand.gpus + (brought if asks and not asking[i] else 0)
+            return [f - h for f, h in zip(left[i], (gpus, demand.cpus, demand.memory_gib), strict=True)]
+
         room = [
-            i
-            for i, free in enumerate(left)
-            if all(f >= h for f, h in zip(free, holds, strict=True))
-            and nodes[i].gpu_memory_gib >= demand.gpu_memory_gib
+            i for i, node in enumerate(nodes) if min(after(i)) >= 0 and node.gpu_memory_gib >= demand.gpu_memory_gib
         ]
         if not room:
             return None
-        chosen.append(min(room, key=lambda i: left[i]))
-        left[chosen[-1]] = [f - h for f, h in zip(left[chosen[-1]], holds, strict=True)]
-    return chosen
+        place = min(room, key=lambda i: left[i])
+        left[place] = after(place)
+        asking[place] += asks
+        if number != _TASK:
+            engines[number].append(place)
+    if cluster.num_retrievers is None:
+        return engines, [i for i, number in enumerate(asking) if number]
+    retrievers = _placed_retrievers(cluster.num_retrievers if any(asking) else 0, cluster, asking, left)
+    return None if retrievers is None else (engines, retrievers)
+
+
+def _placed_retrievers(
+    number: int, cluster: Cluster, asking: Sequence[int], left: Sequence[Sequence[float]]
+) -> list[int] | None:
+    """Machines of so many retrievers: where engines ask, in proportion to how many; None if one finds none."""
+    here: Counter[int] = Counter()
+    places = []
+    for _ in range(number):
+        room = [i for i, free in enumerate(left) if free[0] >= _gpus_of(here[i] + 1, cluster)]
+        if not room:
+            return None
+        place = min(room, key=lambda i: (not asking[i], here[i] / (asking[i] or 1), left[i]))
+        here[place] += 1
+        places.append(place)
+    return places
+
+
+def _gpus_of(number: int, cluster: Cluster) -> float:
+    """GPUs that so many retrievers take from a machine's engines, which have whole ones: none lies across two."""
+    share = cluster.gpus_per_encoder
+    return math.ceil(number / math.floor(1 / share)) if 0 < share < 1 else number * share
 
 
 def _held(demand: Demand) -> str:
@@ -127,25 +175,32 @@ def _held(demand: Demand) -> str:
     return f"{gpus}{demand.cpus:g} CPUs" + (f" and {demand.memory_gib:.1f} GiB" if demand.memory_gib else "")
 
 
-def _located(part: Part, cluster: Cluster, nodes: Sequence[Node]) -> tuple[Part, str | None]:
-    """The part's pools with the machine of each replica, and the machine of the retriever.
+def _located(part: Part, cluster: Cluster, nodes: Sequence[Node]) -> tuple[Part, tuple[str | None, ...]]:
+    """The part's pools with the machine of each replica, and the machine of each retriever.
 
     Left to itself Ray may spread engines of one GPU so that no machine has four left for an engine of four.
     """
-    demands = _demands(part, cluster)
-    places = _placed(demands, nodes)
+    places = _placed(part, cluster, nodes)
     assert places is not None  # or _shortage would have said so
+    *engines, retrievers = (tuple(nodes[i].identity for i in one) for one in (*places[0], places[1]))
+    return tuple(replace(pool, machines=on) for pool, on in zip(part, engines, strict=True)), retrievers
 
-    def of(number: int) -> tuple[str | None, ...]:
-        return tuple(nodes[i].identity for (mine, _), i in zip(demands, places, strict=True) if mine == number)
 
-    pools = tuple(replace(pool, machines=of(number)) for number, pool in enumerate(part))
-    return pools, next(iter(of(_RETRIEVER)), None)
+def retriever_threads(plan: Plan, number: int) -> list[int]:
+    """Threads of each retriever of the part ``number``, from 0: its share of its machine's cores that nobody holds."""
+    threads = []
+    for machine in plan.retrievers[number]:
+        cpus = sum(node.cpus for node in plan.nodes if node.identity == machine)
+        held = sum(pool.machines.count(machine) * pool.demand.cpus for pool in plan.parts[number])
+        # One more is to read and write with.
+        threads.append(max(1, int(cpus - held - 1) // plan.retrievers[number].count(machine)))
+    return threads
 
 
 def nodes_of(nodes: Nodes) -> list[Node]:
-    """The machines that a configuration describes."""
-    return [Node(nodes.cpus, nodes.memory_gib, nodes.gpus, nodes.gpu_memory_gib)] * nodes.count
+    """The machines that a configuration describes, numbered from 1."""
+    one = Node(nodes.cpus, nodes.memory_gib, nodes.gpus, nodes.gpu_memory_gib)
+    return [replace(one, identity=str(number)) for number in range(1, nodes.count + 1)]
 
 
 def as_json(plan: Plan) -> list[list[dict[str, str | float]]]:

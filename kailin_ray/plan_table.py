@@ -8,7 +8,7 @@ from kailin_ray.pools import GIB, RUNTIME_GIB, Pool
 
 def describe(plan: Plan, brief: bool = False) -> str:
     """The plan's table; ``brief`` leaves out the arithmetic."""
-    lines = ["plan", *_stages(plan)]
+    lines = ["plan", *_stages(plan), *_retrievers(plan)]
     if not brief:
         lines = [*_machines(plan), *_models(plan), *lines, *_memory(plan), *_tokens(plan)]
     return "\n".join(lines)
@@ -56,6 +56,17 @@ def _stages(plan: Plan) -> list[str]:
             )
     if len(plan.parts) > 1:
         lines.append("  the parts run one after another over all abstracts, with Parquet between them")
+    return lines
+
+
+def _retrievers(plan: Plan) -> list[str]:
+    lines = []
+    for number, machines in enumerate(plan.retrievers, start=1):
+        if machines:
+            each = Counter(machines).values()
+            part = f" of part {number}" if len(plan.parts) > 1 else ""
+            shares = f" ({' + '.join(map(str, each))})" if max(each) > 1 else ""
+            lines.append(f"  retrievers{part}: {len(machines)}, on {len(each)} of {len(plan.nodes)} machines{shares}")
     return lines
 
 

@@ -53,7 +53,7 @@ def opened(out: Path, maker: str) -> Manifest | None:
     An update that was stopped while its parts took their places is finished first. Raises ``ConfigError`` if ``out``
     holds something else, or documents of another maker.
     """
-    _finish(out.absolute())
+    finish(out.absolute())
     if (out / "manifest.json").exists():
         manifest: Manifest = read_json(out / "manifest.json")
         if manifest.get("kind") != "documents":
@@ -74,7 +74,7 @@ def updating(out: Path) -> Iterator[Path]:
     out = out.absolute()
     with atomic_folder(_beside(out)) as folder:
         yield folder
-    _finish(out)
+    finish(out)
 
 
 def noted(maker: str, made: Manifest | None, update: dict[str, Any]) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def _beside(out: Path) -> Path:
     return out.with_name(f".{out.name}.update")
 
 
-def _finish(out: Path) -> None:
+def finish(out: Path) -> None:
     """Move the files of a whole update, the manifest last: without it the folder counts for nothing.
 
     Stopped between two of them, it goes on with the others.

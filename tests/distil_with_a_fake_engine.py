@@ -33,7 +33,7 @@ class TwoPassages(FakeRetriever):
 
 def with_fakes(*arguments: Any, **options: Any) -> None:
     retriever = ray.remote(num_cpus=0)(TwoPassages).remote()
-    distill(*arguments, lambda _: SlowEngine(Path(tempfile.mkstemp()[1])), retriever, **options)
+    distill(*arguments, lambda _: SlowEngine(Path(tempfile.mkstemp()[1])), [retriever], **options)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 from kailin_ray.actor import judged
 from kailin_ray.agents.preamble import DECIDE, TASKS
 from kailin_ray.config import DistillConfig, Judge
-from kailin_ray.distill import Distiller
+from kailin_ray.distill import RERANKED, Distiller
 from kailin_ray.generation import EngineDeadError, Generation, PromptTooLongError
 from kailin_ray.mesh import MeshHierarchy
 from kailin_ray.retrieval.index import Hit
@@ -292,3 +292,23 @@ def test_each_agent_asks_with_its_own_adapter(config: DistillConfig, toy_mesh: M
 def test_a_dead_engine_is_no_row_s_fault(run: Run) -> None:
     with pytest.raises(EngineDeadError):
         run(DOCUMENT, FakeEngine({task: EngineDeadError("gone") for task in REPLIES}))
+
+
+@pytest.mark.parametrize(("weight", "kept"), [(0.0, [6, 2]), (100.0, [2, 6])])
+def test_mesh_similarity_moves_contexts_where_it_weighs(
+    config: DistillConfig, toy_mesh: MeshHierarchy, weight: float, kept: list[int]
+) -> None:
+    # Nearest first: a hormone, a neoplasm (as the source is), and one that says nothing of MeSH.
+    hits = [Hit(6, 0.9, "T", "A", ["D51"]), Hit(2, 0.8, "T", "A", ["D12"]), Hit(3, 0.7, "T", "A", ["D99"])]
+    asked: list[int] = []
+
+    async def search(_: str, k: int, __: int | None) -> list[Hit]:
+        asked.append(k)
+        return hits[:k]
+
+    changed = replace(config, retrieval=replace(config.retrieval, mesh_weight=weight, top_k=2))
+    steps = make_stages(changed)[0].steps
+    row = asyncio.run(Distiller(changed, steps, FakeEngine(REPLIES), search, toy_mesh).record(DOCUMENT))
+    assert set(asked) == {RERANKED if weight else 2}
+    for candidate in row["candidates"]:
+        assert [context["pmid"] for context in candidate["contexts"]] == kept

@@ -116,12 +116,14 @@ def texts(found: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     ]
 
 
-@pytest.mark.parametrize("victim", ["driver", "ray::MapWorker", "ray::Retriever"])
+@pytest.mark.parametrize(
+    ("victim", "retrievers"), [("driver", 1), ("ray::MapWorker", 1), ("ray::Retriever", 1), ("ray::Retriever", 2)]
+)
 def test_a_killed_process_loses_and_doubles_nothing(
-    distil: Distil, tmp_path: Path, undisturbed: list[dict[str, Any]], victim: str
+    distil: Distil, tmp_path: Path, undisturbed: list[dict[str, Any]], victim: str, retrievers: int
 ) -> None:
     run = tmp_path / "run"
-    process = distil(latency=0.3)
+    process = distil(f"cluster.num_retrievers={retrievers}", latency=0.3)
     until(lambda: written(run) >= 3)
     if victim == "driver":
         process.send_signal(signal.SIGKILL)
@@ -129,7 +131,9 @@ def test_a_killed_process_loses_and_doubles_nothing(
         assert 0 < len(rows(run)) < ROWS
         finish(distil())
     else:
-        until(lambda: workers(process, victim))[0].kill()
+        found = until(lambda: workers(process, victim))
+        assert len(found) == (retrievers if victim == "ray::Retriever" else 1)
+        found[0].kill()
         finish(process)
     assert texts(whole(run)) == texts(undisturbed)
     assert read_json(run / "manifest.json")["restarts"] == (victim == "ray::MapWorker")

@@ -50,8 +50,8 @@ def made(text: str) -> Generation:
 
 
 class FakeRetriever:
-    async def ready(self) -> bool:
-        return True
+    async def ready(self) -> str:
+        return ray.get_runtime_context().get_node_id()
 
     async def search(self, queries: list[Any]) -> list[list[Hit]]:
         await asyncio.sleep(0)
@@ -92,7 +92,7 @@ def test_engines_of_one_gpu_leave_a_machine_to_the_engine_of_four(
 
     retriever = ray.remote(num_cpus=0)(FakeRetriever).remote()
     work = find_work(config)
-    distill(config, plan, work, MeshHierarchy.load(MESH), sys.stderr, start_engine, retriever)
+    distill(config, plan, work, MeshHierarchy.load(MESH), sys.stderr, start_engine, [retriever])
     check_complete(config, work)
     assert records(config.out).count_rows() == 12
     for pool in plan.parts[0]:

@@ -1,5 +1,6 @@
 """What runs where, and what is refused with which arithmetic; machines are described, models are config.json alone."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kailin_ray.__main__ import conf_dir
-from kailin_ray.config import ConfigError, PlanConfig, check
-from kailin_ray.plan import Plan, make_plan
+from kailin_ray.config import ConfigError, Nodes, PlanConfig, check
+from kailin_ray.plan import Plan, make_plan, nodes_of, retriever_threads
 from kailin_ray.plan_table import describe
 from kailin_ray.pools import Node
 from kailin_ray.session import check_encoders, engine_environment
@@ -118,7 +119,7 @@ def test_what_does_not_fit_side_by_side_is_cut(plan: Make) -> None:
         ),
         (
             [replace(BIG, cpus=4)], "llama-3-8b", ("cluster.num_engines=4",),
-            r"4 x 1 \(general\+biomedical\+answer\) \+ 1 \(to read and write\) = 5 CPUs; the cluster has 4",
+            r"4 x 1 \(general\+biomedical\+answer\) \+ 1 x 1 \(to read and write\) = 5 CPUs; the cluster has 4",
         ),
         (
             [replace(BIG, gpus=3)] * 2, "llama-3-70b",
@@ -177,12 +178,64 @@ def test_engines_find_the_machines_whose_gpus_are_big_enough(plan: Make) -> None
     assert (pool.demand.gpu_memory_gib, pool.machines) == (80, ("big", "big"))
 
 
-def test_the_retriever_s_gpu_is_part_of_the_plan(plan: Make) -> None:
-    nodes = [replace(BIG, gpus=2, identity="a")]
+def test_each_machine_whose_engines_ask_has_a_retriever_with_its_gpu(plan: Make) -> None:
+    nodes = [replace(BIG, gpus=3, identity="a"), replace(BIG, gpus=3, identity="b")]
     found = plan(nodes, "cluster.gpus_per_encoder=0.5")
-    assert (found.parts[0][0].replicas, found.retrievers) == (1, ("a",))
-    with pytest.raises(ConfigError, match=r"2 x 1 \(.*\) \+ 0.5 \(retriever\) = 2.5 GPUs; the cluster has 2"):
-        plan(nodes, "cluster.gpus_per_encoder=0.5", "cluster.num_engines=2")
+    # The fullest machine is filled first; were its GPUs all the engines', the retriever would have none.
+    assert [sorted(pool.machines) for pool in found.parts[0]] == [["a", "a", "b", "b"]]
+    assert found.retrievers == (("a", "b"),)
+    assert plan(nodes[:1]).retrievers == (("a",),)
+    with pytest.raises(
+        ConfigError,
+        match=r"5 x 1 GPUs of 80 GiB and 1 CPUs \(.*\), on each machine whose engines ask 0.5 of a GPU \(retriever\) "
+        "find no place on its 2 machines",
+    ):
+        plan(nodes, "cluster.gpus_per_encoder=0.5", "cluster.num_engines=5")
+    with pytest.raises(ConfigError, match=r"6 x 1 \(.*\) \+ 1 x 0.5 \(retriever\) = 6.5 GPUs; the cluster has 6"):
+        plan(nodes, "cluster.gpus_per_encoder=0.5", "cluster.num_engines=6")
+
+
+def test_so_many_retrievers_are_shared_out_among_the_engines_that_ask(plan: Make) -> None:
+    nodes = [replace(BIG, identity="a"), replace(BIG, gpus=1, identity="b"), Node(8, 64, identity="c")]
+    for number, machines in ((1, ["a"]), (3, ["a", "a", "b"]), (9, ["a"] * 8 + ["b"])):
+        found = plan(nodes, f"cluster.num_retrievers={number}")
+        assert found.parts[0][0].replicas == 9
+        assert sorted(found.retrievers[0]) == machines
+    # Where no GPU is left beside the engines, they go where there is one.
+    (found,) = plan(
+        nodes, "cluster.num_retrievers=3", "cluster.gpus_per_encoder=0.5", "cluster.num_engines=7"
+    ).retrievers
+    assert Counter(found) in (Counter(a=2, b=1), Counter(b=2, a=1))
+    with pytest.raises(ConfigError, match=r"7 x 1 \(.*\) \+ 3 x 1 \(retriever\) = 10 GPUs; the cluster has 9"):
+        plan(nodes, "cluster.num_retrievers=3", "cluster.gpus_per_encoder=1", "cluster.num_engines=7")
+
+
+def test_no_retriever_lies_across_two_gpus(plan: Make) -> None:
+    four = [replace(BIG, gpus=4)]
+    keys = ("cluster.gpus_per_encoder=0.4", "cluster.num_retrievers=5")
+    assert replicas(plan(four, *keys)) == [[("general+biomedical+answer", 1, 1)]]
+    # 5 x 0.4 is 2, but two GPUs hold four retrievers of 0.4.
+    with pytest.raises(
+        ConfigError, match=r"2 x 1 GPUs .* 5 x 0.4 of a GPU \(retriever\) find no place on its 1 machines"
+    ):
+        plan(four, *keys, "cluster.num_engines=2")
+
+
+def test_a_retriever_has_the_cores_that_nobody_holds(plan: Make) -> None:
+    nodes = [replace(BIG, identity="a"), replace(BIG, cpus=3, gpus=2, identity="b")]
+    assert retriever_threads(plan(nodes), 0) == [64 - 8 - 1, 1]
+    assert retriever_threads(plan(nodes[:1], "cluster.num_retrievers=2"), 0) == [27, 27]
+    assert retriever_threads(plan([replace(BIG, gpus=4, identity="a")], *PAPER), 1) == []
+
+
+def test_a_part_without_question_agents_has_no_retriever(plan: Make) -> None:
+    found = plan([replace(BIG, gpus=4, identity="a")], *PAPER, "cluster.num_retrievers=2")
+    assert found.retrievers == (("a", "a"), ())
+    assert [line for line in describe(found).splitlines() if "retrievers" in line] == [
+        "  retrievers of part 1: 2, on 1 of 1 machines (2)"
+    ]
+    found = plan(nodes_of(Nodes(count=3, cpus=8, memory_gib=64, gpus=1, gpu_memory_gib=80)), "cluster.num_engines=2")
+    assert "  retrievers: 2, on 2 of 3 machines" in describe(found).splitlines()
 
 
 def test_an_adapter_reads_the_abstract_for_itself(plan: Make) -> None:
@@ -196,20 +249,34 @@ def test_an_adapter_reads_the_abstract_for_itself(plan: Make) -> None:
     st.lists(st.sampled_from([BIG, SMALL, replace(BIG, gpus=4)]), min_size=1, max_size=5),
     st.sampled_from(["auto", "never", "always"]),
     st.booleans(),
+    st.sampled_from([None, 1, 3]),
+    st.sampled_from([0, 0.5, 1]),
 )
 @settings(max_examples=40, deadline=None)
-def test_every_plan_does_every_step_once_with_what_there_is(plan: Make, nodes: list[Node], cut: str, own: bool) -> None:
-    keys = PAPER[:1] if own else PAPER
+def test_every_plan_does_every_step_once_with_what_there_is(
+    plan: Make, nodes: list[Node], cut: str, own: bool, number: int | None, share: float
+) -> None:
+    keys = [*(PAPER[:1] if own else PAPER), f"cluster.num_retrievers={'null' if number is None else number}"]
+    nodes = [replace(node, identity=str(i)) for i, node in enumerate(nodes)]
     try:
-        found = plan(nodes, *keys, f"cluster.cut={cut}")
+        found = plan(nodes, *keys, f"cluster.cut={cut}", f"cluster.gpus_per_encoder={share}")
     except ConfigError:
         return
     steps = [step for part in found.parts for pool in part for step in pool.stage.steps]
     assert sorted(steps) == ["answer", "biomedical", "general", "rule"]
     assert steps[-2:] == ["rule", "answer"]
-    for part in found.parts:
+    for part, retrievers in zip(found.parts, found.retrievers, strict=True):
         assert sum(pool.replicas * pool.demand.gpus for pool in part) <= sum(node.gpus for node in nodes)
         assert all(pool.replicas >= 1 for pool in part)
+        asking = [machine for pool in part if "general" in pool.stage.agents for machine in pool.machines]
+        asking += [machine for pool in part if "biomedical" in pool.stage.agents for machine in pool.machines]
+        if number is None:
+            assert sorted(retrievers) == sorted(set(asking))
+        else:
+            assert len(retrievers) == (number if asking else 0)
+        for machine, node in enumerate(nodes):
+            held = sum(pool.demand.gpus * pool.machines.count(str(machine)) for pool in part)
+            assert held + share * retrievers.count(str(machine)) <= node.gpus
     assert len(found.parts) == 1 or cut != "never"
 
 

@@ -1,6 +1,7 @@
 """Bad input through the real command line: one line that names it, non-zero exit, nothing half-written."""
 
 import gzip
+import shutil
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,7 @@ def test_a_damaged_file_among_whole_ones(kailin: Command, tmp_path: Path, small_
         (["evaluation.judge.form=threewise"], ["evaluation.judge.form", "'pairwise' or 'pointwise'", "threewise"]),
         (["documents={index}"], ["documents", "holds index, not documents"]),
         (["index={documents}"], ["index", "holds documents, not index"]),
+        (["retrieval.lexical_weight=0.5"], ["retrieval.lexical_weight", "no index of words", "lexical=true"]),
     ],
 )
 def test_wrong_distillations(
@@ -226,3 +228,17 @@ def test_an_engine_that_cannot_start_is_said_in_one_line_that_names_the_log(
     assert "Traceback" not in done.stdout + done.stderr
     assert "nonesuch" in done.stderr.splitlines()[-1]
     assert f"{tmp_path}/run/logs/driver.log" in done.stderr.splitlines()[-1]
+
+
+def test_a_damaged_index_is_refused_by_the_file(kailin: Command, tmp_path: Path, documents: Path, index: Path) -> None:
+    damaged = tmp_path / "index"
+    shutil.copytree(index, damaged)
+    arguments = (f"documents={documents}", f"index={damaged}", f"mesh={MESH}", f"out={tmp_path}/run", "limit=1")
+    vectors = damaged / "shards/00000/vectors.f16"
+    whole = vectors.read_bytes()
+    for damage, names in ((whole[:-2], ("vectors.f16", "bytes, not", "damaged")), (None, ("vectors.f16", "missing"))):
+        vectors.unlink()
+        if damage:
+            vectors.write_bytes(damage)
+        refused(kailin, tmp_path, "distill", *arguments, names=names)
+        vectors.write_bytes(whole)

@@ -107,7 +107,8 @@ def test_the_manifest_adds_up(run: tuple[Path, list[str]]) -> None:
         assert manifest["tokens"][name] == used
         assert sum(agent[name] for agent in manifest["tokens"]["by_agent"].values()) == used
     assert manifest["seconds"]["total"] >= manifest["seconds"]["distill"] > 0
-    assert set(manifest["sha256"]) == {"index", "mesh"}
+    assert set(manifest["sha256"]) == {"mesh"}
+    assert manifest["index"]["search"] == {"kind": "exact"}
     # Documents may be updated under a run: they have a name of their own, and a count of updates.
     documents = json.loads((Path(manifest["config"]["documents"]) / "manifest.json").read_text())
     assert (manifest["documents"]["id"], manifest["documents"]["num_updates"]) == (documents["id"], 1)

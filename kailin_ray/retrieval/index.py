@@ -1,28 +1,31 @@
-"""The dense index on disk: a FAISS index and the passages it stands for.
+"""An index, opened: questions' vectors in, passages out.
 
-``index/``: ``vectors.faiss`` (vector i), ``passages.arrow`` (row i: pmid, title, text, mesh), ``manifest.json``. Both
-files open memory-mapped, so the processes of a node share one copy and nothing is read that is not used.
+``index/``: ``shards/`` (see ``store.py``), ``search.faiss`` (the structure, unless it is exact: see ``ann.py``),
+``deleted.npy`` (rows of passages that count no more), ``manifest.json``.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import faiss
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-PASSAGES = pa.schema(
-    [("pmid", pa.int64()), ("title", pa.string()), ("text", pa.string()), ("mesh", pa.list_(pa.string()))]
-)
-ROWS_AT_ONCE = 4_000
+from kailin_ray.corpus.words import places_in
+from kailin_ray.files import read_json
+from kailin_ray.retrieval.ann import open_search, scored
+from kailin_ray.retrieval.distinct import near_copies
+from kailin_ray.retrieval.fusion import reciprocal_rank_fusion
+from kailin_ray.retrieval.lexical import LexicalIndex
+from kailin_ray.retrieval.store import Rows, Store, Vectors
+
+SPARE = 4
+"""Passages that are found beyond those asked for, as some nearly repeat others."""
+FUSED = 100
+"""Passages of each ranking that are fused."""
 
 
-@dataclass(frozen=True)
-class Hit:
-    """One passage found for a query."""
+class Hit(NamedTuple):
+    """One passage found for a query; a tuple, as thousands a second go from process to process."""
 
     pmid: int
     score: float
@@ -31,46 +34,93 @@ class Hit:
     mesh: list[str]
 
 
-def build(parts: list[Path], folder: Path) -> dict[str, Any]:
-    """Build the index in ``folder`` from Parquet parts of passages with embeddings, part by part.
+def shard_folders(folder: Path, manifest: dict[str, Any]) -> list[tuple[Path, int]]:
+    """The folders of an index' shards with their numbers of rows, as ``Store`` takes them."""
+    return [(folder / one["name"], one["rows"]) for one in manifest["shards"]]
 
-    Exact search by inner product. Returns the counts for the manifest.
-    """
-    index: Any = None
-    total = 0
-    with pa.OSFile(str(folder / "passages.arrow"), "wb") as sink, pa.ipc.new_file(sink, PASSAGES) as store:
-        for part in parts:
-            for batch in pq.ParquetFile(part).iter_batches(ROWS_AT_ONCE):
-                vectors = np.stack(batch["embedding"].to_numpy(zero_copy_only=False)).astype(np.float32)
-                index = index or faiss.IndexFlatIP(vectors.shape[1])
-                index.add(vectors)
-                store.write_batch(pa.RecordBatch.from_arrays([batch[name] for name in PASSAGES.names], schema=PASSAGES))
-                total += batch.num_rows
-    faiss.write_index(index, str(folder / "vectors.faiss"))
-    return {"num_passages": total, "dimension": index.d, "index": "IndexFlatIP"}
+
+def load_deleted(folder: Path) -> Rows:
+    """Rows of an index, sorted, of passages that count no more. Raises ``ValueError`` for a damaged file."""
+    path = folder / "deleted.npy"
+    if not path.exists():
+        return np.zeros(0, np.int64)
+    found: Rows = np.load(path, allow_pickle=False)
+    return found
 
 
 class PassageIndex:
     """An opened index. Not for use by two threads at once."""
 
-    def __init__(self, folder: Path):
-        """Open ``folder`` memory-mapped. Raises ``ValueError`` if index and passages do not belong together."""
-        self._index = faiss.read_index(str(folder / "vectors.faiss"), faiss.IO_FLAG_MMAP_IFC)
-        self._passages = pa.ipc.open_file(pa.memory_map(str(folder / "passages.arrow"))).read_all()
-        self._pmids = self._passages["pmid"].to_numpy()
-        if self._index.ntotal != len(self._pmids):
-            raise ValueError(f"{folder}: {self._index.ntotal} vectors for {len(self._pmids)} passages")
-        self.dimension = int(self._index.d)
+    def __init__(self, folder: Path, device: str = "cpu", lexical_weight: float = 0.0):
+        """Open ``folder`` memory-mapped. Raises ``ValueError`` that names the file that is damaged or does not fit.
 
-    def search(self, vectors: npt.NDArray[np.float32], k: int, exclude: list[int | None]) -> list[list[Hit]]:
-        """The ``k`` best passages of each query, best first, without the PMID that ``exclude`` names for it."""
-        scores, rows = self._index.search(vectors, k + 1)
-        found = []
-        for score, row, without in zip(scores, rows, exclude, strict=True):
-            kept = [(int(r), float(s)) for r, s in zip(row, score, strict=True) if r >= 0 and self._pmids[r] != without]
-            found.append([self._hit(r, s) for r, s in kept[:k]])
+        ``lexical_weight``: of BM25's ranking, to 1 of the dense one; 0 for dense search alone.
+        """
+        manifest = read_json(folder / "manifest.json")
+        self.dimension = int(manifest["dimension"])
+        self._store = Store(shard_folders(folder, manifest), self.dimension)
+        deleted = load_deleted(folder)
+        self._search = open_search(folder / "search.faiss", manifest["search"], self._store, deleted, device)
+        self._lexical: LexicalShards | None = None
+        if lexical_weight:
+            folders = [path / "lexical" for path, _ in shard_folders(folder, manifest)]
+            self._lexical = LexicalShards(folders, self._store, deleted)
+        self._weights = [1.0, lexical_weight]
+
+    def search(
+        self,
+        vectors: Vectors,
+        k: int,
+        exclude: Sequence[int | None],
+        jaccard: float | None = None,
+        questions: Sequence[str] = (),
+    ) -> list[list[Hit]]:
+        """The ``k`` best passages of each query, best first, without the PMID that ``exclude`` names for it.
+
+        With ``jaccard`` also without passages that nearly repeat a better one, or the one that is left out. Where
+        words count too, ``questions`` are what ``vectors`` stand for. A score is the inner product in any case.
+        """
+        depth = k + 1 + (SPARE if jaccard is not None else 0)
+        scores, rows = self._search.search(vectors, max(depth, FUSED) if self._lexical else depth)
+        if self._lexical:
+            rows = self._fused(self._lexical, rows, questions, depth)
+            scores = scored(self._store, vectors, rows)
+        sources = self._store.rows(np.array([-1 if pmid is None else pmid for pmid in exclude], np.int64))
+        keep = (rows >= 0) & (rows != sources[:, None])
+        if jaccard is not None:
+            keep &= ~near_copies(self._store, np.column_stack([sources, rows]), jaccard)[:, 1:]
+        keep &= np.cumsum(keep, axis=1) <= k
+        passages = iter(self._store.passages(rows[keep]))
+        found: list[list[Hit]] = []
+        for kept, score in zip(keep, scores, strict=True):
+            hits = [(next(passages), float(value)) for value in score[kept]]
+            found.append([Hit(pmid, value, title, text, mesh) for (pmid, title, text, mesh), value in hits])
         return found
 
-    def _hit(self, row: int, score: float) -> Hit:
-        passage = self._passages.slice(row, 1).to_pylist()[0]
-        return Hit(passage["pmid"], score, passage["title"], passage["text"], passage["mesh"])
+    def _fused(self, lexical: "LexicalShards", rows: Rows, questions: Sequence[str], depth: int) -> Rows:
+        """(q, depth) rows of both rankings made into one."""
+        fused = np.full((len(rows), depth), -1, np.int64)
+        for at, (dense, question) in enumerate(zip(rows, questions, strict=True)):
+            rankings = [dense[dense >= 0].tolist(), lexical.search(question, FUSED)]
+            best = [row for row, _ in reciprocal_rank_fusion(rankings, self._weights)[:depth]]
+            fused[at, : len(best)] = best
+        return fused
+
+
+class LexicalShards:
+    """The lexical indexes of all shards."""
+
+    def __init__(self, folders: Sequence[Path], store: Store, deleted: Rows):
+        """Raises ``ValueError`` that names a folder that is none."""
+        self._shards = [LexicalIndex(folder) for folder in folders]
+        self._store, self._deleted = store, set(deleted.tolist())
+
+    def search(self, question: str, k: int) -> list[int]:
+        """The rows of the ``k`` passages with the best BM25 scores, each by what its shard holds, best first."""
+        scored: list[tuple[float, int]] = []
+        for shard, lexical, first in zip(self._store.shards, self._shards, self._store.offsets, strict=False):
+            found = lexical.search(question, k)
+            places = places_in(np.array([pmid for pmid, _ in found], np.int64), shard.pmids)
+            rows = (places + first).tolist()
+            scored += [(-score, row) for row, (_, score) in zip(rows, found, strict=True) if row not in self._deleted]
+        return [row for _, row in sorted(scored)[:k]]

@@ -1,63 +1,78 @@
 """The retriever actor: encodes the questions that arrive and finds their passages, many at a time."""
 
 import asyncio
+import gc
+from itertools import islice
 from pathlib import Path
 
-from kailin_ray.config import Encoder
+import ray
+
+from kailin_ray.config import Encoder, Retrieval
 from kailin_ray.retrieval.encoder import QueryEncoder
 from kailin_ray.retrieval.index import Hit, PassageIndex
 
 MAX_BATCH = 256
+"""Questions that are encoded and searched for together; a call is not divided among batches."""
 
 Query = tuple[str, int, int | None]
 """A question, how many passages, and the PMID whose passage is left out, or None."""
 
-_Request = tuple[Query, asyncio.Future[list[Hit]]]
+_Call = tuple[list[Query], asyncio.Future[list[list[Hit]]]]
 
 
 class Retriever:
     """Async actor. While one batch is worked on in a thread, the next gathers: no timer, no waiting for company."""
 
-    def __init__(self, index: str, encoder: Encoder, on_gpu: bool):
+    def __init__(self, index: str, encoder: Encoder, on_gpu: bool, retrieval: Retrieval):
         """Open the index and load the encoder. Raises ``ValueError`` if their dimensions differ."""
-        self._index = PassageIndex(Path(index))
+        self._index = PassageIndex(Path(index), "cuda" if on_gpu else "cpu", retrieval.lexical_weight)
+        self._jaccard = retrieval.jaccard
         self._encoder = QueryEncoder(encoder, on_gpu)
         dimension = self._encoder.encode(["dimension"]).shape[1]
         if dimension != self._index.dimension:
             path = (encoder.query or encoder).path
             raise ValueError(f"index {index} has dimension {self._index.dimension}, encoder {path} {dimension}")
-        self._queue: asyncio.Queue[_Request] = asyncio.Queue()
+        self._queue: asyncio.Queue[_Call] = asyncio.Queue()
         self._worker: asyncio.Task[None] | None = None
+        gc.freeze()  # libraries: else they are gone through for every few hundred passages, for 30 ms
 
-    async def ready(self) -> bool:
-        """Answer once the actor is up."""
-        return True
+    async def ready(self) -> str:
+        """Once the actor is up: Ray's id of the machine that it is on."""
+        machine: str = ray.get_runtime_context().get_node_id()
+        return machine
 
     async def search(self, queries: list[Query]) -> list[list[Hit]]:
         """The passages nearest to each question, best first."""
         if self._worker is None:
             self._worker = asyncio.create_task(self._work())
-        loop = asyncio.get_running_loop()
-        requests = [(query, loop.create_future()) for query in queries]
-        for request in requests:
-            await self._queue.put(request)
-        return await asyncio.gather(*(answer for _, answer in requests))
+        answer: asyncio.Future[list[list[Hit]]] = asyncio.get_running_loop().create_future()
+        await self._queue.put((queries, answer))
+        return await answer
 
     async def _work(self) -> None:
         while True:
             batch = [await self._queue.get()]
-            while len(batch) < MAX_BATCH and not self._queue.empty():
+            while sum(len(queries) for queries, _ in batch) < MAX_BATCH and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
             try:
-                hits = await asyncio.to_thread(self._search, batch)
+                found = iter(
+                    await asyncio.to_thread(self._search, [query for queries, _ in batch for query in queries])
+                )
             except Exception as error:  # the batch's callers get it; the next batch may fare better
                 for _, answer in batch:
-                    answer.set_exception(error)
+                    if not answer.done():  # cancelled with its caller, which must not end the worker of all
+                        answer.set_exception(error)
                 continue
-            for (_, answer), found in zip(batch, hits, strict=True):
-                answer.set_result(found)
+            for queries, answer in batch:
+                hits = list(islice(found, len(queries)))
+                if not answer.done():
+                    answer.set_result(hits)
 
-    def _search(self, batch: list[_Request]) -> list[list[Hit]]:
-        questions, numbers, excluded = zip(*(query for query, _ in batch), strict=True)
-        found = self._index.search(self._encoder.encode(questions), max(numbers), list(excluded))
-        return [hits[:k] for hits, k in zip(found, numbers, strict=True)]
+    def _search(self, queries: list[Query]) -> list[list[Hit]]:
+        found: list[list[Hit]] = []
+        for start in range(0, len(queries), MAX_BATCH):
+            questions, numbers, excluded = zip(*queries[start : start + MAX_BATCH], strict=True)
+            vectors = self._encoder.encode(questions)
+            every = self._index.search(vectors, max(numbers), excluded, self._jaccard, questions)
+            found += [hits[:k] for hits, k in zip(every, numbers, strict=True)]
+        return found

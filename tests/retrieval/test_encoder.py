@@ -21,7 +21,7 @@ from kailin_ray.__main__ import conf_dir
 from kailin_ray.checks import check_encoder, found_encoder
 from kailin_ray.config import ConfigError, DistillConfig, Encoder, IndexConfig, check
 from kailin_ray.retrieval.encoder import EncodeDocuments, PassageEncoder, QueryEncoder, check_length
-from kailin_ray.retrieval.job import encoder_identity, made_index
+from kailin_ray.retrieval.job import FORMAT, encoder_identity, opened_index
 from kailin_ray.schema import DOCUMENTS
 from tests.conftest import ENCODER
 
@@ -315,7 +315,7 @@ SETTINGS = {
 
 
 def test_an_index_made_otherwise_is_refused_by_the_settings_name(models: Path, tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "manifest.json").write_text(json.dumps({"id": "1"}))
     (tmp_path / "out").mkdir()
     others = {"model": f"encoder.path={models}/own", **SETTINGS}
     assert encoder_identity(medcpt(models)).keys() == others.keys()
@@ -324,21 +324,15 @@ def test_an_index_made_otherwise_is_refused_by_the_settings_name(models: Path, t
         paths = (f"encoder.path={models}/articles", f"encoder.query.path={models}/questions")
         return index_config("encoder=medcpt", *paths, f"documents={tmp_path}", f"out={tmp_path}/out", *overrides)
 
-    made = {"documents": made_from_documents(tmp_path), "limit": None, "format": 3}
-    made_from = made | {"encoder": encoder_identity(config().encoder)}
+    made_from = {"documents": "1", "encoder": encoder_identity(config().encoder), "format": FORMAT}
     (tmp_path / "out" / "manifest.json").write_text(json.dumps({"made_from": made_from}))
-    assert made_index(config("encoder.batch_size=1")) == {"made_from": made_from}
+    assert opened_index(config("encoder.batch_size=1")) == {"made_from": made_from}
     for name, override in others.items():
         with pytest.raises(ConfigError, match=rf"from other input \(encoder\.{name}\)"):
-            made_index(config(override))
-    with pytest.raises(ConfigError, match=r"from other input \(limit, encoder\.prefix, encoder\.max_length\)"):
-        made_index(config("limit=3", "encoder.prefix=p", "encoder.max_length=9"))
-
-
-def made_from_documents(folder: Path) -> str:
-    from kailin_ray.files import sha256
-
-    return sha256(folder / "manifest.json")
+            opened_index(config(override))
+    (tmp_path / "manifest.json").write_text(json.dumps({"id": "2"}))
+    with pytest.raises(ConfigError, match=r"from other input \(documents, encoder\.prefix, encoder\.max_length\)"):
+        opened_index(config("encoder.prefix=p", "encoder.max_length=9"))
 
 
 def test_other_weights_in_the_same_place_are_another_encoder(models: Path, tmp_path: Path) -> None:
