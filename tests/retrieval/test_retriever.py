@@ -39,8 +39,11 @@ class Index:
     def __init__(self, _: Any, device: str, lexical_weight: float):
         assert (device, lexical_weight) == ("cpu", 0.0)
 
-    def search(self, vectors: np.ndarray, k: int, exclude: list[int | None], jaccard: float | None) -> list[list[Hit]]:
-        assert (len(vectors) <= MAX_BATCH, jaccard) == (True, 0.8)
+    def search(
+        self, vectors: np.ndarray, k: int, exclude: list[int | None], jaccard: float | None, questions: list[str]
+    ) -> list[list[Hit]]:
+        assert len(vectors) == len(questions) <= MAX_BATCH
+        assert jaccard == 0.8
         return [
             [Hit(number, float(length), "", str(without), []) for number in range(k)]
             for (length,), without in zip(vectors, exclude, strict=True)
