@@ -98,7 +98,7 @@ def test_a_damaged_file_among_whole_ones(kailin: Command, tmp_path: Path, small_
         (["model.answer.adapter={documents}"], ["model.answer.adapter", "no adapter_config.json"]),
         (
             ["cluster.num_engines=40"],
-            ["40 x 1 (general+biomedical+answer) + 1 (to read and write) = 41 CPUs", "the cluster has"],
+            ["40 x 1 (general+biomedical+answer) + 1 x 1 (to read and write) = 41 CPUs", "the cluster has"],
         ),
         (["cluster.device=gpu"], ["takes 1 GPU of one machine", "the largest has 0"]),
         (["+model.answer.sampling.seed=1"], ["model.answer.sampling.seed", "Unexpected"]),
