@@ -112,7 +112,8 @@ def test_a_call_that_fails_is_over() -> None:
 
 
 def told(stage: str, seconds: float, **more: Any) -> dict[str, Any]:
-    zero = dict.fromkeys((*STATES, "calls", "prompt_tokens", "cached_tokens", "completion_tokens"), 0)
+    counts = ("calls", "prompt_tokens", "cached_tokens", "completion_tokens", "searches_retried")
+    zero = dict.fromkeys((*STATES, *counts), 0)
     return {"stage": stage, "seconds": seconds, "rows": {}, "ready": True, "in_flight": 0} | zero | more
 
 
@@ -127,9 +128,14 @@ def test_sessions_add_up_with_those_that_were_killed(tmp_path: Path) -> None:
     first.update(1, part, [], 0.0)
     assert all_sessions(tmp_path)["stages"]["answer"]["gpus"] == 1  # before any replica has told of itself
     first.update(1, part, [told("answer", 100, start=20, busy=80), told("answer", 40, start=20, busy=20)], 60.0)
-    first.update(1, part, [told("answer", 100, start=20, busy=80), told("answer", 40), told("answer", 60)], 90.0)
+    first.update(
+        1,
+        part,
+        [told("answer", 100, start=20, busy=80), told("answer", 40), told("answer", 60, searches_retried=2)],
+        90.0,
+    )
     Session(tmp_path, plan).update(
-        1, part, [told("answer", 3600, busy=1800, idle=1800, completion_tokens=7200)], 3600.0
+        1, part, [told("answer", 3600, busy=1800, idle=1800, completion_tokens=7200, searches_retried=5)], 3600.0
     )
     found = all_sessions(tmp_path)
     sums = found["stages"]["answer"]
@@ -144,6 +150,7 @@ def test_sessions_add_up_with_those_that_were_killed(tmp_path: Path) -> None:
     }  # fmt: skip
     figures = cost["engines"]["answer"]
     assert (figures["restarts"], figures["idle_share"]) == (1, round(1800 / 3800, 4))
+    assert figures["searches_retried"] == 7
     assert figures["output_tokens_per_second"] == round(7200 / (3800 - 20), 1)
     json.dumps(cost)
 
