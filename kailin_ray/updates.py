@@ -101,6 +101,8 @@ def finish(out: Path) -> None:
     if not update.is_dir():
         return
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        for file in update.rglob("*"):
+            sync(file)  # what it was made from may go then
         update.replace(out)
         return
     if (update / "manifest.json").exists():  # else all of it has moved already

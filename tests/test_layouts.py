@@ -53,7 +53,9 @@ def checked(run: Path, sessions: int = 1) -> dict[str, Any]:
     for stage in manifest["engines"].values():
         shares = [stage[f"{name}_share"] for name in ("start", "busy", "retrieval", "idle")]
         assert sum(shares) == pytest.approx(1.0, abs=0.01)
-        assert stage["busy_share"] > 0
+    # Of a session that was killed the last account may be from before its engine's first call.
+    if sessions == 1:
+        assert all(stage["busy_share"] > 0 for stage in manifest["engines"].values())
     if sessions == 1 and not manifest["restarts"]:
         tokens = sum(call["completion_tokens"] for row in rows for call in row["usage"])
         assert sum(stage["completion_tokens"] for stage in manifest["engines"].values()) == tokens

@@ -25,6 +25,8 @@ from kailin_ray.tasks import each
 
 NUM_QUERIES = 1_536
 """Titles that are searched for: a third to tune by, the others to measure."""
+TITLE_WORDS = 15
+"""Of a text without a title."""
 SEED = 0
 OUTGROWN = 4
 """A structure is made anew when there are so many times the passages that it was made for."""
@@ -163,14 +165,13 @@ def _extended(shards: Shards, before: str, folder: str) -> None:
 
 @ray.remote
 def _queries(shards: Shards, encoder: Encoder, scratch: str) -> None:
-    """Titles of some passages, encoded as questions; a passage is no answer to its own title."""
+    """Titles of some passages, or how their texts begin, encoded as questions; a passage is no answer to its own."""
     use_all_cores()
     store = shards.store()
     order = np.random.default_rng(SEED + 1).permutation(len(store))[: 4 * NUM_QUERIES]
     rows = np.setdiff1d(order, shards.deleted)
-    titles = [title for _, title, _, _ in store.passages(rows)]
-    titled = np.flatnonzero([bool(title) for title in titles])
-    chosen = np.random.default_rng(SEED + 2).permutation(titled)[:NUM_QUERIES]
+    titles = [title or " ".join(text.split()[:TITLE_WORDS]) for _, title, text, _ in store.passages(rows)]
+    chosen = np.random.default_rng(SEED + 2).permutation(len(rows))[:NUM_QUERIES]
     vectors = QueryEncoder(encoder, on_gpu=False).encode([titles[at] for at in chosen])
     np.savez(Path(scratch, "queries.npz"), vectors=vectors, rows=rows[chosen])
 

@@ -100,7 +100,7 @@ class EncodeDocuments:
     """Ray Data actor: ``schema.DOCUMENTS`` in, passages with their embeddings out."""
 
     def __init__(self, config: Encoder, on_gpu: bool):
-        self._encoder = PassageEncoder(config, on_gpu)
+        self._encoder, self._path = PassageEncoder(config, on_gpu), config.path
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """(n rows) → pmid, title, text, mesh (UIs), embedding (half precision), seconds (a row's share).
@@ -109,6 +109,9 @@ class EncodeDocuments:
         """
         started = time.perf_counter()
         vectors = self._encoder.encode(batch["title"].to_pylist(), batch["abstract"].to_pylist())
+        if not np.isfinite(vectors.astype(np.float16)).all():
+            pmid = batch["pmid"][int(np.argmin(np.isfinite(vectors.astype(np.float16)).all(axis=1)))]
+            raise ValueError(f"PMID {pmid}: its vector by {self._path} is not finite in half precision")
         share = (time.perf_counter() - started) / max(batch.num_rows, 1)
         headings = batch["mesh"].combine_chunks()
         return pa.table(

@@ -60,6 +60,17 @@ def open_parts(config: IndexConfig, made_from: dict[str, Any], num_updates: int)
     return scratch
 
 
+def drop_parts(scratch: Path, work: Work) -> None:
+    """Remove parts with rows that the index has already, or that are not wanted (any more): they are made again.
+
+    A job that was killed as the last thing it did has left its parts, though the index has them.
+    """
+    for part in encoded_parts(scratch):
+        pmids = read_pmids(part)
+        if among(pmids, work.kept).any() or (work.wanted is not None and not among(pmids, work.wanted).all()):
+            part.unlink()
+
+
 def encoded_parts(scratch: Path) -> list[Path]:
     """The whole parts, in order."""
     return sorted(scratch.glob("[0-9]*.parquet"))

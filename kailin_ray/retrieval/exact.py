@@ -13,6 +13,9 @@ import numpy.typing as npt
 
 from kailin_ray.retrieval.store import Rows, Store, Vectors
 
+ROOM_FOR_SCORES = 1 << 30
+"""Bytes of a GPU that a search itself may take."""
+
 
 def nearest(
     chunks: Iterable[tuple[int, npt.NDArray[np.float16]]], queries: Vectors, deleted: Rows, k: int
@@ -58,7 +61,7 @@ class ExactOnGpu:
 
         if device == "cuda":
             need, free = 2 * len(store) * store.dimension, torch.cuda.mem_get_info()[0]
-            if need > free:
+            if need + ROOM_FOR_SCORES > free:
                 raise ValueError(
                     f"exact search on a GPU: {len(store):,} vectors of {store.dimension} dimensions take "
                     f"{need / 2**30:.1f} GiB, {free / 2**30:.1f} are free; index with structure=ivf_pq"

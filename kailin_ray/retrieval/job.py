@@ -32,7 +32,7 @@ from kailin_ray.files import read_json, sha256, write_json
 from kailin_ray.progress import progress_bar
 from kailin_ray.retrieval.ann import chosen_kind
 from kailin_ray.retrieval.build import Shards, make_search
-from kailin_ray.retrieval.encoding import FIELDS, Work, encode, encoded_parts, open_parts
+from kailin_ray.retrieval.encoding import FIELDS, Work, drop_parts, encode, encoded_parts, open_parts
 from kailin_ray.retrieval.index import load_deleted, shard_folders
 from kailin_ray.retrieval.lexical import build_lexical
 from kailin_ray.retrieval.store import SHARD_ROWS, Rows, Store, write_shard
@@ -133,8 +133,11 @@ def make_index(config: IndexConfig, made: Manifest | None, terminal: TextIO) -> 
     out = config.out.absolute()
     documents = read_json(config.documents / "manifest.json")
     asked = _asked(config)
-    scratch = open_parts(config, made_from(config) | {"limit": config.limit}, asked["documents_updates"])
+    # Now: at the end of a long job documents may be on their way to their next update.
+    identity = made_from(config)
+    scratch = open_parts(config, identity | {"limit": config.limit}, asked["documents_updates"])
     work, gone = _find_work(config, made)
+    drop_parts(scratch, work)
     encoding = encode(config, work, scratch, terminal)
     with updating(out) as folder:
         shards, added = _all_shards(config, made, gone, scratch, folder, terminal)
@@ -151,7 +154,7 @@ def make_index(config: IndexConfig, made: Manifest | None, terminal: TextIO) -> 
         manifest = {
             "kind": "index",
             "id": made["id"] if made else uuid.uuid4().hex,
-            "made_from": made_from(config),
+            "made_from": identity,
             **asked,
             "benchmarks": documents.get("benchmarks", {}),
             "updates": [*(made["updates"] if made else []), update],

@@ -25,9 +25,10 @@ class Retriever:
 
     def __init__(self, index: str, encoder: Encoder, on_gpu: bool, retrieval: Retrieval):
         """Open the index and load the encoder. Raises ``ValueError`` if their dimensions differ."""
+        # First the encoder: an index on a GPU asks what room there is left.
+        self._encoder = QueryEncoder(encoder, on_gpu)
         self._index = PassageIndex(Path(index), "cuda" if on_gpu else "cpu", retrieval.lexical_weight)
         self._jaccard = retrieval.jaccard
-        self._encoder = QueryEncoder(encoder, on_gpu)
         dimension = self._encoder.encode(["dimension"]).shape[1]
         if dimension != self._index.dimension:
             path = (encoder.query or encoder).path

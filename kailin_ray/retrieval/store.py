@@ -43,7 +43,7 @@ def write_shard(parts: Sequence[Path], folder: Path) -> dict[str, int]:
         return {"rows": 0, "dimension": 0}
     embedding = table["embedding"].combine_chunks()
     dimension = embedding.type.list_size
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)  # Ray may do the task again
     vectors = embedding.flatten().to_numpy(zero_copy_only=False).astype(HALF, copy=False)
     vectors.tofile(folder / "vectors.f16")
     passages = table.select(PASSAGES.names).cast(PASSAGES)

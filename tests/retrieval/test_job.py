@@ -20,11 +20,12 @@ from kailin_ray.documents import first_documents
 from kailin_ray.files import read_json, write_json
 from kailin_ray.retrieval import encoding, job
 from kailin_ray.retrieval.index import PassageIndex, load_deleted, shard_folders
-from kailin_ray.retrieval.store import Store
+from kailin_ray.retrieval.store import Store, write_shard
 from kailin_ray.schema import DOCUMENTS
 from kailin_ray.session import ray_session
 from kailin_ray.updates import CHANGES
 from tests.conftest import ENCODER, ROOT
+from tests.retrieval import made as built
 
 WORDS = "insulin glucose kidney liver mouse rat enzyme tumour virus antibody receptor membrane artery bone".split()
 
@@ -209,3 +210,38 @@ def test_parts_of_documents_that_changed_since_are_encoded_anew(tmp_path: Path) 
     encoding.open_parts(config, {"documents": "another"}, 2)
     assert encoding.encoded_parts(scratch) == []
     assert first_documents(documents, None)[1] == 8
+
+
+def test_parts_that_are_in_the_index_or_not_wanted_are_not_taken_again(tmp_path: Path, terminal: Any) -> None:
+    rows = [document(pmid) for pmid in (10, 20, 30)]
+    documents, out = write_documents(tmp_path / "documents", {0: rows}), tmp_path / "index"
+    config = index_config(documents, out)
+    kept: list[bytes] = []
+    scratch = tmp_path / ".index.encoded"
+
+    def keep(*_: Any) -> None:
+        kept.extend(part.read_bytes() for part in encoding.encoded_parts(scratch))
+
+    with pytest.MonkeyPatch.context() as patch:
+        real = job.shutil.rmtree
+        patch.setattr(job.shutil, "rmtree", lambda path, **o: keep() if Path(path) == scratch else real(path, **o))
+        make(config, terminal)  # killed before it removed its parts
+    assert kept
+    write_documents(documents, {0: [*rows, document(40)]}, {40: "new"})
+    made = make(config, terminal)
+    assert sorted(live(out)) == [10, 20, 30, 40]
+    assert made["updates"][1]["added"] == 1
+
+    # A limit, parts of a killed job, and a document that comes before them.
+    other = index_config(documents, tmp_path / "limited", "limit=3")
+    scratch = encoding.open_parts(other, job.made_from(other) | {"limit": 3}, 2)
+    (scratch / "000000010.parquet").write_bytes(kept[0])
+    write_documents(documents, {0: [document(5), *rows, document(40)]}, {5: "new"})
+    made = make(other, terminal)
+    assert sorted(live(tmp_path / "limited")) == [5, 10, 20]
+    assert made["updates"][0]["encoding"]["num_encoded"] == 3
+
+
+def test_a_shard_can_be_written_again(tmp_path: Path) -> None:
+    part = built.part(tmp_path / "p.parquet", [1, 2], built.unit(2))
+    assert write_shard([part], tmp_path / "s") == write_shard([part], tmp_path / "s")
