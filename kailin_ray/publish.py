@@ -3,10 +3,9 @@
 ``triples`` (default), ``sft`` (prompt, completion), ``preference`` (prompt, chosen, rejected, and who preferred by
 what margin), ``judge`` (prompt, completion A or B: what trains the judge), ``pretrain`` (text), ``rejected`` (what was
 not accepted), ``removed`` (documents that were left out before). Prompts and sides of ``preference`` and ``judge`` are
-messages, exactly TRL's conversational format.
+messages, exactly TRL's conversational format; abstracts that are held out are in their test splits.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from kailin_ray.card import card
 from kailin_ray.config import ConfigError, PublishConfig
 from kailin_ray.corpus.benchmarks import Benchmarks
 from kailin_ray.files import atomic_folder, read_json, read_manifest
+from kailin_ray.held_out import held_out
 from kailin_ray.leaks import find_leaks, load_benchmarks
 from kailin_ray.records import record_batches
 from kailin_ray.schema import LEAKS, OK, REJECTED
@@ -150,11 +150,6 @@ def judge(record: Record, min_margin: float) -> list[Record]:
     ]
 
 
-def held_out(pmid: int) -> bool:
-    """Whether an abstract belongs to the test split: one in ten, by a hash, so the same in every run."""
-    return int.from_bytes(hashlib.sha256(str(pmid).encode()).digest()[:4]) % 10 == 0
-
-
 def pretrain(record: Record) -> Record:
     """The paper's first-person text: read the paper, looked up the contexts, pondered the question."""
     row = triple(record)
@@ -183,6 +178,10 @@ ACCEPTED: dict[str, Callable[[Record], Record | None]] = {
 }
 
 
+HELD_OUT = ("preference", "judge")
+"""Configs that train the agents themselves: what they learned is measured on abstracts that are in their test split."""
+
+
 def publish(config: PublishConfig) -> dict[str, int]:
     """Write the dataset folder; return the rows of each config. A config without rows is left out: it could not load.
 
@@ -194,7 +193,7 @@ def publish(config: PublishConfig) -> dict[str, int]:
     benchmarks = load_benchmarks(config.benchmarks, manifest["documents"].get("benchmarks", {}))
     with atomic_folder(config.out.absolute()) as folder:
         writers = {(name, "train"): _Writer(folder / name, "train", schema) for name, schema in SCHEMAS.items()}
-        writers["judge", "test"] = _Writer(folder / "judge", "test", SCHEMAS["judge"])
+        writers |= {(name, "test"): _Writer(folder / name, "test", SCHEMAS[name]) for name in HELD_OUT}
         samples: list[Record] = []
         leaks: Counter[str] = Counter()
         for rows in _made(config, benchmarks, leaks):
@@ -230,12 +229,12 @@ def _made(
         accepted = [row for row in rows if row["status"] == OK]
         made = {(name, "train"): [row for row in map(make, accepted) if row] for name, make in ACCEPTED.items()}
         clean = [row for row in rows if row["reason"] not in LEAKS]
-        compared = [example for row in clean for example in judge(row, config.judge_min_margin)]
-        yield made | {
-            ("rejected", "train"): [rejected(row) for row in rows if row["status"] != OK],
-            ("judge", "train"): [example for example in compared if not held_out(example["pmid"])],
-            ("judge", "test"): [example for example in compared if held_out(example["pmid"])],
-        }
+        made["judge", "train"] = [example for row in clean for example in judge(row, config.judge_min_margin)]
+        for name in HELD_OUT:
+            every = made[name, "train"]
+            made[name, "train"] = [row for row in every if not held_out(row["pmid"])]
+            made[name, "test"] = [row for row in every if held_out(row["pmid"])]
+        yield made | {("rejected", "train"): [rejected(row) for row in rows if row["status"] != OK]}
 
 
 def _removed(manifest: dict[str, Any]) -> Iterator[list[Record]]:

@@ -9,7 +9,7 @@ import matplotlib.image
 import pytest
 
 from kailin_ray.agents.evaluation import TIE
-from kailin_ray.publish import held_out
+from kailin_ray.held_out import held_out
 from tests.conftest import MESH, Command
 from tests.test_run import records
 

@@ -5,7 +5,8 @@ import pyarrow as pa
 import pytest
 
 from kailin_ray import publish
-from kailin_ray.publish import SCHEMAS, held_out, judge, preference, rejected, sft, triple
+from kailin_ray.held_out import held_out
+from kailin_ray.publish import SCHEMAS, judge, preference, rejected, sft, triple
 
 RECORD = {
     "pmid": 7,
