@@ -28,8 +28,8 @@ from transformers import AutoTokenizer
 
 from kailin_ray.agents import answer, question
 from kailin_ray.agents.preamble import DECISIONS, Message
+from kailin_ray.chat import prompt_ids
 from kailin_ray.config import Cluster
-from kailin_ray.engine import prompt_ids
 from kailin_ray.files import read_json
 from kailin_ray.manifest import versions
 from kailin_ray.records import records

@@ -48,6 +48,8 @@ class Agent:
     """Of its own model."""
     adapter: str | None
     """A local directory of a LoRA adapter of its model (PEFT's files); agents of one model share its engine."""
+    examples: bool
+    """Its prompt has the worked examples; an agent that ``train`` made has learned without them."""
     engine: dict[str, Any]
     """vLLM's engine arguments, over those of all agents."""
     chat_template: dict[str, bool | int | float | str]

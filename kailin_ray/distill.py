@@ -137,17 +137,17 @@ class Distiller:
     async def _verdicts(self, record: Record) -> tuple[list[float], list[float] | None]:
         """Each candidate's probability, and of a pairwise judge that of the first candidate in either order."""
         pairwise = self.config.evaluation.judge.form == "pairwise"
-        adapter = self.config.model.judge.adapter
+        agent = self.config.model.judge
         shown = [(one["question"], _texts(one)) for one in record["candidates"]]
         cut = 0
         while True:
             if pairwise:
                 words: Sequence[str] = SIDES
-                prompts = [evaluation.pairwise_messages(record, *pair) for pair in (shown, shown[::-1])]
+                prompts = [evaluation.pairwise_messages(record, *pair, agent.examples) for pair in (shown, shown[::-1])]
             else:
                 words = VERDICTS
-                prompts = [evaluation.pointwise_messages(record, one) for one in shown]
-            calls = [self.engine.choose(messages, words, adapter) for messages in prompts]
+                prompts = [evaluation.pointwise_messages(record, one, agent.examples) for one in shown]
+            calls = [self.engine.choose(messages, words, agent.adapter) for messages in prompts]
             asked = await asyncio.gather(*calls, return_exceptions=True)
             said = [call for call in asked if isinstance(call, Generation)]
             for call in said:
@@ -172,9 +172,8 @@ class Distiller:
         """The agent's question with its contexts and their MeSH score, or what was wrong with the question."""
         agent = getattr(self.config.model, name)
         try:
-            asked = await self.engine.generate(
-                question.messages(record, agent.persona), _sampling(agent.sampling), agent.adapter
-            )
+            messages = question.messages(record, agent.persona, agent.examples)
+            asked = await self.engine.generate(messages, _sampling(agent.sampling), agent.adapter)
         except PromptTooLongError as error:
             raise RejectedRowError("abstract_too_long", str(error)) from error
         _count(record, name, asked)
@@ -229,9 +228,8 @@ class Distiller:
         asked, contexts = preferred["question"], _texts(preferred)
         while True:
             try:
-                given = await self.engine.generate(
-                    answer.messages(record, asked, contexts), _sampling(agent.sampling), agent.adapter
-                )
+                messages = answer.messages(record, asked, contexts, agent.examples)
+                given = await self.engine.generate(messages, _sampling(agent.sampling), agent.adapter)
                 break
             except PromptTooLongError as error:
                 # What does not fit is cut at the contexts, the least relevant first: never the abstract or the task.
@@ -245,9 +243,8 @@ class Distiller:
             raise RejectedRowError(problem, given.text)
         if question.is_yes_no(asked):
             try:
-                decided = await self.engine.choose(
-                    answer.decision_messages(record, asked, contexts, given.text), DECISIONS, agent.adapter
-                )
+                messages = answer.decision_messages(record, asked, contexts, given.text, agent.examples)
+                decided = await self.engine.choose(messages, DECISIONS, agent.adapter)
             except PromptTooLongError as error:
                 raise RejectedRowError("abstract_too_long", str(error)) from error
             _count(record, "decision", decided, len(preferred["contexts"]) - len(contexts))

@@ -81,11 +81,15 @@ def inputs(config: DistillConfig) -> dict[str, Any]:
 def prompts(config: Layout) -> dict[str, str]:
     """A checksum of what each step's agents are told, besides the abstract and what others wrote about it."""
     row, shown = {"title": "T", "abstract": "A"}, ("Q?", ["C"])
-    personas = [getattr(config.model, agent).persona for agent in QUESTION_AGENTS]
+    asking = [getattr(config.model, agent) for agent in QUESTION_AGENTS]
+    worked = config.model.judge.examples, config.model.answer.examples
     said = {
-        ASKING: [question.messages(row, persona) for persona in personas],
-        EVALUATION: [evaluation.pairwise_messages(row, shown, shown), evaluation.pointwise_messages(row, shown)],
-        ANSWER: [answer.messages(row, *shown), answer.decision_messages(row, *shown, "A.")],
+        ASKING: [question.messages(row, agent.persona, agent.examples) for agent in asking],
+        EVALUATION: [
+            evaluation.pairwise_messages(row, shown, shown, worked[0]),
+            evaluation.pointwise_messages(row, shown, worked[0]),
+        ],
+        ANSWER: [answer.messages(row, *shown, worked[1]), answer.decision_messages(row, *shown, "A.", worked[1])],
     }
     return {step: hashlib.sha256(json.dumps(messages).encode()).hexdigest() for step, messages in said.items()}
 

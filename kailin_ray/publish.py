@@ -120,7 +120,7 @@ def preference(record: Record) -> Record | None:
         "rejected": record["candidates"][1 - record["preferred"]],
     }
     return {
-        "prompt": preamble.bare_prompt(record, TASKS["any"]),
+        "prompt": preamble.prompt(record, TASKS["any"], examples=False),
         **{side: [ask("assistant", candidate["question"])] for side, candidate in sides.items()},
         **{name: record[name] for name in ("margin", "preferred_by", "pmid")},
         **{f"{score}_{side}": candidate[score] for score in _SCORES for side, candidate in sides.items()},
@@ -141,7 +141,7 @@ def judge(record: Record, min_margin: float) -> list[Record]:
     shown = [(one["question"], [context["text"] for context in one["contexts"]]) for one in candidates]
     return [
         {
-            "prompt": preamble.bare_prompt(record, preamble.compare_task(shown[first], shown[1 - first])),
+            "prompt": evaluation.pairwise_messages(record, shown[first], shown[1 - first], examples=False),
             "completion": [ask("assistant", preamble.SIDES[first != verdict.preferred])],
             "margin": verdict.margin,
             "pmid": record["pmid"],

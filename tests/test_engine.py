@@ -17,7 +17,8 @@ from tests.conftest import MODEL
 
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
-from kailin_ray.engine import Engine, prompt_ids, word_probabilities
+from kailin_ray.chat import prompt_ids
+from kailin_ray.engine import Engine, word_probabilities
 from kailin_ray.generation import PromptTooLongError
 from kailin_ray.stages import EngineSpec
 

@@ -237,7 +237,7 @@ def questions(row: dict[str, Any]) -> list[str]:
 def test_no_prompt_holds_a_special_token_that_came_from_data(made: Made) -> None:
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     added = set(tokenizer.get_added_vocab().values())
-    from kailin_ray.engine import prompt_ids
+    from kailin_ray.chat import prompt_ids
 
     about = {"title": EXAMPLES[0].title, "abstract": EXAMPLES[0].abstract}
     calls = 0

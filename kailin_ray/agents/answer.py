@@ -14,14 +14,16 @@ MIN_WORDS = 4
 _MARKUP = re.compile(r"<\||\|>|^#|https?://")
 
 
-def messages(document: dict[str, Any], question: str, contexts: list[str]) -> list[Message]:
+def messages(document: dict[str, Any], question: str, contexts: list[str], examples: bool = True) -> list[Message]:
     """Ask for the answer to ``question``; ``contexts`` are shown in their order."""
-    return prompt(document, answer_task(question, contexts))
+    return prompt(document, answer_task(question, contexts), examples)
 
 
-def decision_messages(document: dict[str, Any], question: str, contexts: list[str], answer: str) -> list[Message]:
+def decision_messages(
+    document: dict[str, Any], question: str, contexts: list[str], answer: str, examples: bool = True
+) -> list[Message]:
     """Ask whether the answer just given means yes, no or maybe. Its prompt starts with the answer's."""
-    return [*messages(document, question, contexts), ask("assistant", answer), ask("user", DECIDE)]
+    return [*messages(document, question, contexts, examples), ask("assistant", answer), ask("user", DECIDE)]
 
 
 def problem(answer: str, finish_reason: str, question: str) -> str | None:

@@ -65,14 +65,16 @@ def from_orders(shown_first: float, shown_second: float) -> list[float]:
     return [mean, 1 - mean]
 
 
-def pairwise_messages(document: dict[str, Any], first: Shown, second: Shown) -> list[Message]:
+def pairwise_messages(
+    document: dict[str, Any], first: Shown, second: Shown, examples: bool = True
+) -> list[Message]:
     """Ask which of two candidates fits the abstract better; ``first`` is shown as A."""
-    return prompt(document, compare_task(first, second))
+    return prompt(document, compare_task(first, second), examples)
 
 
-def pointwise_messages(document: dict[str, Any], candidate: Shown) -> list[Message]:
+def pointwise_messages(document: dict[str, Any], candidate: Shown, examples: bool = True) -> list[Message]:
     """Ask whether one candidate suits the abstract; ``answer.messages`` differs in the last line alone."""
-    return prompt(document, suits_task(*candidate))
+    return prompt(document, suits_task(*candidate), examples)
 
 
 def agreement(table: npt.NDArray[np.int64]) -> dict[str, float | int | None]:

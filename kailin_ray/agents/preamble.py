@@ -137,11 +137,10 @@ def _worked(example: Example) -> list[Message]:
 PREAMBLE = [ask("system", SYSTEM), *(message for example in EXAMPLES for message in _worked(example))]
 
 
-def prompt(document: dict[str, Any], task: str) -> list[Message]:
-    """The messages of one call about one row: the shared preamble, the abstract, the task."""
-    return [*PREAMBLE, ask("user", f"{abstract_text(document)}\n\n{task}")]
+def prompt(document: dict[str, Any], task: str, examples: bool = True) -> list[Message]:
+    """The messages of one call about one row: the shared preamble, the abstract, the task.
 
-
-def bare_prompt(document: dict[str, Any], task: str) -> list[Message]:
-    """The same without the worked examples: what a model is trained on that no longer needs them."""
-    return [ask("system", SYSTEM), ask("user", f"{abstract_text(document)}\n\n{task}")]
+    Without ``examples`` it is what an agent is trained on: it no longer needs them.
+    """
+    opening = PREAMBLE if examples else PREAMBLE[:1]
+    return [*opening, ask("user", f"{abstract_text(document)}\n\n{task}")]

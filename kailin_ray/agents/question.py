@@ -28,9 +28,9 @@ _YES_NO = re.compile(
 )
 
 
-def messages(document: dict[str, Any], persona: str) -> list[Message]:
+def messages(document: dict[str, Any], persona: str, examples: bool = True) -> list[Message]:
     """Ask for one question about ``document``; ``persona`` is a key of ``preamble.TASKS``."""
-    return prompt(document, TASKS[persona])
+    return prompt(document, TASKS[persona], examples)
 
 
 def problem(question: str, finish_reason: str, document: dict[str, Any]) -> str | None:
