@@ -9,6 +9,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,11 @@ from kailin_ray.config import (
     IngestConfig,
     PlanConfig,
     PublishConfig,
+    RefineConfig,
     ReplayConfig,
     ReportConfig,
     SelectConfig,
+    TrainConfig,
     check,
 )
 
@@ -47,8 +50,13 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int], str]] = {
     "replay": (ReplayConfig, commands.replay, "a run's rows that ended for a reason again, with another configuration"),
     "plan": (PlanConfig, commands.plan, "what distill would run where, with the arithmetic; nothing starts"),
     "publish": (PublishConfig, commands.publish, "a run's records to a Hugging Face dataset folder"),
+    "train": (TrainConfig, commands.train, "agents by SFT and DPO, and downstream models, as adapters or whole models"),
+    "refine": (RefineConfig, commands.refine, "distil, train judge and question agent on that, distil again, compare"),
     "report": (ReportConfig, commands.report, "what a run gave, and some of its triples"),
 }
+
+APART = {"replay": "overrides", "refine": "distill"}
+"""Commands that take keys of `distill` beside their own, and where these go."""
 
 STOPPED = 75
 """EX_TEMPFAIL: what batch systems take for "try again"."""
@@ -85,10 +93,8 @@ def main() -> None:
 def run(name: str, overrides: list[str]) -> int:
     """Compose the command's configuration with Hydra, check it, and run it; return the exit code."""
     kind, command, _ = COMMANDS[name]
-    apart: list[str] = []
-    if name == "replay":  # its other keys are those of the run that it does again
-        apart = [text for text in overrides if "=" in text and text.split("=")[0] not in ("run", "reason")]
-        overrides = [text for text in overrides if text not in apart]
+    apart = set_apart(name, kind, overrides)
+    overrides = [text for text in overrides if not any(text in texts for texts in apart.values())]
     code = 0
     fault: BaseException | None = None
 
@@ -96,8 +102,9 @@ def run(name: str, overrides: list[str]) -> int:
         # Hydra puts a line of its own before what a job raises, so nothing is raised through it.
         nonlocal code, fault
         try:
-            if apart:
-                OmegaConf.update(composed, "overrides", apart)
+            for key, texts in apart.items():
+                given = [text.removeprefix(f"{key}.") for text in texts]
+                OmegaConf.update(composed, key, [*(composed[key] or []), *given])
             code = command(check(kind, composed))
         except (Exception, KeyboardInterrupt) as error:
             fault = error
@@ -123,6 +130,25 @@ def run(name: str, overrides: list[str]) -> int:
             traceback.print_exc()
         return _say(" ".join(str(error).split()), 1)
     return code
+
+
+def set_apart(name: str, kind: type[Any], overrides: list[str]) -> dict[str, list[str]]:
+    """Keys of other commands that a command takes beside its own, by the key of its own where they go.
+
+    To ``replay`` all that are not its own are distill's. Of ``refine``'s, ``judge.seed=1`` is ``seed=1`` of its judge's
+    training, and those that begin with no key of its own are distill's.
+    """
+    if name not in APART:
+        return {}
+    own = {field.name for field in fields(kind)} | {"hydra"}
+    apart: dict[str, list[str]] = {}
+    for text in overrides:
+        first, dot, _ = text.partition("=")[0].lstrip("+~").partition(".")
+        if "=" in text and first not in own:
+            apart.setdefault(APART[name], []).append(text)
+        elif dot and name == "refine" and first != "hydra":
+            apart.setdefault(first, []).append(text)
+    return apart
 
 
 def as_hydra_reads(override: str) -> str:

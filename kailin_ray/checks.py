@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kailin_ray.config import Agent, ConfigError, DistillConfig, Encoder, Layout, Model, QueryModel
+from kailin_ray.config import Agent, ConfigError, DistillConfig, Encoder, Layout, Model, QueryModel, TrainedModel
 from kailin_ray.files import read_json, read_manifest
 from kailin_ray.retrieval.encoder import check_length
 from kailin_ray.schema import REASONS, STEPS
 from kailin_ray.storage import check_access
 
-M = TypeVar("M", Model, Agent, Encoder, QueryModel)
+M = TypeVar("M", Model, Agent, Encoder, QueryModel, TrainedModel)
 
 
 def check_run(config: DistillConfig) -> DistillConfig:
@@ -81,7 +81,7 @@ def found_models(config: Layout) -> Model:
         if agent.path:
             agent = found_model(agent, f"model.{name}.path")
         if agent.adapter:
-            agent = replace(agent, adapter=_found_adapter(agent.adapter, f"model.{name}.adapter"))
+            agent = replace(agent, adapter=found_adapter(agent.adapter, f"model.{name}.adapter"))
         model = replace(model, **{name: agent})
     return model
 
@@ -112,7 +112,8 @@ def check_files(key: str, path: str) -> None:
             raise ConfigError(f"{key}: {path} names the module {module.get('type')!r}: a model's own code is not run")
 
 
-def _found_adapter(path: str, key: str) -> str:
+def found_adapter(path: str, key: str) -> str:
+    """The absolute path of a LoRA adapter's directory. Raises ``ConfigError`` if it is none."""
     for needed in ("adapter_config.json", "adapter_model.safetensors"):
         if not Path(path, needed).is_file():
             raise ConfigError(f"{key}: {path} is not a LoRA adapter's directory: it has no {needed}")

@@ -1,5 +1,6 @@
 """What each command does, from a checked configuration to an exit code. What can be refused is refused up front."""
 
+import importlib.util
 import json
 import re
 import sys
@@ -21,9 +22,11 @@ from kailin_ray.config import (
     IngestConfig,
     PlanConfig,
     PublishConfig,
+    RefineConfig,
     ReplayConfig,
     ReportConfig,
     SelectConfig,
+    TrainConfig,
     overridden,
     settings,
     without_secrets,
@@ -309,6 +312,40 @@ def publish(config: PublishConfig) -> int:
         check_access(key, getattr(config, key))
     counts = write(config)
     print(f"{config.out}: " + ", ".join(f"{name} {number:,}" for name, number in counts.items()))
+    return 0
+
+
+def train(config: TrainConfig) -> int:
+    """Examples to an adapter or a model."""
+    if importlib.util.find_spec("trl") is None:
+        raise ConfigError("trl is not installed: pip install '.[train]'")
+    from kailin_ray.training import job
+    from kailin_ray.training.report import summary as training_summary
+
+    config = job.checked(config)
+    out = config.out.absolute()
+    with locked(out):
+        if (out / "manifest.json").exists():
+            manifest = read_json(out / "manifest.json")
+            job.check_same(config, manifest)
+            print(f"{config.out}: made already")
+        else:
+            with _faults(_log(out)):
+                manifest = job.train(config, out, _log(out))
+    print(training_summary(config.out, manifest))
+    return 0
+
+
+def refine(config: RefineConfig) -> int:
+    """Distil, train on the preferences, distil again, compare."""
+    from kailin_ray import refine as loop
+
+    with locked(config.out.absolute()):
+        try:
+            loop.refine(config)
+        except loop.StepFailedError as error:
+            print(f"kailin_ray: {error}; the same command goes on from there", file=sys.stderr)
+            return error.code
     return 0
 
 

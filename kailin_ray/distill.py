@@ -143,7 +143,7 @@ class Distiller:
         while True:
             if pairwise:
                 words: Sequence[str] = SIDES
-                prompts = [evaluation.pairwise_messages(record, *pair, agent.examples) for pair in (shown, shown[::-1])]
+                prompts = [evaluation.pairwise_messages(record, a, b, agent.examples) for a, b in (shown, shown[::-1])]
             else:
                 words = VERDICTS
                 prompts = [evaluation.pointwise_messages(record, one, agent.examples) for one in shown]

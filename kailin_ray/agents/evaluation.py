@@ -65,9 +65,7 @@ def from_orders(shown_first: float, shown_second: float) -> list[float]:
     return [mean, 1 - mean]
 
 
-def pairwise_messages(
-    document: dict[str, Any], first: Shown, second: Shown, examples: bool = True
-) -> list[Message]:
+def pairwise_messages(document: dict[str, Any], first: Shown, second: Shown, examples: bool = True) -> list[Message]:
     """Ask which of two candidates fits the abstract better; ``first`` is shown as A."""
     return prompt(document, compare_task(first, second), examples)
 

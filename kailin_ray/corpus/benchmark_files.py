@@ -11,6 +11,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,12 +50,9 @@ class Item:
 
 def read_items(path: Path) -> list[Item]:
     """The items of a benchmark's file. Raises ``ConfigError`` that names the file and says what is allowed."""
-    try:
-        rows = list(_rows(path))
+    rows = read_rows(path)
+    with _readable(path):
         items = [_item(str(number), key, value) for number, (key, value) in enumerate(rows, 1)]
-    except (OSError, EOFError, ValueError, RecursionError, csv.Error, zlib.error, pa.ArrowException) as error:
-        what = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError(f"{path}: cannot be read as a benchmark: {what}; {ALLOWED}") from error
     lacking = [item for item in items if not item.question and not item.pmids]
     if lacking or not items:
         keys = sorted({key for _, value in rows if isinstance(value, dict) for key in value})[:12]
@@ -65,8 +63,22 @@ def read_items(path: Path) -> list[Item]:
     return items
 
 
+def read_rows(path: Path) -> list[tuple[str, Any]]:
+    """What a file lists, each with its key in the file, if it has one. Raises ``ConfigError`` as ``read_items``."""
+    with _readable(path):
+        return list(_rows(path))
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, EOFError, ValueError, RecursionError, csv.Error, zlib.error, pa.ArrowException) as error:
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"{path}: cannot be read as a benchmark: {what}; {ALLOWED}") from error
+
+
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """What the file lists, each with its key in the file, if it has one."""
     suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
     if suffix not in SUFFIXES:
         raise ValueError(f"its name ends in {suffix or 'no suffix'}")

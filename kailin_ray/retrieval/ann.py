@@ -12,6 +12,7 @@ Similarity is the inner product.
 """
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,6 +32,8 @@ SAMPLE_A_LIST = 40
 """Vectors that a centroid is found from."""
 DIMENSIONS_A_BYTE = 6
 HNSW_LINKS, HNSW_CONSTRUCTION = 32, 80
+DEALT_OUT = 64
+"""Questions that a thread takes at once."""
 REFINED_AT_ONCE = 16_384
 """Candidates that are scored anew together: 50 MB at 768 dimensions."""
 
@@ -119,22 +122,63 @@ def open_search(file: Path, choice: dict[str, Any], store: Store, deleted: Rows,
 
 
 class Approximate:
-    """FAISS, inverted lists or a graph; its scores are rough."""
+    """FAISS, inverted lists or a graph; its scores are rough.
+
+    Many questions are dealt out to threads a few at a time. FAISS gives each of its own the same share beforehand, so
+    that whatever else takes a core for a moment, such as reading the last questions' passages, holds all of them up.
+    The lists to look into are found with torch, in a third of the time that FAISS's flat index takes.
+    """
 
     def __init__(self, index: Any, choice: dict[str, Any], deleted: Rows):
         self._index = index
+        threads = faiss.omp_get_max_threads()
+        self._threads = ThreadPoolExecutor(threads, initializer=faiss.omp_set_num_threads, initargs=(1,))
         # FAISS keeps no reference to what its parameters point to.
         self._live = np.packbits(_live(index.ntotal, deleted), bitorder="little") if len(deleted) else None
         selector = {} if self._live is None else {"sel": faiss.IDSelectorBitmap(self._live)}
+        self._centroids: Vectors | None = None
         if choice["kind"] == "hnsw":
             self._parameters = faiss.SearchParametersHNSW(efSearch=choice["ef_search"], **selector)
         else:
-            self._parameters = faiss.SearchParametersIVF(nprobe=choice["nprobe"], **selector)
+            self._num_probed = index.nprobe = min(
+                choice["nprobe"], index.nlist
+            )  # FAISS checks the two against each other
+            self._parameters = faiss.SearchParametersIVF(nprobe=self._num_probed, **selector)
+            self._centroids = index.quantizer.reconstruct_n(0, index.nlist)
 
     def search(self, vectors: Vectors, k: int) -> tuple[Vectors, Rows]:
         """See ``Search``."""
-        scores, rows = self._index.search(vectors, k, params=self._parameters)
+        lists = self._nearest_lists(vectors) if self._centroids is not None else None
+
+        def some(first: int) -> tuple[Vectors, Rows]:
+            part = slice(first, first + size)
+            found: tuple[Vectors, Rows]
+            if lists is None:
+                found = self._index.search(vectors[part], k, params=self._parameters)
+            else:
+                found = self._within(vectors[part], k, lists[0][part], lists[1][part])
+            return found
+
+        size = DEALT_OUT if len(vectors) > DEALT_OUT else len(vectors)
+        firsts = range(0, len(vectors), max(1, size))
+        parts = [some(0)] if len(firsts) <= 1 else list(self._threads.map(some, firsts))
+        return np.concatenate([scores for scores, _ in parts]), np.concatenate([rows for _, rows in parts])
+
+    def _within(self, vectors: Vectors, k: int, products: Vectors, lists: Rows) -> tuple[Vectors, Rows]:
+        """Scores and rows (q, k) of the given lists (q, n), of whose centroids ``products`` are the inner products."""
+        scores, rows = np.empty((len(vectors), k), np.float32), np.empty((len(vectors), k), np.int64)
+        given = map(faiss.swig_ptr, (lists, products, scores, rows))
+        # FAISS's method of this name for arrays takes no parameters.
+        self._index.search_preassigned_c(len(vectors), faiss.swig_ptr(vectors), k, *given, False, self._parameters)
         return scores, rows
+
+    def _nearest_lists(self, vectors: Vectors) -> tuple[Vectors, Rows]:
+        """Inner products with the nearest centroids, and these lists' numbers, each (q, lists that are looked into)."""
+        import torch
+
+        products = torch.from_numpy(vectors) @ torch.from_numpy(self._centroids).T
+        scores, numbers = products.topk(self._num_probed, sorted=False)
+        return scores.numpy(), numbers.numpy()
 
 
 class Refined:

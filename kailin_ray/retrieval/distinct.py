@@ -39,16 +39,13 @@ def near_copies(store: Store, rows: Rows, jaccard: float) -> npt.NDArray[np.bool
 
 def _alike(store: Store, rows: Rows) -> npt.NDArray[np.int64]:
     """(n, 3) query, place and later place of pairs whose vectors are alike, in their order."""
-    import torch
-
-    vectors = torch.from_numpy(store.vectors(rows.ravel())).float().view(*rows.shape, -1)
-    products = torch.bmm(vectors, vectors.transpose(1, 2))
-    lengths = products.diagonal(dim1=1, dim2=2).sqrt()
+    # Not torch: its threads would go on spinning for a while, where FAISS's want the cores.
+    vectors = store.vectors(rows.ravel()).astype(np.float32).reshape(*rows.shape, -1)
+    products = np.matmul(vectors, vectors.transpose(0, 2, 1))
+    lengths = np.sqrt(products.diagonal(axis1=1, axis2=2))
     alike = products >= ALIKE * lengths[:, :, None] * lengths[:, None, :]
-    there = torch.from_numpy(rows >= 0)
-    pairs = (alike & there[:, :, None] & there[:, None, :]).triu(diagonal=1).nonzero()
-    found: npt.NDArray[np.int64] = pairs.numpy()
-    return found
+    there = rows >= 0
+    return np.argwhere(np.triu(alike & there[:, :, None] & there[:, None, :], k=1))
 
 
 def _shingles(texts: list[str]) -> list[set[int]]:

@@ -49,7 +49,7 @@ def load_deleted(folder: Path) -> Rows:
 
 
 class PassageIndex:
-    """An opened index. Not for use by two threads at once."""
+    """An opened index. ``found`` is not for use by two threads at once, nor is ``passages``; one each is well."""
 
     def __init__(self, folder: Path, device: str = "cpu", lexical_weight: float = 0.0):
         """Open ``folder`` memory-mapped. Raises ``ValueError`` that names the file that is damaged or does not fit.
@@ -80,11 +80,23 @@ class PassageIndex:
         With ``jaccard`` also without passages that nearly repeat a better one, or the one that is left out. Where
         words count too, ``questions`` are what ``vectors`` stand for. A score is the inner product in any case.
         """
+        return self.passages(*self.found(vectors, k, jaccard, questions), k, exclude, jaccard)
+
+    def found(
+        self, vectors: Vectors, k: int, jaccard: float | None = None, questions: Sequence[str] = ()
+    ) -> tuple[Vectors, Rows]:
+        """Scores and rows (q, n) from which ``passages`` takes; n is larger than ``k``."""
         depth = k + 1 + (SPARE if jaccard is not None else 0)
         scores, rows = self._search.search(vectors, max(depth, FUSED) if self._lexical else depth)
         if self._lexical:
             rows = self._fused(self._lexical, rows, questions, depth)
             scores = scored(self._store, vectors, rows)
+        return scores, rows
+
+    def passages(
+        self, scores: Vectors, rows: Rows, k: int, exclude: Sequence[int | None], jaccard: float | None = None
+    ) -> list[list[Hit]]:
+        """The ``k`` best passages of each query of what ``found`` gave; see ``search``."""
         sources = self._store.rows(np.array([-1 if pmid is None else pmid for pmid in exclude], np.int64))
         keep = (rows >= 0) & (rows != sources[:, None])
         if jaccard is not None:

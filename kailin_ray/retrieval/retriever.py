@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import ray
 from kailin_ray.config import Encoder, Retrieval
 from kailin_ray.retrieval.encoder import QueryEncoder
 from kailin_ray.retrieval.index import Hit, PassageIndex
+from kailin_ray.retrieval.store import Rows, Vectors
 
 MAX_BATCH = 256
 """Questions that are encoded and searched for together; a call is not divided among batches."""
@@ -21,7 +23,10 @@ _Call = tuple[list[Query], asyncio.Future[list[list[Hit]]]]
 
 
 class Retriever:
-    """Async actor. While one batch is worked on in a thread, the next gathers: no timer, no waiting for company."""
+    """Async actor. While one batch is worked on in a thread, the next gathers: no timer, no waiting for company.
+
+    Passages are read in a second thread, on one core, while the next batch's search has begun and takes all.
+    """
 
     def __init__(self, index: str, encoder: Encoder, on_gpu: bool, retrieval: Retrieval):
         """Open the index and load the encoder. Raises ``ValueError`` if their dimensions differ."""
@@ -51,29 +56,54 @@ class Retriever:
         return await answer
 
     async def _work(self) -> None:
+        reading: asyncio.Task[None] | None = None
         while True:
             batch = [await self._queue.get()]
             while sum(len(queries) for queries, _ in batch) < MAX_BATCH and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
+            queries = [query for queries, _ in batch for query in queries]
             try:
-                found = iter(
-                    await asyncio.to_thread(self._search, [query for queries, _ in batch for query in queries])
-                )
-            except Exception as error:  # the batch's callers get it; the next batch may fare better
-                for _, answer in batch:
-                    if not answer.done():  # cancelled with its caller, which must not end the worker of all
-                        answer.set_exception(error)
+                found = await asyncio.to_thread(self._found, queries)
+            except Exception as error:
+                _fail(batch, error)
                 continue
-            for queries, answer in batch:
-                hits = list(islice(found, len(queries)))
-                if not answer.done():
-                    answer.set_result(hits)
+            if reading:
+                await reading
+            reading = asyncio.create_task(self._answer(batch, queries, found))
 
-    def _search(self, queries: list[Query]) -> list[list[Hit]]:
-        found: list[list[Hit]] = []
-        for start in range(0, len(queries), MAX_BATCH):
-            questions, numbers, excluded = zip(*queries[start : start + MAX_BATCH], strict=True)
-            vectors = self._encoder.encode(questions)
-            every = self._index.search(vectors, max(numbers), excluded, self._jaccard, questions)
-            found += [hits[:k] for hits, k in zip(every, numbers, strict=True)]
-        return found
+    async def _answer(self, batch: list[_Call], queries: list[Query], found: list[tuple[Vectors, Rows]]) -> None:
+        try:
+            every = iter(await asyncio.to_thread(self._passages, queries, found))
+        except Exception as error:
+            _fail(batch, error)
+            return
+        for asked, answer in batch:
+            hits = list(islice(every, len(asked)))
+            if not answer.done():
+                answer.set_result(hits)
+
+    def _found(self, queries: list[Query]) -> list[tuple[Vectors, Rows]]:
+        return [
+            self._index.found(self._encoder.encode(questions), max(numbers), self._jaccard, questions)
+            for questions, numbers, _ in _batches(queries)
+        ]
+
+    def _passages(self, queries: list[Query], found: list[tuple[Vectors, Rows]]) -> list[list[Hit]]:
+        hits: list[list[Hit]] = []
+        for (_, numbers, excluded), (scores, rows) in zip(_batches(queries), found, strict=True):
+            every = self._index.passages(scores, rows, max(numbers), excluded, self._jaccard)
+            hits += [some[:k] for some, k in zip(every, numbers, strict=True)]
+        return hits
+
+
+def _batches(queries: list[Query]) -> Iterator[tuple[tuple[str, ...], tuple[int, ...], tuple[int | None, ...]]]:
+    for start in range(0, len(queries), MAX_BATCH):
+        questions, numbers, excluded = zip(*queries[start : start + MAX_BATCH], strict=True)
+        yield questions, numbers, excluded
+
+
+def _fail(batch: list[_Call], error: Exception) -> None:
+    """The batch's callers get it; the next batch may fare better."""
+    for _, answer in batch:
+        if not answer.done():  # cancelled with its caller, which must not end the worker of all
+            answer.set_exception(error)

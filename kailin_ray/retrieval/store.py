@@ -72,7 +72,7 @@ class Shard:
 
 
 class Store:
-    """The passages of an index. Not for use by two threads at once."""
+    """The passages of an index. All of it is read only."""
 
     def __init__(self, shards: Sequence[tuple[Path, int]], dimension: int):
         """``shards``: the folder of each with its number of rows, in order."""

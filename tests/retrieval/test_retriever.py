@@ -39,11 +39,13 @@ class Index:
     def __init__(self, _: Any, device: str, lexical_weight: float):
         assert (device, lexical_weight) == ("cpu", 0.0)
 
-    def search(
-        self, vectors: np.ndarray, k: int, exclude: list[int | None], jaccard: float | None, questions: list[str]
-    ) -> list[list[Hit]]:
+    def found(self, vectors: np.ndarray, k: int, jaccard: float | None, questions: list[str]) -> Any:
         assert len(vectors) == len(questions) <= MAX_BATCH
         assert jaccard == 0.8
+        return vectors, k
+
+    def passages(self, vectors: np.ndarray, found: int, k: int, exclude: list[int | None], jaccard: float) -> Any:
+        assert (found, jaccard) == (k, 0.8)
         return [
             [Hit(number, float(length), "", str(without), []) for number in range(k)]
             for (length,), without in zip(vectors, exclude, strict=True)
@@ -84,6 +86,31 @@ def test_what_arrives_while_a_batch_is_worked_on_is_the_next(made: tuple[Retriev
     assert found[0] == [[Hit(0, 1.0, "", "7", [])]]
     # To each its own: as many as it asked for, of its own question.
     assert [(len(hits), hits[0].score) for (hits,) in found[1:]] == [(n, n) for n in range(1, MAX_BATCH + 2)]
+
+
+def test_the_next_batch_is_searched_for_while_passages_are_read(
+    made: tuple[Retriever, Encoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retriever, encoder = made
+    encoder.go.set()
+    read = Index.passages
+
+    def slow(*arguments: Any) -> Any:
+        for _ in range(2_000):
+            if len(encoder.batches) == 2:
+                return read(*arguments)
+            threading.Event().wait(0.01)
+        raise AssertionError("the second batch waits for the first one's passages")
+
+    monkeypatch.setattr(Index, "passages", slow)
+
+    async def use() -> list[Any]:
+        first = asyncio.create_task(retriever.search([query("a")]))
+        await started(encoder, 1)
+        return await asyncio.gather(first, retriever.search([query("bb")]))
+
+    found = asyncio.run(use())
+    assert [hits[0][0].score for hits in found] == [1, 2]
 
 
 def test_a_call_of_more_than_a_batch_is_answered_whole(made: tuple[Retriever, Encoder]) -> None:

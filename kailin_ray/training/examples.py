@@ -1,0 +1,204 @@
+"""Training data in TRL's columns: read, cleaned, split. Knows neither Ray nor TRL.
+
+=========  ==========================================================================  ===============================
+task       columns                                                                     source
+=========  ==========================================================================  ===============================
+question   prompt, completion (messages): an abstract, a question                      BioASQ, PubMedQA, any columns
+judge      prompt, completion (messages): two candidates, A or B                       ``publish``'s config judge
+dpo        prompt, chosen, rejected (messages), margin: an abstract, two questions     ``publish``'s config preference
+pretrain   text                                                                        ``publish``'s config pretrain
+sft        prompt, completion (texts)                                                  ``publish``'s config sft
+=========  ==========================================================================  ===============================
+
+A row with a PMID that is held out is in the test split, whatever split it came in.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, DatasetDict, load_dataset
+
+from kailin_ray.agents import question
+from kailin_ray.agents.preamble import ask
+from kailin_ray.config import Dpo, TrainConfig, TrlRows
+from kailin_ray.corpus.benchmarks import Benchmarks
+from kailin_ray.errors import ConfigError
+from kailin_ray.held_out import held_out
+from kailin_ray.leaks import load_benchmarks
+from kailin_ray.training.sources import read_questions
+
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "question": ("prompt", "completion"),
+    "judge": ("prompt", "completion"),
+    "dpo": ("prompt", "chosen", "rejected"),
+    "pretrain": ("text",),
+    "sft": ("prompt", "completion"),
+}
+NOT_ACCEPTED = ("rejected", "removed")
+"""Configs of ``publish`` that nothing may be trained on."""
+FILES = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv"}
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What is learned from, what is measured on, and how many rows were left out by what."""
+
+    train: Dataset
+    test: Dataset | None
+    left_out: dict[str, int]
+
+
+def load_examples(config: TrainConfig) -> Examples:
+    """The examples of a training task.
+
+    Raises ``ConfigError``: the data cannot be had, lack a column, hold a pair of equal sides, or too few are left.
+    """
+    splits = _read(config)
+    left_out: Counter[str] = Counter()
+    columns = [*COLUMNS[config.task], *(name for name in ("margin", "pmid") if name in splits["train"].column_names)]
+    lacking = [name for name in COLUMNS[config.task] if name not in splits["train"].column_names]
+    if lacking:
+        there = ", ".join(splits["train"].column_names)
+        raise ConfigError(
+            f"data: {_shown(config)} has no column {lacking[0]!r}, which task={config.task} needs: {there}"
+        )
+    splits = {name: split.select_columns(columns) for name, split in splits.items()}
+    if config.task == "dpo":
+        _check_pairs(splits["train"], _shown(config))
+        splits = {name: _pairs(split, config.dpo, left_out) for name, split in splits.items()}
+    splits = {name: _without_repeats(split, left_out) for name, split in splits.items()}
+    if benchmarks := load_benchmarks(config.exclude, {}):
+        splits = {name: _clean(split, benchmarks, left_out) for name, split in splits.items()}
+    train, test = _split(splits)
+    if config.limit:
+        train = train.select(range(min(config.limit, len(train))))
+    if len(train) < config.min_examples:
+        why = "".join(f", {number:,} left out as {name}" for name, number in sorted(left_out.items()))
+        raise ConfigError(
+            f"data: {_shown(config)} leaves {len(train):,} examples to train on, fewer than min_examples="
+            f"{config.min_examples:,}{why}, {len(test) if test else 0:,} held out"
+        )
+    return Examples(train, test, dict(left_out))
+
+
+def _shown(config: TrainConfig) -> str:
+    name = getattr(config.data, "name", None)
+    return f"{config.data.path}{f' ({name})' if name else ''}"
+
+
+def _read(config: TrainConfig) -> dict[str, Dataset]:
+    if not isinstance(config.data, TrlRows):
+        if config.task != "question":
+            raise ConfigError(f"data.kind: {config.data.kind} gives questions; task={config.task} needs kind: trl")
+        rows = read_questions(config.data)
+        return {"train": Dataset.from_list([question_example(row) for row in rows])}
+    if config.data.name in NOT_ACCEPTED:
+        raise ConfigError(f"data.name: {config.data.name}: what was not accepted is not trained on")
+    return load_splits(config.data.path, config.data.name, config.data.revision)
+
+
+def load_splits(path: str, name: str | None, revision: str | None) -> dict[str, Dataset]:
+    """The splits ``train`` and, if there is one, ``test`` of a dataset. Raises ``ConfigError`` if it cannot be had."""
+    file = Path(path)
+    try:
+        if file.is_file():
+            if file.suffix not in FILES:
+                raise ValueError(f"its name ends in {file.suffix or 'no suffix'}; allowed: {', '.join(FILES)}")
+            found = load_dataset(FILES[file.suffix], data_files=str(file))
+        else:
+            found = load_dataset(path, name, revision=revision)
+    except Exception as error:  # whatever the library raises, the dataset cannot be had
+        raise ConfigError(f"data.path: {path}: {' '.join(str(error).split())[:300]}") from error
+    assert isinstance(found, DatasetDict)
+    if "train" not in found:
+        raise ConfigError(f"data.path: {path} has no split train; there are: {', '.join(found)}")
+    return {split: found[split] for split in ("train", "test") if split in found}
+
+
+def question_example(row: Row) -> Row:
+    """An abstract with its question, as the question agents are asked."""
+    return {
+        "prompt": question.messages(row, "any", examples=False),
+        "completion": [ask("assistant", row["question"])],
+        "pmid": row["pmid"],
+    }
+
+
+def text_of(side: Any) -> str:
+    """A side of an example, of messages or plain, as one text."""
+    return side if isinstance(side, str) else "\n".join(message["content"] for message in side)
+
+
+def _check_pairs(pairs: Dataset, shown: str) -> None:
+    for number, (chosen, rejected) in enumerate(zip(pairs["chosen"], pairs["rejected"], strict=True)):
+        if text_of(chosen).strip() == text_of(rejected).strip():
+            raise ConfigError(f"data: {shown}: chosen equals rejected in row {number}: {text_of(chosen)[:80]!r}")
+
+
+def _pairs(pairs: Dataset, dpo: Dpo, left_out: Counter[str]) -> Dataset:
+    """Those with a margin and of sides that do not differ by their length alone."""
+    if dpo.min_margin and "margin" not in pairs.column_names:
+        raise ConfigError("dpo.min_margin: the data have no column margin")
+
+    def why(row: Row) -> str | None:
+        words = sorted(max(1, len(text_of(row[side]).split())) for side in ("chosen", "rejected"))
+        if dpo.min_margin and (row["margin"] is None or row["margin"] < dpo.min_margin):
+            return "under_min_margin"
+        return "unlike_lengths" if dpo.max_length_ratio and words[1] > dpo.max_length_ratio * words[0] else None
+
+    return _kept(pairs, why, left_out)
+
+
+def _without_repeats(rows: Dataset, left_out: Counter[str]) -> Dataset:
+    """The first of rows that say the same: what is learned twice is learned by heart."""
+    seen: set[int] = set()
+    sides = [name for name in ("prompt", "completion", "chosen", "rejected", "text") if name in rows.column_names]
+
+    def why(row: Row) -> str | None:
+        key = hash(tuple(text_of(row[side]) for side in sides))
+        known = key in seen
+        seen.add(key)
+        return "duplicate" if known else None
+
+    return _kept(rows, why, left_out)
+
+
+def _clean(rows: Dataset, benchmarks: Benchmarks, left_out: Counter[str]) -> Dataset:
+    """Those without a benchmark's abstract or text."""
+    bad = np.zeros(len(rows), bool)
+    if "pmid" in rows.column_names:
+        pmids = np.array([-1 if pmid is None else pmid for pmid in rows["pmid"]], np.int64)
+        bad |= np.array([match is not None for match in benchmarks.find_pmids(pmids)], bool)
+    left_out["benchmark_pmid"] += int(bad.sum())
+    for side in ("prompt", "completion", "chosen", "rejected", "text"):
+        if side in rows.column_names:
+            # Of a conversation what the data say: our own system text and tasks are in every row.
+            found = benchmarks.find([text_of(value[-1:] if isinstance(value, list) else value) for value in rows[side]])
+            has = np.array([match is not None for match in found], bool)
+            left_out["benchmark_text"] += int((has & ~bad).sum())
+            bad |= has
+    return rows.select(np.flatnonzero(~bad))
+
+
+def _kept(rows: Dataset, why: Callable[[Row], str | None], left_out: Counter[str]) -> Dataset:
+    reasons = [why(row) for row in rows]
+    left_out.update(reason for reason in reasons if reason)
+    return rows.select([number for number, reason in enumerate(reasons) if not reason])
+
+
+def _split(splits: dict[str, Dataset]) -> tuple[Dataset, Dataset | None]:
+    from datasets import concatenate_datasets
+
+    every = concatenate_datasets(list(splits.values()))
+    if "pmid" not in every.column_names:
+        return splits["train"], splits.get("test")
+    out = np.array([pmid is not None and held_out(pmid) for pmid in every["pmid"]], bool)
+    given = np.concatenate([np.full(len(rows), name == "test") for name, rows in splits.items()])
+    test = every.select(np.flatnonzero(out | given))
+    return every.select(np.flatnonzero(~(out | given))), test if len(test) else None

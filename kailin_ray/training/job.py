@@ -1,0 +1,229 @@
+"""The ``train`` command: examples to an adapter or a model, on Ray Train.
+
+Beside ``out`` lies ``.<out>.training`` while it works: the examples as token ids, checkpoints, and ``job.json``, which
+says what is trained on what; the same command goes on from the last checkpoint.
+"""
+
+import os
+import shutil
+import threading
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TextIO
+
+from datasets import Dataset
+from transformers import AutoTokenizer
+
+from kailin_ray.checks import check_files, found_adapter, found_model
+from kailin_ray.config import ConfigError, TrainConfig, settings
+from kailin_ray.files import atomic_folder, read_json, sha256, write_json
+from kailin_ray.manifest import flat, versions
+from kailin_ray.progress import progress_bar
+from kailin_ray.training.examples import Examples, load_examples
+from kailin_ray.training.report import card, draw_losses
+from kailin_ray.training.tokens import tokenized
+
+KEPT_ROWS = 20_000
+"""Rows from which on tokenizing takes more than one process."""
+FREE = ("out", "cluster", "workers", "optimization.save_steps", "min_examples")
+"""What may change between two calls of one job."""
+
+
+def checked(config: TrainConfig) -> TrainConfig:
+    """The configuration with its model found. Raises ``ConfigError`` for what cannot be trained."""
+    config = replace(config, model=found_model(config.model, "model.path"))
+    check_files("model.path", config.model.path)
+    if config.model.adapter:
+        if not config.lora:
+            raise ConfigError("lora: null, but model.adapter is to be trained on; give both or neither")
+        adapter = found_adapter(config.model.adapter, "model.adapter")
+        config = replace(config, model=replace(config.model, adapter=adapter))
+    if config.optimization.packing and config.task != "pretrain":
+        raise ConfigError(f"optimization.packing: true, but task={config.task}; whole texts alone are packed")
+    if config.merge and config.task in ("question", "judge", "dpo") and not config.lora:
+        raise ConfigError("merge: true, but lora is null: there is no adapter to merge")
+    shared = config.workers.num * config.optimization.per_device_batch_size
+    if config.optimization.batch_size % shared:
+        raise ConfigError(
+            f"optimization.batch_size: {config.optimization.batch_size} is no multiple of {shared}, which "
+            f"{config.workers.num} workers take at once (optimization.per_device_batch_size)"
+        )
+    return config
+
+
+def train(config: TrainConfig, out: Path, log: Path) -> dict[str, Any]:
+    """Train, and write ``out``; return its manifest. ``log`` takes what Ray and the workers say."""
+    from kailin_ray.session import ray_session
+
+    scratch = out.with_name(f".{out.name}.training")
+    tokenizer = AutoTokenizer.from_pretrained(config.model.path, revision=config.model.revision)
+    if config.task in ("question", "judge", "dpo") and not tokenizer.chat_template:
+        raise ConfigError(
+            f"model.path: {config.model.path} has no chat template, which the agents' prompts are made with; take an "
+            "instruct model"
+        )
+    job = open_job(config, scratch)
+    if not (scratch / "job.json").exists():
+        write_examples(config, tokenizer, load_examples(config), scratch)
+        write_json(scratch / "job.json", job | {"examples": read_json(scratch / "examples.json")})
+    started = time.monotonic()
+    if not (scratch / "after.json").exists():
+        with ray_session(config.cluster, log) as terminal:
+            _fit(config, scratch, terminal)
+    manifest = {
+        "kind": "model" if config.merge or not config.lora else "adapter",
+        "task": config.task,
+        # What it is asked with: see model.<agent>.examples.
+        "worked_examples": False,
+        **read_json(scratch / "job.json"),
+        **_results(scratch),
+        "seconds": round(time.monotonic() - started, 1),
+        "versions": versions(),
+    }
+    with atomic_folder(out) as folder:
+        shutil.copytree(scratch / "result", folder, dirs_exist_ok=True)
+        draw_losses(manifest["log"], folder / "loss.png")
+        (folder / "README.md").write_text(card(manifest), encoding="utf-8")
+        write_json(folder / "manifest.json", manifest)
+    shutil.rmtree(scratch)
+    return manifest
+
+
+def open_job(config: TrainConfig, scratch: Path) -> dict[str, Any]:
+    """What is trained on what. Raises ``ConfigError`` if the scratch folder holds another job that has begun."""
+    job = job_of(config)
+    note = scratch / "job.json"
+    if note.exists():
+        _refuse_another(read_json(note), job, scratch)
+    else:
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+    return job
+
+
+def job_of(config: TrainConfig) -> dict[str, Any]:
+    """What is trained on what."""
+    return {
+        "config": settings(config),
+        "base": {"name": _name(config.model.path), "identity": identity(config.model.path, config.model.revision)},
+        "adapter": sha256(Path(config.model.adapter)) if config.model.adapter else None,
+        "data": data_identity(config),
+    }
+
+
+def check_same(config: TrainConfig, manifest: dict[str, Any]) -> None:
+    """Raise ``ConfigError`` if ``out`` was made from something else than is asked for now."""
+    _refuse_another(manifest, job_of(config), config.out)
+
+
+def _refuse_another(made: dict[str, Any], asked: dict[str, Any], place: Path) -> None:
+    before, now = _matters(made), _matters(asked)
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if changed:
+        key = changed[0]
+        raise ConfigError(
+            f"out: {place} holds a training with another {key.removeprefix('config.')} "
+            f"({before.get(key)!r}, now {now.get(key)!r}); choose a new out="
+        )
+
+
+def _matters(job: dict[str, Any]) -> dict[str, Any]:
+    values = flat({name: job[name] for name in ("config", "base", "adapter", "data")})
+    places = ("config.model.path", "config.model.adapter", "config.data.path")
+    free = tuple(f"config.{name}" for name in FREE)
+    return {key: value for key, value in values.items() if not key.startswith(free) and key not in places}
+
+
+def _name(path: str) -> str:
+    return Path(path).name if Path(path).is_dir() else path
+
+
+def identity(path: str, revision: str | None) -> str:
+    """Which model it is, wherever it lies."""
+    return sha256(Path(path)) if Path(path).is_dir() else f"{path}@{revision or 'main'}"
+
+
+def data_identity(config: TrainConfig) -> str:
+    """Which data they are: a checksum of what is on this machine, or the hub's name."""
+    path = Path(config.data.path)
+    name = getattr(config.data, "name", None)
+    local = path / name if path.is_dir() and name and (path / name).is_dir() else path
+    return sha256(local) if local.exists() else f"{config.data.path}@{getattr(config.data, 'revision', None) or 'main'}"
+
+
+def write_examples(config: TrainConfig, tokenizer: Any, examples: Examples, scratch: Path) -> None:
+    """Token ids as Parquet, and the counts."""
+    left_out, numbers = dict(examples.left_out), {}
+    splits: list[tuple[str, Dataset | None]] = [("train", examples.train), ("test", examples.test)]
+    for name, rows in splits:
+        if rows is None:
+            continue
+        num_proc = min(os.cpu_count() or 1, 16) if len(rows) > KEPT_ROWS else None
+        made, too_long = tokenized(rows, config, tokenizer, num_proc)
+        left_out["too_long"] = left_out.get("too_long", 0) + too_long
+        numbers[name] = len(made)
+        if len(made):
+            made.to_parquet(str(scratch / f"{name}.parquet"))
+            if config.task == "judge" and name == "test":
+                rows.to_parquet(str(scratch / "judge-test.parquet"))
+    if numbers["train"] < config.min_examples:
+        raise ConfigError(
+            f"optimization.max_length: of {len(examples.train):,} examples {numbers['train']:,} fit into "
+            f"{config.optimization.max_length:,} tokens, fewer than min_examples={config.min_examples:,}"
+        )
+    write_json(scratch / "examples.json", numbers | {"left_out": {k: v for k, v in left_out.items() if v}})
+
+
+def _fit(config: TrainConfig, scratch: Path, terminal: TextIO) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from kailin_ray.training.loop import train_worker
+
+    workers = config.workers
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"config": config, "scratch": str(scratch)},
+        scaling_config=ScalingConfig(
+            num_workers=workers.num,
+            use_gpu=bool(workers.gpus),
+            resources_per_worker={"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})},
+        ),
+        run_config=RunConfig(
+            name="ray", storage_path=str(scratch), failure_config=FailureConfig(max_failures=workers.max_failures)
+        ),
+    )
+    done = threading.Event()
+    watch = threading.Thread(target=partial(_watch, scratch / "progress.json", config.task, terminal, done))
+    watch.start()
+    try:
+        trainer.fit()
+    finally:
+        done.set()
+        watch.join()
+
+
+def _watch(file: Path, task: str, terminal: TextIO, done: threading.Event) -> None:
+    """The line that a person watches: steps, and the loss of the last one."""
+    with progress_bar(terminal, f"train {task}", None, unit=" steps") as bar:
+        while True:
+            over = done.wait(2)
+            if file.exists():
+                told = read_json(file)
+                bar.total = told["steps"]
+                bar.set_postfix(loss=f"{told['loss']:.3f}", refresh=False)
+                bar.update(told["step"] - bar.n)
+            if over:
+                return
+
+
+def _results(scratch: Path) -> dict[str, Any]:
+    after, before = read_json(scratch / "after.json"), scratch / "before.json"
+    return {
+        "steps": after["steps"],
+        "before": read_json(before) if before.exists() else None,
+        "after": after["figures"],
+        "log": after["log"],
+    }

@@ -1,0 +1,73 @@
+"""Examples as token ids, made as the engines make theirs: no special token is parsed from data.
+
+What TRL's trainers take as tokenized: ``input_ids`` and ``completion_mask``; for DPO ``prompt_ids``, ``chosen_ids`` and
+``rejected_ids``.
+"""
+
+from typing import Any
+
+from datasets import Dataset
+
+from kailin_ray.chat import Arguments, plain_ids, prompt_ids, reply_ids
+from kailin_ray.config import TrainConfig
+
+Row = dict[str, Any]
+
+
+def tokenized(rows: Dataset, config: TrainConfig, tokenizer: Any, num_proc: int | None) -> tuple[Dataset, int]:
+    """The examples as ids, and how many were left out as longer than ``max_length``; of plain text none is."""
+    arguments = tuple(sorted(config.model.chat_template.items()))
+    make = {"dpo": _pair, "pretrain": _text}.get(config.task, _answered)
+    kept = [name for name in ("pmid", "margin") if name in rows.column_names]
+    made = rows.map(
+        make,
+        fn_kwargs={"tokenizer": tokenizer, "arguments": arguments},
+        remove_columns=[name for name in rows.column_names if name not in kept],
+        num_proc=num_proc,
+        desc=None,
+    )
+    if config.task == "pretrain":
+        return made, 0
+    most = config.optimization.max_length
+    fitting = made.filter(lambda row: _length(row) <= most, num_proc=num_proc)
+    return fitting, len(made) - len(fitting)
+
+
+def _length(row: Row) -> int:
+    if "input_ids" in row:
+        return len(row["input_ids"])
+    return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
+
+
+def _text(row: Row, tokenizer: Any, arguments: Arguments) -> Row:
+    return {"input_ids": [*_opening(tokenizer), *plain_ids(tokenizer, row["text"]), tokenizer.eos_token_id]}
+
+
+def _answered(row: Row, tokenizer: Any, arguments: Arguments) -> Row:
+    prompt = _prompt(row["prompt"], tokenizer, arguments)
+    reply = _reply(row["completion"], tokenizer, arguments)
+    return {"input_ids": prompt + reply, "completion_mask": [0] * len(prompt) + [1] * len(reply)}
+
+
+def _pair(row: Row, tokenizer: Any, arguments: Arguments) -> Row:
+    sides = {f"{side}_ids": _reply(row[side], tokenizer, arguments) for side in ("chosen", "rejected")}
+    return {"prompt_ids": _prompt(row["prompt"], tokenizer, arguments), **sides}
+
+
+def _prompt(prompt: Any, tokenizer: Any, arguments: Arguments) -> list[int]:
+    if isinstance(prompt, str):
+        return [*_opening(tokenizer), *plain_ids(tokenizer, prompt)]
+    return prompt_ids(tokenizer, prompt, arguments)
+
+
+def _reply(reply: Any, tokenizer: Any, arguments: Arguments) -> list[int]:
+    if isinstance(reply, str):
+        return [*plain_ids(tokenizer, reply), tokenizer.eos_token_id]
+    return reply_ids(tokenizer, reply[0]["content"], arguments)
+
+
+def _opening(tokenizer: Any) -> list[int]:
+    """What the tokenizer itself puts before a text, such as Llama's BOS."""
+    alone = tokenizer("a")["input_ids"]
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    return list(alone[: alone.index(bare[0])])
