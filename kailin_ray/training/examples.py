@@ -16,11 +16,10 @@ A row with a PMID that is held out is in the test split, whatever split it came 
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import Dataset
 
 from kailin_ray.agents import question
 from kailin_ray.agents.preamble import ask
@@ -29,7 +28,7 @@ from kailin_ray.corpus.benchmarks import Benchmarks
 from kailin_ray.errors import ConfigError
 from kailin_ray.held_out import held_out
 from kailin_ray.leaks import load_benchmarks
-from kailin_ray.training.sources import read_questions
+from kailin_ray.training.sources import load_splits, read_questions
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "question": ("prompt", "completion"),
@@ -40,7 +39,6 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }
 NOT_ACCEPTED = ("rejected", "removed")
 """Configs of ``publish`` that nothing may be trained on."""
-FILES = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv"}
 
 Row = dict[str, Any]
 
@@ -100,24 +98,9 @@ def _read(config: TrainConfig) -> dict[str, Dataset]:
         return {"train": Dataset.from_list([question_example(row) for row in rows])}
     if config.data.name in NOT_ACCEPTED:
         raise ConfigError(f"data.name: {config.data.name}: what was not accepted is not trained on")
-    return load_splits(config.data.path, config.data.name, config.data.revision)
-
-
-def load_splits(path: str, name: str | None, revision: str | None) -> dict[str, Dataset]:
-    """The splits ``train`` and, if there is one, ``test`` of a dataset. Raises ``ConfigError`` if it cannot be had."""
-    file = Path(path)
-    try:
-        if file.is_file():
-            if file.suffix not in FILES:
-                raise ValueError(f"its name ends in {file.suffix or 'no suffix'}; allowed: {', '.join(FILES)}")
-            found = load_dataset(FILES[file.suffix], data_files=str(file))
-        else:
-            found = load_dataset(path, name, revision=revision)
-    except Exception as error:  # whatever the library raises, the dataset cannot be had
-        raise ConfigError(f"data.path: {path}: {' '.join(str(error).split())[:300]}") from error
-    assert isinstance(found, DatasetDict)
+    found = load_splits(config.data.path, config.data.name, config.data.revision)
     if "train" not in found:
-        raise ConfigError(f"data.path: {path} has no split train; there are: {', '.join(found)}")
+        raise ConfigError(f"data.path: {config.data.path} has no split train; there are: {', '.join(found)}")
     return {split: found[split] for split in ("train", "test") if split in found}
 
 

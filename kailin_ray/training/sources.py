@@ -4,17 +4,20 @@ A row: ``pmid`` (or None), ``title``, ``abstract``, ``question``.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from datasets import load_dataset
+from datasets import Dataset, load_dataset
 
 from kailin_ray.config import BioAsqFile, PubMedQaFile, QuestionRows
 from kailin_ray.corpus.benchmark_files import read_items, read_rows
 from kailin_ray.documents import among
 from kailin_ray.errors import ConfigError
 from kailin_ray.files import read_manifest
+
+FILES = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv"}
 
 Row = dict[str, Any]
 
@@ -28,32 +31,52 @@ def read_questions(source: QuestionRows | PubMedQaFile | BioAsqFile) -> list[Row
     return rows
 
 
-def _columns(source: QuestionRows) -> Iterator[Row]:
+def load_splits(path: str, name: str | None, revision: str | None) -> dict[str, Dataset]:
+    """The splits of a dataset: a folder, a file, or the hub's. Raises ``ConfigError`` if it cannot be had."""
+    file = Path(path)
+    suffix = file.with_suffix("").suffix if file.suffix == ".gz" else file.suffix
     try:
-        rows = load_dataset(source.path, source.name, split=source.split, revision=source.revision)
+        if file.is_file():
+            if suffix not in FILES:
+                raise ValueError(
+                    f"its name ends in {suffix or 'no suffix'}; allowed: {', '.join(FILES)}, each also .gz"
+                )
+            return dict(load_dataset(FILES[suffix], data_files=str(file)))
+        return dict(load_dataset(path, name, revision=revision))
     except Exception as error:  # whatever the library raises, the dataset cannot be had
-        raise ConfigError(f"data.path: {source.path}: {' '.join(str(error).split())[:300]}") from error
-    wanted = vars(source.columns)
+        raise ConfigError(f"data.path: {path}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _columns(source: QuestionRows) -> Iterator[Row]:
+    splits = load_splits(source.path, source.name, source.revision)
+    if source.split not in splits:
+        raise ConfigError(f"data.split: {source.path} has no split {source.split!r}; there are: {', '.join(splits)}")
+    rows, wanted = splits[source.split], vars(source.columns)
     for field, column in wanted.items():
         if column and column not in rows.column_names:
             there = ", ".join(rows.column_names)
             raise ConfigError(f"data.columns.{field}: {source.path} has no column {column!r}; there are: {there}")
     for row in rows:
-        yield {field: row[column] if column else ("" if field == "title" else None) for field, column in wanted.items()}
+        found = {field: row[column] if column else None for field, column in wanted.items()}
+        yield found | {"title": found["title"] or "", "pmid": _number(found["pmid"])}
+
+
+def _number(pmid: Any) -> int | None:
+    return int(pmid) if str(pmid or "").isdigit() else None
 
 
 def _pubmedqa(source: PubMedQaFile) -> Iterator[Row]:
     """Its question is the article's title, so the abstract goes without one."""
     for key, value in read_rows(source.path):
-        item = {name.upper(): part for name, part in value.items()} if isinstance(value, dict) else {}
+        item = value.get("item", value) if isinstance(value, dict) else {}
+        item = {name.upper(): part for name, part in item.items()} if isinstance(item, dict) else {}
         contexts = item.get("CONTEXTS", item.get("CONTEXT"))
         if isinstance(contexts, dict):  # the hub's: {"contexts": [...], "labels": [...]}
             contexts = contexts.get("contexts")
         if not (isinstance(contexts, list) and isinstance(item.get("QUESTION"), str)):
             raise ConfigError(f"data.path: {source.path} is not PubMedQA's: an item lacks QUESTION or CONTEXTS")
-        pmid = str(key or item.get("PMID") or item.get("PUBID") or "")
         yield {
-            "pmid": int(pmid) if pmid.isdigit() else None,
+            "pmid": _number(key or item.get("PMID") or item.get("PUBID")),
             "title": "",
             "abstract": " ".join(map(str, contexts)),
             "question": item["QUESTION"],
