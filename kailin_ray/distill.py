@@ -127,15 +127,19 @@ class Distiller:
             _require_preference(record)
 
     async def _judge(self, record: Record) -> None:
-        probabilities, orders = await self._verdicts(record)
+        probabilities, orders = await self.verdicts(record)
         record["judge_orders"] = orders
         for candidate, probability in zip(record["candidates"], probabilities, strict=True):
             candidate["judge_probability"] = probability
         _settle(record, evaluation.prefer(probabilities, self.config.evaluation.judge.min_margin, "judge"))
         _require_preference(record)
 
-    async def _verdicts(self, record: Record) -> tuple[list[float], list[float] | None]:
-        """Each candidate's probability, and of a pairwise judge that of the first candidate in either order."""
+    async def verdicts(self, record: Record) -> tuple[list[float], list[float] | None]:
+        """Each candidate's probability, and of a pairwise judge that of the first candidate in either order.
+
+        Of the record it takes title, abstract and ``candidates``, and adds to ``usage``. Raises ``RejectedRowError`` if
+        the abstract and the task alone are too long.
+        """
         pairwise = self.config.evaluation.judge.form == "pairwise"
         agent = self.config.model.judge
         shown = [(one["question"], _texts(one)) for one in record["candidates"]]

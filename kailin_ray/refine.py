@@ -26,6 +26,9 @@ from typing import Any
 from kailin_ray.config import RefineConfig
 from kailin_ray.files import read_json, sha256, write_json
 
+ENGINE_KEYS = ("model=", "model.", "retrieval=", "retrieval.", "evaluation=", "evaluation.", "cluster=", "cluster.")
+"""Of distill, what compare's judge needs, too."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -74,7 +77,8 @@ def steps(config: RefineConfig) -> list[Step]:
         arguments = (*config.distill, *_asking(config, refined), *judging, *config.refined, f"out={run}")
         every.append(Step("distill", arguments, run, (judge, refined)))
         comparison = folder / "comparison"
-        compared = (f"old={before}", f"new={run}", f"out={comparison}", *judging, *config.compare)
+        engines = tuple(text for text in config.distill if text.startswith(ENGINE_KEYS))
+        compared = (*engines, f"old={before}", f"new={run}", f"out={comparison}", *judging, *config.compare)
         every.append(Step("compare", compared, comparison, (before, run, judge)))
         before, learned = run, refined
     return every

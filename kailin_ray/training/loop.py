@@ -120,9 +120,7 @@ def make_trainer(config: TrainConfig, train: Dataset, test: Dataset | None, fold
         "report_to": "none",
         "disable_tqdm": True,
         "use_cpu": not on_gpu,
-        # Weights that are trained stay in float32, and what can be computed in bfloat16 is; under an adapter the
-        # model's own are bfloat16 themselves.
-        "bf16": config.lora is None and config.model.dtype == "bfloat16",
+        "bf16": config.model.dtype == "bfloat16",
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": on_gpu,
     }
@@ -143,7 +141,9 @@ def make_trainer(config: TrainConfig, train: Dataset, test: Dataset | None, fold
 
 def load_model(config: TrainConfig) -> Model:
     """The model to train, with the adapter that it goes on from."""
-    dtype = config.model.dtype if config.lora else "float32"
+    # Weights that are trained stay in float32. CPUs also compute faster so: in bfloat16 what is a matrix product
+    # (autocast), where weights of bfloat16 take 1.5 times as long (docs/refinement.md).
+    dtype = config.model.dtype if config.lora and config.workers.gpus else "float32"
     model = AutoModelForCausalLM.from_pretrained(
         config.model.path, revision=config.model.revision, dtype=getattr(torch, dtype), use_safetensors=True
     )
@@ -185,20 +185,21 @@ def measured(trainer: Any, config: TrainConfig, test: Dataset) -> dict[str, Any]
 
 
 def judge_figures(trainer: Any, config: TrainConfig) -> dict[str, Any]:
-    """See ``judged``; also with the worked examples before the prompt, which an untrained judge is asked with."""
+    """See ``judged``; untrained also with the worked examples before the prompt, as it is asked in a run."""
     scratch = Path(trainer.args.output_dir).parent
     rows = Dataset.from_parquet(str(scratch / "judge-test.parquet"), cache_dir=str(scratch / "cache"))
     says_a = np.array([completion[0]["content"] == "A" for completion in rows["completion"]])
     arguments = tuple(sorted(config.model.chat_template.items()))
     size = 2 * config.optimization.per_device_batch_size
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
+    asked = {"bare": list(rows["prompt"])}
+    if not trainer.state.global_step:
+        asked["with_examples"] = [with_examples(prompt) for prompt in rows["prompt"]]
     found = {}
-    for name, prompts in (
-        ("bare", list(rows["prompt"])),
-        ("with_examples", [with_examples(prompt) for prompt in rows["prompt"]]),
-    ):
-        shown_a = probabilities(model, trainer.processing_class, prompts, arguments, size)
-        found[name] = judged(shown_a, says_a, rows["pmid"])
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=config.model.dtype == "bfloat16"):
+        for name, prompts in asked.items():
+            shown_a = probabilities(model, trainer.processing_class, prompts, arguments, size)
+            found[name] = judged(shown_a, says_a, rows["pmid"])
     model.train()
     return found
 

@@ -75,12 +75,9 @@ def figures(manifest: dict[str, Any]) -> list[str]:
         for name, told in names.items()
         if name in after and name in before
     ]
-    for kind, told in (("bare", "as it is trained"), ("with_examples", "with the worked examples")):
-        if kind in after:
-            lines += [
-                f"judge       {told}, on {after[kind]['abstracts']} abstracts: "
-                f"{_judge(before[kind])} before; {_judge(after[kind])} after"
-            ]
+    if "bare" in after:
+        rows = (("untrained, with the worked examples", before["with_examples"]), ("untrained", before["bare"]))
+        lines += [f"judge       {told}: {_judge(one)}" for told, one in (*rows, ("trained", after["bare"]))]
     return lines
 
 
@@ -88,8 +85,8 @@ def _judge(figures: dict[str, Any]) -> str:
     low, high = figures["interval"]
     bias = figures["position_bias"]
     return (
-        f"agrees with the rule {figures['accuracy']} ({low} to {high}), P of what is shown first {bias['first']}, "
-        f"turns with the order {bias['flipped']}"
+        f"agrees with the rule on {figures['accuracy']} of {figures['abstracts']} ({low} to {high}); "
+        f"P of what is shown first {bias['first']}, turns with the order {bias['flipped']}"
     )
 
 

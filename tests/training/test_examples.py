@@ -132,7 +132,7 @@ def pubmedqa(tmp_path: Path) -> Path:
 
 def test_pubmedqa_gives_questions_and_its_test_half_is_left_out(tmp_path: Path) -> None:
     truth = tmp_path / "test_ground_truth.json"
-    truth.write_text(json.dumps({str(TRAINED[3]): "yes"}))
+    truth.write_text(json.dumps({str(TRAINED[3]): "yes", "21645374": "no"}))
     found = load_examples(config("question", pubmedqa(tmp_path), f"exclude=[{truth}]"))
     assert found.train["pmid"][:] == TRAINED[:3]
     assert found.test is not None
