@@ -105,7 +105,7 @@ def run(name: str, overrides: list[str]) -> int:
         nonlocal code, fault
         try:
             for key, texts in apart.items():
-                given = [text.removeprefix(f"{key}.") for text in texts]
+                given = [re.sub(rf"^([+~]*){key}\.", r"\1", text) for text in texts]
                 OmegaConf.update(composed, key, [*(composed[key] or []), *given])
             code = command(check(kind, composed))
         except (Exception, KeyboardInterrupt) as error:

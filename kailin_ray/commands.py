@@ -331,7 +331,7 @@ def train(config: TrainConfig) -> int:
             job.check_same(config, manifest)
             print(f"{config.out}: made already")
         else:
-            with _faults(_log(out)):
+            with _nothing_left_if_refused(job.scratch_of(out)), _faults(_log(out)):
                 manifest = job.train(config, out, _log(out))
     print(training_summary(config.out, manifest))
     return 0

