@@ -82,6 +82,7 @@ def found_models(config: Layout) -> Model:
             agent = found_model(agent, f"model.{name}.path")
         if agent.adapter:
             agent = replace(agent, adapter=found_adapter(agent.adapter, f"model.{name}.adapter"))
+            _check_trained(agent, name)
         model = replace(model, **{name: agent})
     return model
 
@@ -110,6 +111,31 @@ def check_files(key: str, path: str) -> None:
     for module in read_json(modules) if modules.is_file() else []:
         if not str(module.get("type")).startswith("sentence_transformers."):
             raise ConfigError(f"{key}: {path} names the module {module.get('type')!r}: a model's own code is not run")
+
+
+TRAINED_FOR = {
+    "general": ("question", "dpo"),
+    "biomedical": ("question", "dpo"),
+    "judge": ("judge",),
+    "answer": ("sft",),
+}
+"""Tasks of ``train`` whose adapters are of use to an agent."""
+
+
+def _check_trained(agent: Agent, name: str) -> None:
+    """Raise ``ConfigError`` if an adapter that ``train`` made was made for another agent, or on other prompts."""
+    note = Path(agent.adapter or "", "manifest.json")
+    made = read_json(note) if note.is_file() else {}
+    if made.get("kind") != "adapter":
+        return
+    if made["task"] not in TRAINED_FOR[name]:
+        allowed = " or ".join(TRAINED_FOR[name])
+        raise ConfigError(f"model.{name}.adapter: {agent.adapter} was trained as {made['task']}; allowed: {allowed}")
+    if agent.examples:
+        raise ConfigError(
+            f"model.{name}.examples: true, but {agent.adapter} was trained without the worked examples; give "
+            f"model.{name}.examples=false"
+        )
 
 
 def found_adapter(path: str, key: str) -> str:

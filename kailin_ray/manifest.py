@@ -49,6 +49,8 @@ def models(config: Layout) -> dict[str, dict[str, str | None]]:
             path, revision = stage.engine.path, stage.engine.revision
             local, adapter = Path(path).is_dir(), getattr(config.model, agent).adapter
             identity = checksum(Path(path)) if local else f"{path}@{revision or 'main'}"
+            if adapter:
+                _check_base(agent, adapter, path, identity)
             found[agent] = {
                 "name": Path(path).name if local else path,
                 "revision": revision,
@@ -56,6 +58,14 @@ def models(config: Layout) -> dict[str, dict[str, str | None]]:
                 "identity": identity + (f"+{checksum(Path(adapter))}" if adapter else ""),
             }
     return found
+
+
+def _check_base(agent: str, adapter: str, path: str, identity: str) -> None:
+    """Raise ``ConfigError`` if an adapter that ``train`` made is one of another model."""
+    note = Path(adapter, "manifest.json")
+    base = read_json(note).get("base", {}) if note.is_file() else {}
+    if base.get("identity", identity) != identity:
+        raise ConfigError(f"model.{agent}.adapter: {adapter} was trained on {base['name']}, not on {path} as it is now")
 
 
 def inputs(config: DistillConfig) -> dict[str, Any]:

@@ -1,0 +1,80 @@
+"""An adapter that `train` made is used as it was trained, by whom it was trained for."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kailin_ray import manifest
+from kailin_ray.checks import found_models
+from kailin_ray.config import ConfigError, DistillConfig
+from kailin_ray.files import sha256, write_json
+from kailin_ray.training.report import USE, summary
+from tests.conftest import MODEL
+
+
+def adapter(folder: Path, task: str, base: str) -> Path:
+    folder.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (folder / name).write_text("{}")
+    about = {"kind": "adapter", "task": task, "worked_examples": False, "base": {"name": "base", "identity": base}}
+    write_json(folder / "manifest.json", about)
+    return folder
+
+
+def using(config: DistillConfig, agent: str, folder: Path, **fields: Any) -> DistillConfig:
+    given = replace(getattr(config.model, agent), adapter=str(folder), **fields)
+    return replace(config, model=replace(config.model, path=str(MODEL), **{agent: given}))
+
+
+def test_it_is_used_with_what_the_summary_says(config: DistillConfig, tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "a", "dpo", sha256(MODEL))
+    assert USE["dpo"][0] == "general"
+    found = found_models(using(config, "general", folder, examples=False))
+    assert found.general.adapter == str(folder)
+    assert manifest.models(replace(config, model=found))["general"]["adapter"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("agent", "task", "fields", "said"),
+    [
+        ("general", "dpo", {}, "model.general.examples: true, but .* was trained without the worked examples"),
+        (
+            "general",
+            "judge",
+            {"examples": False},
+            "model.general.adapter: .* was trained as judge; allowed: question or",
+        ),
+        ("answer", "dpo", {"examples": False}, "model.answer.adapter: .* was trained as dpo; allowed: sft"),
+    ],
+)
+def test_another_use_is_refused(
+    config: DistillConfig, tmp_path: Path, agent: str, task: str, fields: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        found_models(using(config, agent, adapter(tmp_path / "a", task, "x"), **fields))
+
+
+def test_an_adapter_of_another_model_is_refused(config: DistillConfig, tmp_path: Path) -> None:
+    given = using(config, "general", adapter(tmp_path / "a", "dpo", "another"), examples=False)
+    with pytest.raises(ConfigError, match="model.general.adapter: .* was trained on base, not on .*smollm2"):
+        manifest.models(given)
+
+
+def test_the_summary_names_what_was_learned_and_how_to_use_it() -> None:
+    bias = {"rows": 9, "first": 0.7, "flipped": 0.5}
+    before = {"abstracts": 9, "accuracy": 0.5, "interval": [0.2, 0.8], "position_bias": bias}
+    after = before | {"accuracy": 0.8, "position_bias": bias | {"first": 0.5, "flipped": 0.1}}
+    made = {
+        "kind": "adapter", "task": "judge", "base": {"name": "m"}, "steps": 20,
+        "examples": {"train": 40, "test": 18, "left_out": {"duplicate": 2}},
+        "log": [{"step": n, "loss": 2 - n / 10} for n in range(1, 21)],
+        "before": {"loss": 1.9, "bare": before, "with_examples": before}, "after": {"loss": 0.4, "bare": after},
+    }  # fmt: skip
+    told = summary(Path("adapters/judge"), made)
+    assert "judge on m: 40 examples, 18 held out, 20 steps" in told
+    assert "left out: 2 duplicate" in told
+    assert "held out    loss: 1.900 before, 0.400 after" in told
+    assert "trained: agrees with the rule on 0.8 of 9 (0.2 to 0.8); P of what is shown first 0.5" in told
+    assert told.endswith("model.judge.adapter=adapters/judge model.judge.examples=false evaluation.judge.form=pairwise")
