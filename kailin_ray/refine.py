@@ -13,6 +13,7 @@ done again, or gone on with::
     out/lineage.json         which folder was made from which, by what command
 """
 
+import os
 import shlex
 import signal
 import subprocess
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kailin_ray.config import RefineConfig
+from kailin_ray.config import ConfigError, RefineConfig
 from kailin_ray.files import read_json, sha256, write_json
 
 ENGINE_KEYS = ("model=", "model.", "retrieval=", "retrieval.", "evaluation=", "evaluation.", "cluster=", "cluster.")
@@ -103,14 +104,26 @@ def refine(config: RefineConfig) -> None:
             f"[{number} of {len(every)}] python -m kailin_ray {step.command} {shlex.join(step.arguments)}", flush=True
         )
         if step.done:
+            _check_same_source(config.out.absolute(), step)
             print(f"{step.out}: made already")
         elif code := _run([sys.executable, "-m", "kailin_ray", step.command, *step.arguments]):
             raise StepFailedError(step, code)
         _note(config.out.absolute(), step)
 
 
+def _check_same_source(out: Path, step: Step) -> None:
+    """Raise ``ConfigError`` if what a folder was made from has changed since, such as a run with a higher limit."""
+    lineage: dict[str, Any] = read_json(out / "lineage.json") if (out / "lineage.json").exists() else {}
+    noted = lineage.get(step.out.relative_to(out).as_posix(), {}).get("made_from", {})
+    for name, checksum in noted.items():
+        if checksum != _checksum(out / name):
+            raise ConfigError(f"out: {step.out} was made from {name} before that changed; remove it to make it anew")
+
+
 def _run(command: list[str]) -> int:
-    process = subprocess.Popen(command)
+    # Ours is set so that Hydra raises what is wrong (__main__); a person's own would ask for tracebacks.
+    environment = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
+    process = subprocess.Popen(command, env=environment)
     with _forwarded(process):
         return process.wait()
 

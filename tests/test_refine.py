@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 
 from kailin_ray import refine as loop
 from kailin_ray.__main__ import conf_dir, set_apart
-from kailin_ray.config import RefineConfig, check
+from kailin_ray.config import ConfigError, RefineConfig, check
 from kailin_ray.files import write_json
 
 
@@ -102,6 +102,17 @@ def test_a_step_that_fails_ends_the_loop_and_the_same_command_goes_on(
     for one in lineage.values():
         for folder, checksum in one["made_from"].items():
             assert lineage[folder]["checksum"] == checksum
+
+
+def test_a_dataset_of_a_run_that_went_on_since_is_not_taken_for_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_run", Commands())
+    loop.refine(config(tmp_path, *BASE))
+    write_json(tmp_path / "round-0" / "run" / "manifest.json", {"num_documents": 20})
+    monkeypatch.setattr(loop, "_run", lambda command: 0)
+    with pytest.raises(ConfigError, match="round-1/dataset was made from round-0/run before that changed; remove it"):
+        loop.refine(config(tmp_path, *BASE))
 
 
 def test_keys_find_their_commands() -> None:

@@ -27,6 +27,8 @@ from kailin_ray.training.tokens import tokenized
 
 KEPT_ROWS = 20_000
 """Rows from which on tokenizing takes more than one process."""
+MEASURED = 1_000
+"""Held-out examples that are measured on: all of a small set, enough of a large one."""
 FREE = ("out", "cluster", "workers", "optimization.save_steps", "min_examples")
 """What may change between two calls of one job."""
 
@@ -166,6 +168,8 @@ def write_examples(config: TrainConfig, tokenizer: Any, examples: Examples, scra
     for name, rows in splits:
         if rows is None:
             continue
+        if name == "test":
+            rows = rows.select(range(min(len(rows), MEASURED)))
         num_proc = min(os.cpu_count() or 1, 16) if len(rows) > KEPT_ROWS else None
         made, too_long = tokenized(rows, config, tokenizer, num_proc)
         left_out["too_long"] = left_out.get("too_long", 0) + too_long

@@ -61,7 +61,7 @@ def test_a_killed_training_ends_with_the_same_steps_and_nearly_the_same_loss(
     one, two = losses(whole), losses(killed)
     assert [step for step, _ in one] == [step for step, _ in two] == list(range(1, 25))
     assert one[-1][1] == pytest.approx(two[-1][1], rel=0.01)
-    assert one[-1][1] < 0.9 * one[0][1]
+    assert one[-1][1] < one[0][1] - 0.2  # of random weights the adapter alone learns
     assert not (tmp_path / ".killed.training").exists()
     made = kailin(*keys)
     assert (made.returncode, "made already" in made.stdout) == (0, True)
