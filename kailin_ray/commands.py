@@ -14,7 +14,6 @@ from typing import Any
 from kailin_ray import assets
 from kailin_ray.checks import check_run, found_encoder, found_models
 from kailin_ray.config import (
-    CompareConfig,
     ConfigError,
     DistillConfig,
     DownloadConfig,
@@ -334,27 +333,6 @@ def train(config: TrainConfig) -> int:
             with _nothing_left_if_refused(job.scratch_of(out)), _faults(_log(out)):
                 manifest = job.train(config, out, _log(out))
     print(training_summary(config.out, manifest))
-    return 0
-
-
-def compare(config: CompareConfig) -> int:
-    """What one run's questions are worth beside another's."""
-    from kailin_ray.comparison import job
-
-    if config.judge:
-        if config.evaluation.by == "rule":
-            config = replace(config, evaluation=replace(config.evaluation, by="judge"))
-        config = replace(config, model=found_models(config))
-    with locked(config.out.absolute()):
-        old, new, about = job.opened(config)
-        verdicts: Any = None
-        if config.judge:
-            from kailin_ray.comparison.judging import judged
-
-            with _faults(_log(config.out)):
-                verdicts = judged(config, old.pmids, _log(config.out))
-        found = job.compare(config, old, new, about, verdicts)
-    print(job.summary(config.out, found))
     return 0
 
 

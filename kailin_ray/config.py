@@ -672,18 +672,6 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
-class CompareConfig(Layout):
-    """``python -m kailin_ray compare``; the layout is that of the judge's engines."""
-
-    old: LocalPath
-    new: LocalPath
-    out: LocalPath
-    held_out: bool
-    """Only abstracts that nothing was trained on."""
-    judge: bool
-
-
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class RefineConfig:
     """``python -m kailin_ray refine``; lists hold keys of the commands that it runs, as on the command line."""
 
