@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kailin_ray import commands
 from kailin_ray.config import (
+    CompareConfig,
     ConfigError,
     DistillConfig,
     DownloadConfig,
@@ -47,6 +48,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int], str]] = {
     "replay": (ReplayConfig, commands.replay, "a run's rows that ended for a reason again, with another configuration"),
     "plan": (PlanConfig, commands.plan, "what distill would run where, with the arithmetic; nothing starts"),
     "publish": (PublishConfig, commands.publish, "a run's records to a Hugging Face dataset folder"),
+    "compare": (CompareConfig, commands.compare, "what a run's questions are worth beside another run's"),
     "report": (ReportConfig, commands.report, "what a run gave, and some of its triples"),
 }
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from kailin_ray.agents import answer, evaluation, question
 from kailin_ray.agents.preamble import DECISIONS, SIDES, VERDICTS
-from kailin_ray.config import DistillConfig
+from kailin_ray.config import Agents
 from kailin_ray.generation import EngineDeadError, Generation, PromptTooLongError
 from kailin_ray.mesh import MeshHierarchy
 from kailin_ray.retrieval.fusion import mesh_rerank
@@ -47,7 +47,7 @@ class RejectedRowError(Exception):
 class Distiller:
     """What the agents of one stage work with."""
 
-    config: DistillConfig
+    config: Agents
     steps: tuple[str, ...]
     """Of ``stages.Stage``: what is done here of an abstract's way."""
     engine: "Engine"
@@ -127,15 +127,19 @@ class Distiller:
             _require_preference(record)
 
     async def _judge(self, record: Record) -> None:
-        probabilities, orders = await self._verdicts(record)
+        probabilities, orders = await self.verdicts(record)
         record["judge_orders"] = orders
         for candidate, probability in zip(record["candidates"], probabilities, strict=True):
             candidate["judge_probability"] = probability
         _settle(record, evaluation.prefer(probabilities, self.config.evaluation.judge.min_margin, "judge"))
         _require_preference(record)
 
-    async def _verdicts(self, record: Record) -> tuple[list[float], list[float] | None]:
-        """Each candidate's probability, and of a pairwise judge that of the first candidate in either order."""
+    async def verdicts(self, record: Record) -> tuple[list[float], list[float] | None]:
+        """Each candidate's probability, and of a pairwise judge that of the first candidate in either order.
+
+        Of the record it takes title, abstract and ``candidates``, and adds to ``usage``. Raises ``RejectedRowError`` if
+        the abstract and the task alone are too long.
+        """
         pairwise = self.config.evaluation.judge.form == "pairwise"
         adapter = self.config.model.judge.adapter
         shown = [(one["question"], _texts(one)) for one in record["candidates"]]
