@@ -194,8 +194,8 @@ def card(found: dict[str, Any]) -> str:
             "In brackets: 95 % intervals, by a bootstrap over abstracts, paired: old and new are always of the same "
             "abstracts. One interval in twenty misses 0 by chance, so a single small difference in a table of this "
             "length says little. A win rate counts a tie half; its difference, and that of the judge's pairwise "
-            "probability, is to 0.5. The shares of distinct words, pairs and triples are of all those in the questions. "
-            f"A question nearly repeats another whose set of words is {ALIKE} like its own (Jaccard). Their intervals "
+            "probability, is to 0.5. Shares of distinct words, pairs and triples are of all those in the questions. "
+            f"A question nearly repeats another whose set of words is {ALIKE} like its own (Jaccard). These intervals "
             "come from leaving out a quarter of the abstracts again and again. `comparison.json` has every figure.",
             "",
         ]
