@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kailin_ray import commands
 from kailin_ray.config import (
+    CompareConfig,
     ConfigError,
     DistillConfig,
     DownloadConfig,
@@ -52,6 +53,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int], str]] = {
     "publish": (PublishConfig, commands.publish, "a run's records to a Hugging Face dataset folder"),
     "train": (TrainConfig, commands.train, "agents by SFT and DPO, and downstream models, as adapters or whole models"),
     "refine": (RefineConfig, commands.refine, "distil, train judge and question agent on that, distil again, compare"),
+    "compare": (CompareConfig, commands.compare, "what a run's questions are worth beside another run's"),
     "report": (ReportConfig, commands.report, "what a run gave, and some of its triples"),
 }
 

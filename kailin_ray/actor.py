@@ -131,7 +131,7 @@ class DistillActor:
         start_engine: StartEngine,
     ):
         """Start the engine. ``mesh`` is a reference: its arrays are read where they lie in shared memory."""
-        _send_output_to(Path(log))
+        send_output_to(Path(log))
         self._meter = Meter(stage.name)
         self._teller = Teller(self._meter, stage.name, progress)
         self._engine = start_engine(stage.engine)
@@ -302,7 +302,7 @@ def judged(record: Record) -> str | None:
     return f"judge: PMID {record['pmid']}: {shown}{means}; {verdict}"
 
 
-def _send_output_to(log: Path) -> None:
+def send_output_to(log: Path) -> None:
     """Append this process's output, and its children's (vLLM's), to a file: the terminal stays readable."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as sink:

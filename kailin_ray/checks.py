@@ -3,14 +3,26 @@
 import difflib
 import importlib.util
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kailin_ray.config import Agent, ConfigError, DistillConfig, Encoder, Layout, Model, QueryModel, TrainedModel
+from kailin_ray.config import (
+    Agent,
+    CompareConfig,
+    ConfigError,
+    DistillConfig,
+    Encoder,
+    Layout,
+    Model,
+    QueryModel,
+    TrainedModel,
+)
 from kailin_ray.files import read_json, read_manifest
 from kailin_ray.retrieval.encoder import check_length
 from kailin_ray.schema import REASONS, STEPS
+from kailin_ray.stages import Stage, judge_stage, make_stages
 from kailin_ray.storage import check_access
 
 M = TypeVar("M", Model, Agent, Encoder, QueryModel, TrainedModel)
@@ -29,16 +41,28 @@ def check_run(config: DistillConfig) -> DistillConfig:
     _check_clean(config, documents, index)
     if not config.mesh.is_file():
         raise ConfigError(f"mesh: {config.mesh} does not exist")
-    if importlib.util.find_spec("vllm") is None:
-        raise ConfigError("vllm is not installed: pip install '.[cpu]' or, for GPUs, pip install '.[gpu]'")
+    _check_vllm()
     unknown = sorted(config.max_fraction.keys() - REASONS.keys())
     if unknown:
         raise ConfigError(f"max_fraction: unknown reason {unknown[0]!r}; allowed: {', '.join(REASONS)}")
     if config.from_run is None and len(config.stages) < len(STEPS):
         raise ConfigError(f"stages: {list(config.stages)} need the records of another run; give it as from=")
     config = replace(config, model=found_models(config))
-    _check_weights(config)
+    _check_weights(config.model, make_stages(config))
     return config
+
+
+def check_judge(config: CompareConfig) -> CompareConfig:
+    """The configuration with the judge's model found; what cannot be run is refused."""
+    _check_vllm()
+    config = replace(config, model=_found(config.model, {"judge"}))
+    _check_weights(config.model, [judge_stage(config.model)])
+    return config
+
+
+def _check_vllm() -> None:
+    if importlib.util.find_spec("vllm") is None:
+        raise ConfigError("vllm is not installed: pip install '.[cpu]' or, for GPUs, pip install '.[gpu]'")
 
 
 # Of vLLM's engine arguments those that everybody uses. Any other is looked up in vLLM, whose import takes ten seconds.
@@ -68,10 +92,11 @@ def _check_engine_arguments(key: str, given: dict[str, Any]) -> None:
 
 def found_models(config: Layout) -> Model:
     """The same models, checked; local paths are made absolute, as actors have other working folders."""
-    from kailin_ray.stages import make_stages
+    return _found(config.model, {agent for stage in make_stages(config) for agent in stage.agents})
 
-    model = config.model
-    used = {agent for stage in make_stages(config) for agent in stage.agents}
+
+def _found(model: Model, used: set[str]) -> Model:
+    """The models that these agents use, checked."""
     _check_engine_arguments("model.engine", model.engine)
     if model.path and any(getattr(model, name).path is None for name in used):
         model = found_model(model, "model.path")
@@ -87,12 +112,10 @@ def found_models(config: Layout) -> Model:
     return model
 
 
-def _check_weights(config: Layout) -> None:
-    from kailin_ray.stages import make_stages
-
-    for stage in make_stages(config):
+def _check_weights(model: Model, stages: Iterable[Stage]) -> None:
+    for stage in stages:
         if stage.engine.args.get("load_format", "safetensors") == "safetensors":
-            own = [name for name in stage.agents if getattr(config.model, name).path]
+            own = [name for name in stage.agents if getattr(model, name).path]
             check_files(f"model.{own[0]}.path" if own else "model.path", stage.engine.path)
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from kailin_ray import assets
-from kailin_ray.checks import check_run, found_encoder, found_models
+from kailin_ray.checks import check_judge, check_run, found_encoder, found_models
 from kailin_ray.config import (
+    CompareConfig,
     ConfigError,
     DistillConfig,
     DownloadConfig,
@@ -347,6 +348,34 @@ def refine(config: RefineConfig) -> int:
             print(f"kailin_ray: {error}; the same command goes on from there", file=sys.stderr)
             return error.code
     return 0
+
+
+def compare(config: CompareConfig) -> int:
+    """What one run's questions are worth beside another's."""
+    for key in ("old", "new"):
+        check_access(key, getattr(config, key))
+    from kailin_ray.comparison import job
+
+    about = job.check_runs(config)
+    if config.judge:
+        config = check_judge(config)
+    with locked(config.out.absolute()):
+        old, new = job.read_both(config)
+        judge, judged = _judged(config, about, old, new) if config.judge else (None, None)
+        found = job.write_comparison(config, about, old, new, judge, judged)
+        remove_folder(job.judging_folder(config.out))
+    print(job.summary(config.out, found))
+    return 0
+
+
+def _judged(config: CompareConfig, about: dict[str, Any], old: Any, new: Any) -> tuple[dict[str, Any], Any]:
+    """Who judged, and what of each kind of question."""
+    from kailin_ray.comparison import job, judging, verdicts
+
+    asked = job.asked_of_judge(config, about)
+    with _faults(_log(config.out)):
+        found = judging.judged(config, asked, verdicts.wanted(old, new), _log(config.out))
+    return asked, verdicts.by_kind(found, old, new, asked["form"] == "pairwise")
 
 
 def report(config: ReportConfig) -> int:

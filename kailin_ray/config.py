@@ -427,13 +427,19 @@ class IndexConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
-class Layout:
-    """What a plan is made from."""
+class Agents:
+    """The agents, and where their engines run."""
 
     model: Model
     retrieval: Retrieval
     evaluation: Evaluation
     cluster: Cluster
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Layout(Agents):
+    """What a plan is made from."""
+
     from_run: Annotated[Folder | None, Field(validation_alias=AliasChoices("from", "from_run"))]
     """A complete run whose records are begun again at the first of ``stages``; ``from`` on the command line."""
     stages: tuple[Step, ...]
@@ -500,6 +506,19 @@ class PublishConfig:
     benchmarks: tuple[LocalPath, ...] | None
     """Files of benchmarks of which no question, answer or context may have a text; null for those that the run's
     documents were cleaned of."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class CompareConfig(Agents):
+    """``python -m kailin_ray compare``; of the agents only the judge works."""
+
+    old: Folder
+    new: Folder
+    out: LocalPath
+    held_out: bool
+    """Only abstracts that nothing was trained on."""
+    judge: bool
+    """Ask the judge which question is better."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -16,7 +16,7 @@ import numpy as np
 
 from kailin_ray.agents import answer, evaluation, question
 from kailin_ray.agents.preamble import DECISIONS, SIDES, VERDICTS
-from kailin_ray.config import DistillConfig
+from kailin_ray.config import Agents
 from kailin_ray.generation import EngineDeadError, Generation, PromptTooLongError
 from kailin_ray.mesh import MeshHierarchy
 from kailin_ray.retrieval.fusion import mesh_rerank
@@ -47,7 +47,7 @@ class RejectedRowError(Exception):
 class Distiller:
     """What the agents of one stage work with."""
 
-    config: DistillConfig
+    config: Agents
     steps: tuple[str, ...]
     """Of ``stages.Stage``: what is done here of an abstract's way."""
     engine: "Engine"

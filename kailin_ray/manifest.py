@@ -10,6 +10,7 @@ import json
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,14 @@ from kailin_ray import __version__
 from kailin_ray.accounts import account, all_sessions
 from kailin_ray.again import later, step_changed
 from kailin_ray.agents import answer, evaluation, question
-from kailin_ray.config import ConfigError, DistillConfig, Layout, settings
+from kailin_ray.config import Agents, ConfigError, DistillConfig, Model, settings
 from kailin_ray.counts import count_records
 from kailin_ray.files import read_json, read_manifest, remove_folder, sha256, write_json
 from kailin_ray.mesh import MeshHierarchy
 from kailin_ray.mesh.coverage import coverage
 from kailin_ray.records import drop
 from kailin_ray.schema import ANSWER, ASKING, CARRIED, EVALUATION, OK, RECORDS, STATUSES
-from kailin_ray.stages import AGENTS, QUESTION_AGENTS, make_stages
+from kailin_ray.stages import AGENTS, QUESTION_AGENTS, Stage, make_stages
 from kailin_ray.updates import ORIGIN, changed_since
 
 UPDATES = "documents_updates"
@@ -37,17 +38,17 @@ FREE = (
 )  # fmt: skip
 
 
-def models(config: Layout) -> dict[str, dict[str, str | None]]:
-    """The model of each agent: ``name``, ``revision`` of a hub model, ``adapter``, and ``identity``.
+def models(model: Model, stages: Iterable[Stage]) -> dict[str, dict[str, str | None]]:
+    """The model of each agent of some stages: ``name``, ``revision`` of a hub model, ``adapter``, and ``identity``.
 
     The identity says which model and adapter it is, wherever they lie: checksums, or the hub's revision.
     """
     checksum = lru_cache(sha256)
     found: dict[str, dict[str, str | None]] = {}
-    for stage in make_stages(config):
+    for stage in stages:
         for agent in stage.agents:
             path, revision = stage.engine.path, stage.engine.revision
-            local, adapter = Path(path).is_dir(), getattr(config.model, agent).adapter
+            local, adapter = Path(path).is_dir(), getattr(model, agent).adapter
             identity = checksum(Path(path)) if local else f"{path}@{revision or 'main'}"
             if adapter:
                 _check_base(agent, adapter, path, identity)
@@ -77,7 +78,7 @@ def inputs(config: DistillConfig) -> dict[str, Any]:
         "documents": read_manifest(config.documents, "documents", "documents", "ingest")["id"],
         "index": read_manifest(config.index, "index", "index", "index")["id"],
         "mesh": sha256(config.mesh),
-        "models": models(config),
+        "models": models(config.model, make_stages(config)),
         "prompts": prompts(config),
         "schema": hashlib.sha256(str(RECORDS).encode()).hexdigest(),
     }
@@ -88,7 +89,7 @@ def inputs(config: DistillConfig) -> dict[str, Any]:
     return found
 
 
-def prompts(config: Layout) -> dict[str, str]:
+def prompts(config: Agents) -> dict[str, str]:
     """A checksum of what each step's agents are told, besides the abstract and what others wrote about it."""
     row, shown = {"title": "T", "abstract": "A"}, ("Q?", ["C"])
     asking = [getattr(config.model, agent) for agent in QUESTION_AGENTS]

@@ -24,7 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from kailin_ray.accounts import Session
 from kailin_ray.actor import DistillActor, Progress, StartEngine, start_vllm
 from kailin_ray.again import begin_again
-from kailin_ray.config import DistillConfig
+from kailin_ray.config import Cluster, DistillConfig
 from kailin_ray.documents import PMIDS, among, files_with, first_documents, select_rows
 from kailin_ray.files import read_json, remove_folder
 from kailin_ray.mesh import MeshHierarchy
@@ -169,15 +169,20 @@ def _run_part(
     # So many share the cores of one machine.
     num_engines = max(Counter(machine for pool in part for machine in pool.machines).values())
     for pool in part:
-        rows = _through(rows, pool, config, actor, num_engines)
+        arguments = actor | {"stage": pool.stage}
+        rows = through(rows, pool, config.cluster, DistillActor, arguments, num_engines)
     rows.write_datasink(RecordSink(folder))
 
 
-def _through(
-    rows: ray.data.Dataset, pool: Pool, config: DistillConfig, actor: dict[str, Any], num_engines: int
+def through(
+    rows: ray.data.Dataset,
+    pool: Pool,
+    cluster: Cluster,
+    actor: type[Any],
+    arguments: dict[str, Any],
+    num_engines: int,
 ) -> ray.data.Dataset:
-    """The rows of a dataset after one pool of engines."""
-    cluster = config.cluster
+    """The rows of a dataset after one pool of engines, each of ``num_engines`` of its machine in an ``actor``."""
     blocks = math.ceil(cluster.rows_in_flight / cluster.rows_per_block)
     # Half as many again: where a block waits for its slowest row, the next one's rows take the places of its others.
     concurrent = blocks + math.ceil(blocks / 2)
@@ -189,10 +194,10 @@ def _through(
         return {"scheduling_strategy": NodeAffinitySchedulingStrategy(machine, soft=True)} if machine else {}
 
     return rows.map_batches(
-        DistillActor,
+        actor,
         batch_format="pyarrow",
         batch_size=cluster.rows_per_block,  # of actors with GPUs Ray Data wants to be told
-        fn_constructor_kwargs=actor | {"stage": pool.stage},
+        fn_constructor_kwargs=arguments,
         compute=ray.data.ActorPoolStrategy(
             size=pool.replicas,
             max_tasks_in_flight_per_actor=concurrent + 2,

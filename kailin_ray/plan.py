@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from kailin_ray.config import Cluster, Layout, Nodes
+from kailin_ray.config import Agents, Cluster, Layout, Nodes
 from kailin_ray.errors import ConfigError
 from kailin_ray.pools import Demand, Node, Pool, make_pool
-from kailin_ray.stages import QUESTION_AGENTS, make_stages
+from kailin_ray.stages import QUESTION_AGENTS, Stage, make_stages
 
 Part = tuple[Pool, ...]
 """Pools that run side by side."""
@@ -35,7 +35,12 @@ class Plan:
 
 def make_plan(config: Layout, nodes: Sequence[Node]) -> Plan:
     """Lay a distillation out on the machines. Raises ``ConfigError``, with the arithmetic, if it cannot run there."""
-    pools = [make_pool(config, stage, nodes) for stage in make_stages(config)]
+    return lay_out(config, make_stages(config), nodes)
+
+
+def lay_out(config: Agents, stages: Sequence[Stage], nodes: Sequence[Node]) -> Plan:
+    """The same for some stages."""
+    pools = [make_pool(config, stage, nodes) for stage in stages]
     parts = [_replicated(part, config.cluster, nodes) for part in _cut(pools, config.cluster, nodes)]
     placed, retrievers = zip(*(_located(part, config.cluster, nodes) for part in parts), strict=True)
     return Plan(placed, tuple(nodes), retrievers)

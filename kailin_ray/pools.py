@@ -6,7 +6,7 @@ Raises for a model that fits nowhere, with the arithmetic, before anything start
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from kailin_ray.config import Layout
+from kailin_ray.config import Agents
 from kailin_ray.errors import ConfigError
 from kailin_ray.sizes import ModelSize, model_size
 from kailin_ray.stages import QUESTION_AGENTS, EngineSpec, Stage
@@ -91,7 +91,7 @@ class Pool:
         return self.size.num_active * tokens / max(1, self.demand.gpus)
 
 
-def make_pool(config: Layout, stage: Stage, nodes: Sequence[Node]) -> Pool:
+def make_pool(config: Agents, stage: Stage, nodes: Sequence[Node]) -> Pool:
     """One replica of a stage. Raises ``ConfigError`` if no machine can hold it, or its prompts do not fit its model."""
     engine, cluster = stage.engine, config.cluster
     key = f"model.{stage.agents[0]}"
@@ -125,7 +125,7 @@ def _size(engine: EngineSpec, key: str) -> ModelSize:
         raise ConfigError(f"{key}: the size of {engine.path} cannot be told from its config.json: {said}") from error
 
 
-def expected_calls(config: Layout, stage: Stage) -> dict[str, Call]:
+def expected_calls(config: Agents, stage: Stage) -> dict[str, Call]:
     """What the agents of a stage are expected to read and write for one abstract."""
     retrieval, evaluation, model = config.retrieval, config.evaluation, config.model
     document = int(DOCUMENT_WORDS * TOKENS_PER_WORD)

@@ -71,6 +71,11 @@ def make_stages(config: Layout) -> tuple[Stage, ...]:
     return min((_stages(config.model, asked, (*judge, "answer"), later) for asked in orders), key=len)
 
 
+def judge_stage(model: Model) -> Stage:
+    """The judge alone on an engine. Raises ``ConfigError`` if it has no model."""
+    return Stage(("judge",), _served(model, engine_of(model, "judge"), ["judge"]))
+
+
 def _stages(model: Model, asked: tuple[str, ...], others: tuple[str, ...], later: tuple[str, ...]) -> tuple[Stage, ...]:
     steps: dict[str, tuple[str, ...]] = {name: (name,) for name in (*asked, *others)}
     if EVALUATION in later:
@@ -79,14 +84,17 @@ def _stages(model: Model, asked: tuple[str, ...], others: tuple[str, ...], later
         steps[name] = (name, RULE) if asked else (RULE, name)
     stages = []
     for engine, following in _grouped(model, tuple(steps)):
-        adapters = (getattr(model, name).adapter for name in following)
-        spec = replace(
-            engine,
-            adapters=tuple(dict.fromkeys(one for one in adapters if one)),
-            float32_head="judge" in following,
-        )
+        spec = _served(model, engine, following)
         stages.append(Stage(tuple(step for name in following for step in steps[name]), spec))
     return tuple(stages)
+
+
+def _served(model: Model, engine: EngineSpec, agents: list[str]) -> EngineSpec:
+    """An engine with what its agents need besides the model."""
+    adapters = (getattr(model, name).adapter for name in agents)
+    return replace(
+        engine, adapters=tuple(dict.fromkeys(one for one in adapters if one)), float32_head="judge" in agents
+    )
 
 
 def _grouped(model: Model, agents: tuple[str, ...]) -> list[tuple[EngineSpec, list[str]]]:

@@ -54,19 +54,20 @@ class Sketches:
     """(n, BANDS * ROWS)."""
 
 
-def sketch(abstracts: pa.Array | pa.ChunkedArray) -> Sketches:
-    """Buckets and MinHash signatures of n abstracts, by the set of each ``SHINGLE_WORDS`` words in a row."""
+def sketch(abstracts: pa.Array | pa.ChunkedArray, shingle_words: int = SHINGLE_WORDS) -> Sketches:
+    """Buckets and MinHash signatures of n abstracts, by the set of each ``shingle_words`` words in a row."""
     parts = [
-        _sketch(abstracts.slice(start, TEXTS_AT_ONCE)) for start in range(0, max(len(abstracts), 1), TEXTS_AT_ONCE)
+        _sketch(abstracts.slice(start, TEXTS_AT_ONCE), shingle_words)
+        for start in range(0, max(len(abstracts), 1), TEXTS_AT_ONCE)
     ]
     return Sketches(
         np.concatenate([part.buckets for part in parts]), np.concatenate([part.signatures for part in parts])
     )
 
 
-def _sketch(abstracts: pa.Array | pa.ChunkedArray) -> Sketches:
+def _sketch(abstracts: pa.Array | pa.ChunkedArray, shingle_words: int) -> Sketches:
     words = split_words(abstracts)
-    shingles, offsets = ngrams(words.hashes, words.offsets, SHINGLE_WORDS)
+    shingles, offsets = ngrams(words.hashes, words.offsets, shingle_words)
     lower = shingles.astype(np.uint32)
     sets = (lower[start:end].tolist() for start, end in pairwise(offsets.tolist()))
     signatures = np.empty((len(abstracts), BANDS * ROWS), np.uint32)

@@ -10,6 +10,7 @@ from kailin_ray import manifest
 from kailin_ray.checks import found_models
 from kailin_ray.config import ConfigError, DistillConfig
 from kailin_ray.files import sha256, write_json
+from kailin_ray.stages import make_stages
 from kailin_ray.training.report import USE, summary
 from tests.conftest import MODEL
 
@@ -33,7 +34,7 @@ def test_it_is_used_with_what_the_summary_says(config: DistillConfig, tmp_path: 
     assert USE["dpo"][0] == "general"
     found = found_models(using(config, "general", folder, examples=False))
     assert found.general.adapter == str(folder)
-    assert manifest.models(replace(config, model=found))["general"]["adapter"] == "a"
+    assert manifest.models(found, make_stages(replace(config, model=found)))["general"]["adapter"] == "a"
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,7 @@ def test_another_use_is_refused(
 def test_an_adapter_of_another_model_is_refused(config: DistillConfig, tmp_path: Path) -> None:
     given = using(config, "general", adapter(tmp_path / "a", "dpo", "another"), examples=False)
     with pytest.raises(ConfigError, match="model.general.adapter: .* was trained on base, not on .*smollm2"):
-        manifest.models(given)
+        manifest.models(given.model, make_stages(given))
 
 
 def test_the_summary_names_what_was_learned_and_how_to_use_it() -> None:

@@ -1,0 +1,182 @@
+"""The judge between an old and a new question of one abstract, on engines of its own; the only part that needs Ray.
+
+Both runs' records are dealt into parts by PMID, side by side; a task puts a part's questions together in pairs, which a
+pool of engines judges as they come. Verdicts are written block by block beside ``out``, so that the same command goes
+on where one was stopped::
+
+    .comparison.judging/
+      asked.json            what the verdicts are of; another judge, or other runs, begin anew
+      old/part=7/*.parquet  title, abstract and candidates
+      new/part=7/*.parquet
+      verdicts/*.parquet    by verdicts.VERDICTS
+"""
+
+import asyncio
+import hashlib
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import ray
+import ray.data
+
+from kailin_ray.actor import send_output_to, start_vllm
+from kailin_ray.comparison.job import judging_folder
+from kailin_ray.comparison.pairs import chosen_batches
+from kailin_ray.comparison.verdicts import KEYS_PER_PMID, VERDICTS, Keys, agents_of, read_verdicts
+from kailin_ray.config import CompareConfig
+from kailin_ray.distill import Distiller, RejectedRowError
+from kailin_ray.documents import PMIDS
+from kailin_ray.files import atomic_file, read_json, remove_folder, write_json
+from kailin_ray.generation import EngineDeadError
+from kailin_ray.pipeline import through
+from kailin_ray.plan import lay_out
+from kailin_ray.progress import progress_bar
+from kailin_ray.session import cluster_nodes, ray_session
+from kailin_ray.stages import Stage, judge_stage
+
+ABSTRACTS_PER_PART = 500
+"""Whose texts a task holds, of both runs: some 20 MB."""
+_CANDIDATE = pa.struct(
+    [
+        ("agent", pa.string()),
+        ("question", pa.string()),
+        ("contexts", pa.list_(pa.struct([("text", pa.string())]))),
+    ]
+)
+TEXTS = pa.schema(
+    [
+        ("pmid", pa.int64()),
+        ("title", pa.string()),
+        ("abstract", pa.string()),
+        ("candidates", pa.list_(_CANDIDATE)),
+    ]
+)
+PAIRS = pa.schema([("key", pa.int64()), *list(TEXTS)[1:]])
+"""``candidates``: the old question, then the new one."""
+_READ = [
+    "pmid", "title", "abstract", "candidates.list.element.agent", "candidates.list.element.question",
+    "candidates.list.element.contexts.list.element.text",
+]  # fmt: skip
+
+
+def judged(config: CompareConfig, asked: dict[str, Any], keys: Keys, log: Path) -> pa.Table:
+    """``VERDICTS`` of the pairs ``keys`` (sorted), sorted by key; ``asked`` is what they depend on, as JSON values."""
+    folder = judging_folder(config.out)
+    note = folder / "asked.json"
+    if not note.exists() or read_json(note) != asked:
+        remove_folder(folder)
+        write_json(note, asked)
+    (folder / "verdicts").mkdir(exist_ok=True)
+    done = read_verdicts(folder / "verdicts")["key"].to_numpy()
+    left = keys[~np.isin(keys, done)]
+    if len(left):
+        with ray_session(config.cluster, log) as terminal:
+            plan = lay_out(config, [judge_stage(config.model)], cluster_nodes(config.cluster))
+            pmids = np.unique(left // KEYS_PER_PMID)
+            for side, run in (("old", config.old), ("new", config.new)):
+                _deal(run, pmids, folder / side)
+            _judge(config, plan.parts[0][0], folder, left, pmids, log, terminal)
+    return read_verdicts(folder / "verdicts")
+
+
+def _deal(run: Path, pmids: PMIDS, folder: Path) -> None:
+    """Write what a run's records hold for the judge into parts of ``ABSTRACTS_PER_PART`` of ``pmids`` (sorted)."""
+
+    def dealt() -> Iterator[pa.RecordBatch]:
+        for batch in chosen_batches(run, pmids, _READ, size=500):
+            part = np.searchsorted(pmids, batch["pmid"].to_numpy()) // ABSTRACTS_PER_PART
+            table = batch.select(TEXTS.names).cast(TEXTS)
+            yield table.append_column("part", pa.array(part.astype(np.int32)))
+
+    remove_folder(folder)
+    schema = TEXTS.append(pa.field("part", pa.int32()))
+    parts = ds.partitioning(pa.schema([schema.field("part")]), flavor="hive")
+    rows = ds.Scanner.from_batches(dealt(), schema=schema)
+    most = -(-len(pmids) // ABSTRACTS_PER_PART)
+    ds.write_dataset(rows, folder, format="parquet", partitioning=parts, max_partitions=most)
+
+
+def _judge(
+    config: CompareConfig, pool: Any, folder: Path, keys: Keys, pmids: PMIDS, log: Path, terminal: TextIO
+) -> None:
+    num_parts = -(-len(pmids) // ABSTRACTS_PER_PART)
+    rows = ray.data.range(num_parts, override_num_blocks=num_parts).map_batches(
+        _pairs, batch_format="pyarrow", batch_size=1, fn_kwargs={"folder": folder, "keys": ray.put(keys)}
+    )
+    rows = rows.repartition(target_num_rows_per_block=config.cluster.rows_per_block)
+    arguments = {"config": config, "stage": pool.stage, "folder": folder / "verdicts", "log": log}
+    num_engines = max(Counter(pool.machines).values())
+    told = through(rows, pool, config.cluster, PairJudge, arguments, num_engines)
+    with progress_bar(terminal, "compare: judged", len(keys), unit=" pairs of questions") as bar:
+        for row in told.iter_rows():
+            bar.update(row["judged"])
+
+
+def _pairs(batch: pa.Table, folder: Path, keys: Any) -> Iterator[pa.Table]:
+    """The pairs of one part, by ``PAIRS``."""
+    (part,) = batch["id"].to_pylist()
+    sides = []
+    for side in ("old", "new"):
+        rows = pq.read_table(folder / side / f"part={part}", schema=TEXTS).to_pylist()
+        sides.append({row["pmid"]: row for row in rows})
+    mine = np.sort(np.fromiter(sides[0], np.int64))
+    wanted = ray.get(keys)
+    first, last = np.searchsorted(wanted, [mine[0] * KEYS_PER_PMID, (mine[-1] + 1) * KEYS_PER_PMID])
+    made = []
+    for key in wanted[first:last].tolist():
+        pmid, *agents = agents_of(key)
+        candidates = [_of(side[pmid], agent) for side, agent in zip(sides, agents, strict=True)]
+        made.append({**sides[1][pmid], "key": key, "candidates": candidates})
+    yield pa.Table.from_pylist(made, PAIRS)
+
+
+def _of(row: dict[str, Any], agent: str) -> dict[str, Any]:
+    return next(one for one in row["candidates"] if one["agent"] == agent)
+
+
+class PairJudge:
+    """Ray Data actor: hosts the judge's engine and writes verdicts; ``PAIRS`` in, how many were judged out.
+
+    A dead engine ends the command, which goes on from the verdicts that are written.
+    """
+
+    def __init__(self, config: CompareConfig, stage: Stage, folder: Path, log: Path):
+        """Start the engine."""
+        send_output_to(log)
+        self._folder = folder
+        self._engine = start_vllm(stage.engine)
+        unused: Any = None  # what questions and answers need
+        self._distiller = Distiller(config, stage.steps, self._engine, unused, unused)
+        self._room = asyncio.Semaphore(config.cluster.rows_in_flight)
+
+    async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
+        """Judge the pairs of a block at the same time."""
+        made = await asyncio.gather(*(self._verdict(row) for row in batch.to_pylist()))
+        if made:
+            name = hashlib.sha256(batch["key"].to_numpy().tobytes()).hexdigest()[:16]
+            with atomic_file(self._folder / f"{name}.parquet") as partial:
+                pq.write_table(pa.Table.from_pylist(made, VERDICTS), partial)
+        yield pa.table({"judged": [len(made)]})
+
+    async def _verdict(self, pair: dict[str, Any]) -> dict[str, Any]:
+        async with self._room:
+            try:
+                (old, new), orders = await self._distiller.verdicts({**pair, "usage": []})
+            except EngineDeadError:
+                raise
+            except RejectedRowError as end:
+                return {"key": pair["key"], "fault": end.reason}
+            except Exception as error:  # one pair's fault must not end the comparison; it is counted
+                return {"key": pair["key"], "fault": f"agent_error: {type(error).__name__}"}
+        return {"key": pair["key"], "old": old, "new": new, "orders": orders}
+
+    def __del__(self) -> None:
+        """Stop the engine's processes in good order."""
+        if engine := getattr(self, "_engine", None):
+            engine.shutdown()
