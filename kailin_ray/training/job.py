@@ -93,7 +93,7 @@ def train(config: TrainConfig, out: Path, log: Path) -> dict[str, Any]:
     with atomic_folder(out) as folder:
         shutil.copytree(scratch / "result", folder, dirs_exist_ok=True)
         draw_losses(manifest["log"], folder / "loss.png")
-        (folder / "README.md").write_text(card(manifest), encoding="utf-8")
+        (folder / "README.md").write_text(card(manifest, out.name), encoding="utf-8")
         write_json(folder / "manifest.json", manifest)
     shutil.rmtree(scratch)
     return manifest

@@ -174,11 +174,11 @@ def _weighted(train: Dataset, config: TrainConfig) -> Dataset:
 
 def measured(trainer: Any, config: TrainConfig, test: Dataset) -> dict[str, Any]:
     """The test split's loss, and of DPO and the judge what they are for."""
-    found = {
-        name.removeprefix("eval_"): round(float(value), 5)
-        for name, value in trainer.evaluate().items()
-        if name in ("eval_loss", "eval_rewards/accuracies", "eval_rewards/margins", "eval_mean_token_accuracy")
-    }
+    names = ["eval_loss", "eval_mean_token_accuracy"]
+    if trainer.state.global_step:  # before, policy and reference are one, and rank nothing
+        names += ["eval_rewards/accuracies", "eval_rewards/margins"]
+    told = trainer.evaluate()
+    found = {name.removeprefix("eval_"): round(float(told[name]), 5) for name in names if name in told}
     if config.task == "judge":
         found |= judge_figures(trainer, config)
     return found

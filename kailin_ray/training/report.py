@@ -69,12 +69,13 @@ def figures(manifest: dict[str, Any]) -> list[str]:
     before, after = manifest["before"], manifest["after"]
     if not after:
         return ["held out    none: nothing was measured"]
-    names = {"loss": "loss", "mean_token_accuracy": "token accuracy", "rewards/accuracies": "pairs ranked right"}
     lines = [
         f"held out    {told}: {before[name]:.3f} before, {after[name]:.3f} after"
-        for name, told in names.items()
-        if name in after and name in before
+        for name, told in (("loss", "loss"), ("mean_token_accuracy", "token accuracy"))
+        if name in after
     ]
+    if "rewards/accuracies" in after:
+        lines.append(f"held out    pairs ranked as they were preferred: {after['rewards/accuracies']:.3f}")
     if "bare" in after:
         rows = (("untrained, with the worked examples", before["with_examples"]), ("untrained", before["bare"]))
         lines += [f"judge       {told}: {_judge(one)}" for told, one in (*rows, ("trained", after["bare"]))]
@@ -94,13 +95,13 @@ def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def card(manifest: dict[str, Any]) -> str:
+def card(manifest: dict[str, Any], name: str) -> str:
     """The folder's README: what it is, of what it was made, what it gave."""
     config, base = manifest["config"], manifest["base"]
     peft = (
         ["base_model: " + str(config["model"]["path"]), "library_name: peft"] if manifest["kind"] == "adapter" else []
     )
-    told = "\n".join(f"- {line}" for line in summary(Path(), manifest).splitlines()[1:])
+    told = "\n".join(f"- {line}" for line in summary(Path(name), manifest).splitlines()[1:])
     return "\n".join(
         [
             "---",
