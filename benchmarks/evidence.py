@@ -31,7 +31,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -44,6 +43,7 @@ from passages import DEPTH, Passages, nearest, read, texts_of
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
 
 from kailin_ray.agents.evaluation import TIE
+from kailin_ray.comparison import statistics
 from kailin_ray.manifest import versions
 from kailin_ray.mesh import MeshHierarchy
 from kailin_ray.retrieval.fusion import mesh_rerank, reciprocal_rank_fusion
@@ -152,15 +152,7 @@ def reranked(rankings: Rankings, sources: Sequence[int], similar: Similar, weigh
 
 def interval(values: np.ndarray) -> list[float]:
     """The mean and its 95 % bootstrap interval; of values that are there."""
-    values = values[~np.isnan(values)]
-    low, high = np.percentile(values[draws(len(values))].mean(axis=1), [2.5, 97.5])
-    return [round(float(value), 4) for value in (values.mean(), low, high)]
-
-
-@cache
-def draws(n: int) -> np.ndarray:
-    """(2000, n) bootstrap draws of n."""
-    return np.random.default_rng(1).integers(0, n, (2_000, n))
+    return [round(value, 4) for value in statistics.interval(values[~np.isnan(values)]) or ()]
 
 
 def measured(rankings: Rankings, data: Passages) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from kailin_ray.comparison import statistics
 from kailin_ray.config import Encoder
 from kailin_ray.mesh import MeshHierarchy
 from kailin_ray.retrieval.encoder import PassageEncoder, QueryEncoder
@@ -70,6 +71,5 @@ def contexts(data: PubMedQA, asked: np.ndarray, without: np.ndarray) -> np.ndarr
 
 def interval(values: np.ndarray) -> tuple[float, float, float]:
     """The mean and its 95 % bootstrap interval."""
-    draws = np.random.default_rng(1).integers(0, len(values), (2_000, len(values)))
-    low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
-    return round(float(values.mean()), 4), round(float(low), 4), round(float(high), 4)
+    mean, low, high = (round(value, 4) for value in statistics.interval(values) or (np.nan,) * 3)
+    return mean, low, high

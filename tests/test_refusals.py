@@ -38,6 +38,7 @@ def refused(kailin: Command, folder: Path, *arguments: object, names: tuple[str,
         (["index", "documents={at}/empty", "out={at}/o"], ["documents", "empty", "manifest.json"]),
         (["publish", "run={at}/empty", "out={at}/o"], ["run", "empty", "manifest.json"]),
         (["report", "run={at}/none"], ["run", "none", "not a directory"]),
+        (["compare", "old={at}/none", "new={at}", "out={at}/o"], ["old", "none", "not a directory"]),
     ],
 )
 def test_wrong_keys_values_and_paths(kailin: Command, tmp_path: Path, arguments: list[str], names: list[str]) -> None:

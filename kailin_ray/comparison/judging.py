@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 
-from kailin_ray.actor import send_output_to, start_vllm
+from kailin_ray.actor import StartEngine, send_output_to, start_vllm
 from kailin_ray.comparison.job import judging_folder
 from kailin_ray.comparison.pairs import chosen_batches
 from kailin_ray.comparison.verdicts import KEYS_PER_PMID, VERDICTS, Keys, agents_of, read_verdicts
@@ -36,6 +36,7 @@ from kailin_ray.files import atomic_file, read_json, remove_folder, write_json
 from kailin_ray.generation import EngineDeadError
 from kailin_ray.pipeline import through
 from kailin_ray.plan import lay_out
+from kailin_ray.pools import Pool
 from kailin_ray.progress import progress_bar
 from kailin_ray.session import cluster_nodes, ray_session
 from kailin_ray.stages import Stage, judge_stage
@@ -65,23 +66,29 @@ _READ = [
 ]  # fmt: skip
 
 
-def judged(config: CompareConfig, asked: dict[str, Any], keys: Keys, log: Path) -> pa.Table:
-    """``VERDICTS`` of the pairs ``keys`` (sorted), sorted by key; ``asked`` is what they depend on, as JSON values."""
+def judged(
+    config: CompareConfig, asked: dict[str, Any], keys: Keys, log: Path, start_engine: StartEngine = start_vllm
+) -> pa.Table:
+    """``VERDICTS`` of the pairs ``keys`` (sorted), sorted by key; ``asked`` is what they depend on, as JSON values.
+
+    Raises ``ConfigError`` if the judge cannot run here; nothing is written then. ``RayError``: an engine died.
+    """
     folder = judging_folder(config.out)
     note = folder / "asked.json"
     if not note.exists() or read_json(note) != asked:
         remove_folder(folder)
-        write_json(note, asked)
-    (folder / "verdicts").mkdir(exist_ok=True)
-    done = read_verdicts(folder / "verdicts")["key"].to_numpy()
-    left = keys[~np.isin(keys, done)]
+    left = keys[~np.isin(keys, read_verdicts(folder / "verdicts")["key"].to_numpy())]
     if len(left):
         with ray_session(config.cluster, log) as terminal:
             plan = lay_out(config, [judge_stage(config.model)], cluster_nodes(config.cluster))
+            write_json(note, asked)
+            (folder / "verdicts").mkdir(exist_ok=True)
             pmids = np.unique(left // KEYS_PER_PMID)
             for side, run in (("old", config.old), ("new", config.new)):
                 _deal(run, pmids, folder / side)
-            _judge(config, plan.parts[0][0], folder, left, pmids, log, terminal)
+            ((pool,),) = plan.parts
+            arguments = {"folder": folder / "verdicts", "log": log.absolute(), "start_engine": start_engine}
+            _judge(config, pool, folder, left, arguments, terminal)
     return read_verdicts(folder / "verdicts")
 
 
@@ -103,15 +110,15 @@ def _deal(run: Path, pmids: PMIDS, folder: Path) -> None:
 
 
 def _judge(
-    config: CompareConfig, pool: Any, folder: Path, keys: Keys, pmids: PMIDS, log: Path, terminal: TextIO
+    config: CompareConfig, pool: Pool, folder: Path, keys: Keys, arguments: dict[str, Any], terminal: TextIO
 ) -> None:
-    num_parts = -(-len(pmids) // ABSTRACTS_PER_PART)
+    num_parts = sum(1 for _ in (folder / "new").iterdir())
     rows = ray.data.range(num_parts, override_num_blocks=num_parts).map_batches(
         _pairs, batch_format="pyarrow", batch_size=1, fn_kwargs={"folder": folder, "keys": ray.put(keys)}
     )
     rows = rows.repartition(target_num_rows_per_block=config.cluster.rows_per_block)
-    arguments = {"config": config, "stage": pool.stage, "folder": folder / "verdicts", "log": log}
-    num_engines = max(Counter(pool.machines).values())
+    num_engines = max(Counter(pool.machines).values())  # so many share the cores of one machine
+    arguments |= {"config": config, "stage": pool.stage}
     told = through(rows, pool, config.cluster, PairJudge, arguments, num_engines)
     with progress_bar(terminal, "compare: judged", len(keys), unit=" pairs of questions") as bar:
         for row in told.iter_rows():
@@ -146,11 +153,11 @@ class PairJudge:
     A dead engine ends the command, which goes on from the verdicts that are written.
     """
 
-    def __init__(self, config: CompareConfig, stage: Stage, folder: Path, log: Path):
-        """Start the engine."""
+    def __init__(self, config: CompareConfig, stage: Stage, folder: Path, log: Path, start_engine: StartEngine):
+        """Start the engine; verdicts go to ``folder``."""
         send_output_to(log)
         self._folder = folder
-        self._engine = start_vllm(stage.engine)
+        self._engine = start_engine(stage.engine)
         unused: Any = None  # what questions and answers need
         self._distiller = Distiller(config, stage.steps, self._engine, unused, unused)
         self._room = asyncio.Semaphore(config.cluster.rows_in_flight)
