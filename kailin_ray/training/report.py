@@ -98,9 +98,7 @@ def _mean(values: list[float]) -> float:
 def card(manifest: dict[str, Any], name: str) -> str:
     """The folder's README: what it is, of what it was made, what it gave."""
     config, base = manifest["config"], manifest["base"]
-    peft = (
-        ["base_model: " + str(config["model"]["path"]), "library_name: peft"] if manifest["kind"] == "adapter" else []
-    )
+    peft = [f"base_model: {base['name']}", "library_name: peft"] if manifest["kind"] == "adapter" else []
     told = "\n".join(f"- {line}" for line in summary(Path(name), manifest).splitlines()[1:])
     return "\n".join(
         [
