@@ -166,7 +166,8 @@ def _whose(kind: str) -> str:
 def _cells(line: Line) -> tuple[str, str, str, str]:
     digits = line.measure.digits
     old, new = ("" if one is None else f"{one[0]:.{digits}f}" for one in (line.old, line.new))
-    mean, low, high = (f"{value:+.{digits}f}" for value in line.difference)
+    # Plus zero: what rounds to -0 has no sign.
+    mean, low, high = (f"{round(value, digits) + 0.0:+.{digits}f}" for value in line.difference)
     return old, new, f"{mean} ({low} to {high})", f"{line.abstracts:,}"
 
 
