@@ -326,9 +326,8 @@ def train(config: TrainConfig) -> int:
     config = job.checked(config)
     out = config.out.absolute()
     with locked(out):
-        if (out / "manifest.json").exists():
-            manifest = read_json(out / "manifest.json")
-            job.check_same(config, manifest)
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            manifest = job.made_already(config)
             print(f"{config.out}: made already")
         else:
             with _nothing_left_if_refused(job.scratch_of(out)), _faults(_log(out)):

@@ -44,7 +44,7 @@ def checked(config: TrainConfig) -> TrainConfig:
         config = replace(config, model=replace(config.model, adapter=adapter))
     if config.optimization.packing and config.task != "pretrain":
         raise ConfigError(f"optimization.packing: true, but task={config.task}; whole texts alone are packed")
-    if config.merge and config.task in ("question", "judge", "dpo") and not config.lora:
+    if config.merge and not config.lora:
         raise ConfigError("merge: true, but lora is null: there is no adapter to merge")
     shared = config.workers.num * config.optimization.per_device_batch_size
     if config.optimization.batch_size % shared:
@@ -121,9 +121,14 @@ def job_of(config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def check_same(config: TrainConfig, manifest: dict[str, Any]) -> None:
-    """Raise ``ConfigError`` if ``out`` was made from something else than is asked for now."""
+def made_already(config: TrainConfig) -> dict[str, Any]:
+    """The manifest of ``out``. Raises ``ConfigError`` if that was made from something else, or by something else."""
+    note = config.out / "manifest.json"
+    manifest: dict[str, Any] = read_json(note) if note.is_file() else {}
+    if manifest.get("kind") not in ("adapter", "model"):
+        raise ConfigError(f"out: {config.out} exists and `train` did not make it; choose another")
     _refuse_another(manifest, job_of(config), config.out)
+    return manifest
 
 
 def _refuse_another(made: dict[str, Any], asked: dict[str, Any], place: Path) -> None:
@@ -194,6 +199,7 @@ def _fit(config: TrainConfig, scratch: Path, terminal: TextIO) -> None:
     from kailin_ray.training.loop import train_worker
 
     workers = config.workers
+    _check_room(config)
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"config": config, "scratch": str(scratch)},
@@ -216,6 +222,19 @@ def _fit(config: TrainConfig, scratch: Path, terminal: TextIO) -> None:
     finally:
         done.set()
         watch.join()
+
+
+def _check_room(config: TrainConfig) -> None:
+    """Raise ``ConfigError`` if the workers would wait for ever for what the cluster has not."""
+    import ray
+
+    there, workers = ray.cluster_resources(), config.workers
+    for name, key, each in (("GPU", "gpus", workers.gpus), ("CPU", "cpus", workers.cpus)):
+        needed, has = workers.num * each, there.get(name, 0)
+        if needed > has:
+            raise ConfigError(
+                f"workers.{key}: {workers.num} workers of {each:g} need {needed:g} {name}s, the cluster has {has:g}"
+            )
 
 
 def _watch(file: Path, task: str, terminal: TextIO, done: threading.Event) -> None:

@@ -88,6 +88,8 @@ def test_several_workers_train_one_model(kailin: Command, base: list[str], tmp_p
         (["optimization.packing=true"], "optimization.packing: true, but task=question"),
         (["lora=null", "model.adapter=x"], "lora: null, but model.adapter"),
         (["min_examples=100"], "leaves 48 examples to train on, fewer than min_examples=100"),
+        (["workers.num=64", "optimization.batch_size=256"], "workers.cpus: 64 workers of 2 need 128 CPUs, the cluster"),
+        (["workers.gpus=1"], "workers.gpus: 1 workers of 1 need 1 GPUs, the cluster has 0"),
         (["optimization.max_length=20"], "optimization.max_length: of 48 examples 0 fit into 20 tokens"),
         (["exclude=[nowhere.json]"], "nowhere.json does not exist"),
         (["task=nothing"], "task"),
@@ -101,6 +103,13 @@ def test_what_cannot_be_trained_is_refused_in_a_line(
     assert said in done.stderr.replace("exclude: ", "")
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_what_stands_at_out_is_left_alone(kailin: Command, base: list[str], tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    done = kailin(*base, f"out={tmp_path}")
+    assert (done.returncode, "exists and `train` did not make it" in done.stderr) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_a_model_without_a_chat_template_is_refused(kailin: Command, base: list[str], tmp_path: Path) -> None:
