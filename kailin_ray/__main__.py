@@ -8,7 +8,8 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -111,12 +112,11 @@ def run(name: str, overrides: list[str]) -> int:
         except (Exception, KeyboardInterrupt) as error:
             fault = error
 
-    # Hydra then raises what is wrong instead of printing pages and exiting.
     wanted_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = [f"kailin_ray {name}", *map(as_hydra_reads, overrides)]
     try:
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
+        with _raising_hydra():
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
         if fault:
             raise fault
     except KeyboardInterrupt:
@@ -132,6 +132,19 @@ def run(name: str, overrides: list[str]) -> int:
             traceback.print_exc()
         return _say(" ".join(str(error).split()), 1)
     return code
+
+
+@contextmanager
+def _raising_hydra() -> Iterator[None]:
+    """Let Hydra raise what is wrong instead of printing pages and exiting."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop("HYDRA_FULL_ERROR")
+        if before is not None:
+            os.environ["HYDRA_FULL_ERROR"] = before
 
 
 def set_apart(name: str, kind: type[Any], overrides: list[str]) -> dict[str, list[str]]:
