@@ -27,7 +27,7 @@ from kailin_ray.files import read_json, write_json
 from kailin_ray.held_out import held_out
 
 FEWEST_WORDS = 60
-ADAPTER = ("task", "examples", "steps", "before", "after", "seconds", "versions")
+ADAPTER = ("task", "examples", "steps", "before", "after", "seconds_of_last_session", "versions")
 RUN = ("num_documents", "num_by_status", "num_by_reason", "evaluation", "seconds", "engines")
 
 

@@ -19,7 +19,7 @@ from kailin_ray.config import (
     QueryModel,
     TrainedModel,
 )
-from kailin_ray.files import read_json, read_manifest
+from kailin_ray.files import model_identity, read_json, read_manifest
 from kailin_ray.retrieval.encoder import check_length
 from kailin_ray.schema import REASONS, STEPS
 from kailin_ray.stages import Stage, judge_stage, make_stages
@@ -140,7 +140,7 @@ TRAINED_FOR = {
     "general": ("question", "dpo"),
     "biomedical": ("question", "dpo"),
     "judge": ("judge",),
-    "answer": ("sft",),
+    "answer": (),
 }
 """Tasks of ``train`` whose adapters are of use to an agent."""
 
@@ -152,7 +152,7 @@ def _check_trained(agent: Agent, name: str) -> None:
     if made.get("kind") != "adapter":
         return
     if made["task"] not in TRAINED_FOR[name]:
-        allowed = " or ".join(TRAINED_FOR[name])
+        allowed = " or ".join(TRAINED_FOR[name]) or "none of train's: they are agents, or models of your own"
         raise ConfigError(f"model.{name}.adapter: {agent.adapter} was trained as {made['task']}; allowed: {allowed}")
     if agent.examples:
         raise ConfigError(
@@ -235,13 +235,13 @@ def _check_index(config: DistillConfig, index: dict[str, Any]) -> None:
 
 def check_encoder(config: DistillConfig, index: dict[str, Any]) -> None:
     """Raise ``ConfigError`` if the index's encoder of questions, which alone is needed, is not at hand any more."""
-    from kailin_ray.retrieval.job import model_identity, recorded_encoder
+    from kailin_ray.retrieval.job import recorded_encoder
 
     encoder = recorded_encoder(index)
     asked, part = (encoder.query, "query") if encoder.query else (encoder, "model")
     _check_model(f"index: {config.index} was made with an encoder that is needed", asked.path, asked.revision)
     check_files("index", asked.path)
-    if model_identity(asked) != index["made_from"]["encoder"][part]:
+    if model_identity(asked.path, asked.revision) != index["made_from"]["encoder"][part]:
         raise ConfigError(f"index: {config.index} was made with {asked.path}, which has changed since; index anew")
 
 

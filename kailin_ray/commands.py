@@ -344,7 +344,8 @@ def refine(config: RefineConfig) -> int:
         try:
             loop.refine(config)
         except loop.StepFailedError as error:
-            print(f"kailin_ray: {error}; the same command goes on from there", file=sys.stderr)
+            goes_on = "" if error.code == 2 else "; the same command goes on from there"
+            print(f"kailin_ray: {error}{goes_on}", file=sys.stderr)
             return error.code
     return 0
 

@@ -177,6 +177,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def model_identity(path: str, revision: str | None, checksum: Callable[[Path], str] = sha256) -> str:
+    """Which model it is, wherever it lies: the checksum of a local directory, or a hub id with its revision."""
+    return checksum(Path(path)) if Path(path).is_dir() else f"{path}@{revision or 'main'}"
+
+
 def read_manifest(folder: Path, kind: str, key: str, command: str) -> dict[str, Any]:
     """The manifest of a folder that ``command`` made; ``key`` is the configuration's name for it.
 

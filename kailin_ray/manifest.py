@@ -21,7 +21,7 @@ from kailin_ray.again import later, step_changed
 from kailin_ray.agents import answer, evaluation, question
 from kailin_ray.config import Agents, ConfigError, DistillConfig, Model, settings
 from kailin_ray.counts import count_records
-from kailin_ray.files import read_json, read_manifest, remove_folder, sha256, write_json
+from kailin_ray.files import model_identity, read_json, read_manifest, remove_folder, sha256, write_json
 from kailin_ray.mesh import MeshHierarchy
 from kailin_ray.mesh.coverage import coverage
 from kailin_ray.records import drop
@@ -49,7 +49,7 @@ def models(model: Model, stages: Iterable[Stage]) -> dict[str, dict[str, str | N
         for agent in stage.agents:
             path, revision = stage.engine.path, stage.engine.revision
             local, adapter = Path(path).is_dir(), getattr(model, agent).adapter
-            identity = checksum(Path(path)) if local else f"{path}@{revision or 'main'}"
+            identity = model_identity(path, revision, checksum)
             if adapter:
                 _check_base(agent, adapter, path, identity)
             found[agent] = {

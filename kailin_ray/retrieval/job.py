@@ -26,9 +26,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
-from kailin_ray.config import ConfigError, Encoder, IndexConfig, QueryModel, settings
+from kailin_ray.config import ConfigError, Encoder, IndexConfig, settings
 from kailin_ray.documents import PMIDS, READERS, among, first_documents, read_pmids
-from kailin_ray.files import read_json, sha256, write_json
+from kailin_ray.files import model_identity, read_json, write_json
 from kailin_ray.progress import progress_bar
 from kailin_ray.retrieval.ann import chosen_kind
 from kailin_ray.retrieval.build import Shards, make_search
@@ -96,13 +96,8 @@ def encoder_identity(encoder: Encoder) -> dict[str, Any]:
     others = dataclasses.asdict(encoder)
     for name in ("path", "revision", "query", "batch_size"):
         del others[name]
-    query = model_identity(encoder.query) if encoder.query else None
-    return {"model": model_identity(encoder), "query": query, **others}
-
-
-def model_identity(model: Encoder | QueryModel) -> str:
-    """Which model it is: the checksum of a local directory, or a hub id with its revision."""
-    return sha256(Path(model.path)) if Path(model.path).is_dir() else f"{model.path}@{model.revision}"
+    query = model_identity(encoder.query.path, encoder.query.revision) if encoder.query else None
+    return {"model": model_identity(encoder.path, encoder.revision), "query": query, **others}
 
 
 def recorded_encoder(index: Manifest) -> Encoder:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 
 from kailin_ray.agents import question
 from kailin_ray.agents.preamble import ask
@@ -68,7 +68,8 @@ def load_examples(config: TrainConfig) -> Examples:
         )
     splits = {name: split.select_columns(columns) for name, split in splits.items()}
     if config.task == "dpo":
-        _check_pairs(splits["train"], _shown(config))
+        for split in splits.values():
+            _check_pairs(split, _shown(config))
         splits = {name: _pairs(split, config.dpo, left_out) for name, split in splits.items()}
     splits = {name: _without_repeats(split, left_out) for name, split in splits.items()}
     if benchmarks := load_benchmarks(config.exclude, {}):
@@ -126,12 +127,13 @@ def _check_pairs(pairs: Dataset, shown: str) -> None:
 
 def _pairs(pairs: Dataset, dpo: Dpo, left_out: Counter[str]) -> Dataset:
     """Those with a margin and of sides that do not differ by their length alone."""
-    if dpo.min_margin and "margin" not in pairs.column_names:
-        raise ConfigError("dpo.min_margin: the data have no column margin")
+    by_margin = bool(dpo.min_margin or dpo.weight_by_margin)
+    if by_margin and "margin" not in pairs.column_names:
+        raise ConfigError("dpo.min_margin, dpo.weight_by_margin: the data have no column margin")
 
     def why(row: Row) -> str | None:
         words = sorted(max(1, len(text_of(row[side]).split())) for side in ("chosen", "rejected"))
-        if dpo.min_margin and (row["margin"] is None or row["margin"] < dpo.min_margin):
+        if by_margin and (row["margin"] is None or row["margin"] <= 0.0 or row["margin"] < dpo.min_margin):
             return "under_min_margin"
         return "unlike_lengths" if dpo.max_length_ratio and words[1] > dpo.max_length_ratio * words[0] else None
 
@@ -176,8 +178,6 @@ def _kept(rows: Dataset, why: Callable[[Row], str | None], left_out: Counter[str
 
 
 def _split(splits: dict[str, Dataset]) -> tuple[Dataset, Dataset | None]:
-    from datasets import concatenate_datasets
-
     every = concatenate_datasets(list(splits.values()))
     if "pmid" not in every.column_names:
         return splits["train"], splits.get("test")

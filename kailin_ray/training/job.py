@@ -18,14 +18,14 @@ from transformers import AutoTokenizer
 
 from kailin_ray.checks import check_files, found_adapter, found_model
 from kailin_ray.config import ConfigError, TrainConfig, settings
-from kailin_ray.files import atomic_folder, read_json, sha256, write_json
+from kailin_ray.files import atomic_folder, model_identity, read_json, sha256, write_json
 from kailin_ray.manifest import flat, versions
 from kailin_ray.progress import progress_bar
 from kailin_ray.training.examples import Examples, load_examples
 from kailin_ray.training.report import card, draw_losses
 from kailin_ray.training.tokens import tokenized
 
-KEPT_ROWS = 20_000
+MANY_ROWS = 20_000
 """Rows from which on tokenizing takes more than one process."""
 MEASURED = 1_000
 """Held-out examples that are measured on: all of a small set, enough of a large one."""
@@ -87,7 +87,7 @@ def train(config: TrainConfig, out: Path, log: Path) -> dict[str, Any]:
         "worked_examples": False,
         **read_json(scratch / "job.json"),
         **_results(scratch),
-        "seconds": round(time.monotonic() - started, 1),
+        "seconds_of_last_session": round(time.monotonic() - started, 1),
         "versions": versions(),
     }
     with atomic_folder(out) as folder:
@@ -115,7 +115,10 @@ def job_of(config: TrainConfig) -> dict[str, Any]:
     """What is trained on what."""
     return {
         "config": settings(config),
-        "base": {"name": _name(config.model.path), "identity": identity(config.model.path, config.model.revision)},
+        "base": {
+            "name": _name(config.model.path),
+            "identity": model_identity(config.model.path, config.model.revision),
+        },
         "adapter": sha256(Path(config.model.adapter)) if config.model.adapter else None,
         "data": data_identity(config),
     }
@@ -153,11 +156,6 @@ def _name(path: str) -> str:
     return Path(path).name if Path(path).is_dir() else path
 
 
-def identity(path: str, revision: str | None) -> str:
-    """Which model it is, wherever it lies."""
-    return sha256(Path(path)) if Path(path).is_dir() else f"{path}@{revision or 'main'}"
-
-
 def data_identity(config: TrainConfig) -> str:
     """Which data they are: a checksum of what is on this machine, or the hub's name."""
     path = Path(config.data.path)
@@ -175,7 +173,7 @@ def write_examples(config: TrainConfig, tokenizer: Any, examples: Examples, scra
             continue
         if name == "test":
             rows = rows.select(range(min(len(rows), MEASURED)))
-        num_proc = min(os.cpu_count() or 1, 16) if len(rows) > KEPT_ROWS else None
+        num_proc = min(os.cpu_count() or 1, 16) if len(rows) > MANY_ROWS else None
         made, too_long = tokenized(rows, config, tokenizer, num_proc)
         left_out["too_long"] = left_out.get("too_long", 0) + too_long
         numbers[name] = len(made)

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from kailin_ray.agents.evaluation import position_bias, position_sums
 from kailin_ray.agents.preamble import PREAMBLE, SIDES
 from kailin_ray.chat import Arguments, plain_ids, prompt_ids
+from kailin_ray.comparison.statistics import interval
 
 
 def probabilities(
@@ -55,20 +56,11 @@ def judged(shown_a: npt.NDArray[np.float64], says_a: npt.NDArray[np.bool_], pmid
     # The probability of the candidate that was shown first in the first row, where it was A and where it was B.
     orders = np.column_stack([shown_a[pairs[:, 0]], 1 - shown_a[pairs[:, 1]]])
     hits = (right[pairs].mean(axis=1) > 0.5).astype(float)
-    low, high = _interval(hits)
+    three = interval(hits)
     return {
         "abstracts": len(pairs),
         "accuracy": round(float(hits.mean()), 4) if len(hits) else None,
-        "interval": [low, high],
+        "interval": [round(end, 4) for end in three[1:]] if three else [None, None],
         "accuracy_each_order": round(float((right[pairs] > 0.5).mean()), 4) if len(hits) else None,
         "position_bias": position_bias(position_sums(orders)),
     }
-
-
-def _interval(hits: npt.NDArray[np.float64]) -> tuple[float | None, float | None]:
-    if not len(hits):
-        return None, None
-    rng = np.random.default_rng(0)
-    means = hits[rng.integers(0, len(hits), (2_000, len(hits)))].mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return round(float(low), 4), round(float(high), 4)

@@ -142,7 +142,7 @@ def make_trainer(config: TrainConfig, train: Dataset, test: Dataset | None, fold
 def load_model(config: TrainConfig) -> Model:
     """The model to train, with the adapter that it goes on from."""
     # Weights that are trained stay in float32. CPUs also compute faster so: in bfloat16 what is a matrix product
-    # (autocast), where weights of bfloat16 take 1.5 times as long (docs/refinement.md).
+    # (autocast), where weights of bfloat16 take 1.5 times as long (docs/decisions.md).
     dtype = config.model.dtype if config.lora and config.workers.gpus else "float32"
     model = AutoModelForCausalLM.from_pretrained(
         config.model.path, revision=config.model.revision, dtype=getattr(torch, dtype), use_safetensors=True

@@ -25,9 +25,7 @@ def draw_losses(log: list[dict[str, Any]], path: Path) -> None:
     steps, losses = _series(log, "loss")
     axes.plot(steps, losses, color=GREY, linewidth=0.8, label="each step")
     width = max(1, len(losses) // SMOOTHED)
-    means = [
-        sum(losses[max(0, at - width) : at + 1]) / len(losses[max(0, at - width) : at + 1]) for at in range(len(losses))
-    ]
+    means = [_mean(losses[max(0, at - width) : at + 1]) for at in range(len(losses))]
     axes.plot(steps, means, color=BLUE, linewidth=2, label=f"mean of {width + 1} steps")
     held_out = _series(log, "eval_loss")
     axes.plot(*held_out, color=ORANGE, marker="o", linestyle="none", label="held out")
@@ -58,8 +56,8 @@ def summary(out: Path, manifest: dict[str, Any]) -> str:
     if losses:
         lines.append(f"loss        {_mean(losses[:10]):.3f} at first, {_mean(losses[-10:]):.3f} at last")
     lines += figures(manifest)
-    if manifest["kind"] == "adapter":
-        agent, more = USE.get(manifest["task"], ("answer", ""))
+    if manifest["kind"] == "adapter" and manifest["task"] in USE:  # others are downstream models, not agents
+        agent, more = USE[manifest["task"]]
         lines.append(f"use it      model.{agent}.adapter={out} model.{agent}.examples=false{more}")
     return "\n".join(lines)
 

@@ -24,7 +24,6 @@ def tokenized(rows: Dataset, config: TrainConfig, tokenizer: Any, num_proc: int 
         fn_kwargs={"tokenizer": tokenizer, "arguments": arguments},
         remove_columns=[name for name in rows.column_names if name not in kept],
         num_proc=num_proc,
-        desc=None,
     )
     if config.task == "pretrain":
         return made, 0

@@ -78,6 +78,8 @@ def test_what_is_left_out_of_the_pairs_is_counted(tmp_path: Path) -> None:
     assert found.left_out == {"duplicate": 1, "under_min_margin": 2, "unlike_lengths": 1}
     every = load_examples(config("dpo", tmp_path / "d", "dpo.max_length_ratio=null"))
     assert len(every.train) == 5
+    weighted = load_examples(config("dpo", tmp_path / "d", "dpo.max_length_ratio=null", "dpo.weight_by_margin=true"))
+    assert len(weighted.train) == 4  # one has no margin to be drawn by
 
 
 @pytest.mark.parametrize(
@@ -103,6 +105,20 @@ def test_a_pair_of_equal_sides_is_an_error_that_shows_it(tmp_path: Path) -> None
     rows = [pair(TRAINED[0], "Is it so?", "Why?"), pair(TRAINED[1], "Is it not so?", "Is it not so? ")]
     with pytest.raises(ConfigError, match="chosen equals rejected in row 1: 'Is it not so"):
         load_examples(config("dpo", write(tmp_path / "d", train=rows)))
+
+
+def test_equal_sides_are_found_in_the_test_split_too(tmp_path: Path) -> None:
+    same = [pair(HELD_OUT[0], "Is it so?", "Is it so?")]
+    folder = write(tmp_path / "d", train=[pair(TRAINED[0], "Is it so?", "Why?")], test=same)
+    with pytest.raises(ConfigError, match="chosen equals rejected in row 0"):
+        load_examples(config("dpo", folder))
+
+
+def test_margins_that_are_not_there_cannot_choose(tmp_path: Path) -> None:
+    row = pair(TRAINED[0], "Is it so?", "Why?")
+    del row["margin"]
+    with pytest.raises(ConfigError, match="the data have no column margin"):
+        load_examples(config("dpo", write(tmp_path / "d", train=[row]), "dpo.weight_by_margin=true"))
 
 
 def test_a_benchmark_s_abstracts_and_questions_are_not_learned(tmp_path: Path) -> None:

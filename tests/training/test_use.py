@@ -47,7 +47,7 @@ def test_it_is_used_with_what_the_summary_says(config: DistillConfig, tmp_path: 
             {"examples": False},
             "model.general.adapter: .* was trained as judge; allowed: question or",
         ),
-        ("answer", "dpo", {"examples": False}, "model.answer.adapter: .* was trained as dpo; allowed: sft"),
+        ("answer", "dpo", {"examples": False}, "model.answer.adapter: .* was trained as dpo; allowed: none of train's"),
     ],
 )
 def test_another_use_is_refused(
