@@ -6,8 +6,9 @@
 
 One abstract in ten is held out by its PMID. To tell one set of agents from another takes a hundred of them, and to
 distil a thousand abstracts twice takes a small machine hours: so the held-out ones are over-represented in the
-documents that this writes beside `refined`. All else is the `refine` command with the keys given. Prints one JSON: what
-was measured before and after each training, the comparison, and seconds.
+documents that this writes beside `refined`; they come first, and are all that is distilled again. All else is the
+`refine` command with the keys given. Prints one JSON: what was measured before and after each training, the comparison,
+and seconds.
 """
 
 import argparse
@@ -38,12 +39,15 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--train", type=int, default=300)
     parser.add_argument("--held-out", type=int, default=100)
+    parser.add_argument("--all-again", action="store_true", help="distil all with the adapters, not those alone")
     asked, keys = parser.parse_known_args()
     documents = asked.out.with_name(f"{asked.out.name}-documents")
     if not documents.exists():
         write_sample(asked.documents, documents, asked.train, asked.held_out)
     started = time.monotonic()
     command = [sys.executable, "-m", "kailin_ray", "refine", f"out={asked.out}", f"documents={documents}", *keys]
+    if not asked.all_again:
+        command.append(f"refined.limit={asked.held_out}")
     subprocess.run(command, check=True, stdout=sys.stderr)
     print(json.dumps(told(asked.out) | {"seconds_of_this_call": round(time.monotonic() - started)}, indent=1))
 
@@ -56,7 +60,7 @@ def write_sample(source: Path, out: Path, num_train: int, num_held_out: int) -> 
     pmids, abstracts = rows["pmid"].to_pylist(), rows["abstract"].to_pylist()
     places = [at for at in places if len((abstracts[at] or "").split()) >= FEWEST_WORDS and len(rows["mesh"][at])]
     learned = [at for at in places if not held_out(pmids[at])][:num_train]
-    kept = sorted([*learned, *[at for at in places if held_out(pmids[at])][:num_held_out]], key=lambda at: pmids[at])
+    kept = [*[at for at in places if held_out(pmids[at])][:num_held_out], *learned]
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

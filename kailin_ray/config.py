@@ -628,8 +628,8 @@ class Optimization:
     """Below 1 it is a share of all steps."""
     batch_size: Positive
     """Examples of one step, over all workers."""
-    per_device_batch_size: Positive
-    """Of these a worker takes so many at once."""
+    per_device_batch_size: Positive | None
+    """Of these a worker takes so many at once. Null: 4 on a GPU, 1 on CPUs, which then compute nothing for padding."""
     max_length: Positive
     """Tokens of an example. A longer one is left out and counted; of plain text it is cut."""
     packing: bool
@@ -688,6 +688,11 @@ class TrainConfig:
     seed: NotNegative
     workers: Workers
     cluster: Cluster
+
+    @property
+    def at_once(self) -> int:
+        """Examples that a worker takes at once."""
+        return self.optimization.per_device_batch_size or (4 if self.workers.gpus else 1)
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -11,7 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from lxml import etree
 
-from kailin_ray.__main__ import conf_dir
+from kailin_ray.__main__ import conf_dir, main
 from kailin_ray.config import DistillConfig, check
 from kailin_ray.mesh import MeshHierarchy
 
@@ -91,6 +91,24 @@ def kailin() -> Command:
             text=True,
             timeout=timeout,
         )
+
+    return run
+
+
+@pytest.fixture
+def kailin_here(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Run the command line in this process, as a process imports for seconds: for what is refused before Ray starts."""
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["kailin_ray", *map(str, arguments)])
+        monkeypatch.chdir(ROOT)
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capfd.readouterr()
+        code = ended.value.code
+        assert isinstance(code, int)
+        return subprocess.CompletedProcess(sys.argv, code, out, err)
 
     return run
 

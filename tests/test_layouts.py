@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -127,9 +128,11 @@ def test_adapters_share_their_base_s_engine_and_each_is_used(kailin: Command, ba
     assert "adapter_model.safetensors" in refused.stderr
 
 
-def metrics() -> str:
-    """What Ray's Prometheus endpoint of the newest session shows."""
-    (port,) = Path("/tmp/ray/session_latest").glob("metrics_export_port_*")
+def metrics(process: subprocess.Popen[bytes]) -> str:
+    """What Ray's Prometheus endpoint of the session that a command started shows."""
+    commands = [" ".join(one.cmdline()) for one in psutil.Process(process.pid).children(recursive=True)]
+    session = next(found[0] for line in commands if (found := re.search(r"/tmp/ray/session_[\d_-]+", line)))
+    (port,) = Path(session).glob("metrics_export_port_*")
     return urllib.request.urlopen(f"http://127.0.0.1:{port.read_text()}/metrics", timeout=30).read().decode()
 
 
@@ -137,8 +140,8 @@ def test_an_engine_process_that_is_killed_is_replaced_and_counted(base: list[str
     run = tmp_path / "run"
     process = start([*base, f"out={run}", "cluster.rows_in_flight=2"], RAY_metrics_report_interval_ms="500")
     wait_for(lambda: len(list((run / "records").glob("*.parquet"))) > 0, process)
-    wait_for(lambda: "ray_vllm_prompt_tokens" in metrics(), process)
-    assert "ray_kailin_ray_tokens{" in metrics()
+    wait_for(lambda: "ray_vllm_prompt_tokens" in metrics(process), process)
+    assert "ray_kailin_ray_tokens{" in metrics(process)
     children = psutil.Process(process.pid).children(recursive=True)
     engines = [one for one in children if "EngineCore" in " ".join(one.cmdline())]
     assert engines

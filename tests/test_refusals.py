@@ -1,4 +1,7 @@
-"""Bad input through the real command line: one line that names it, non-zero exit, nothing half-written."""
+"""Bad input through the command line: one line that names it, non-zero exit, nothing half-written.
+
+In this process where nothing starts; `kailin` is a process of its own, for what starts Ray or looks at its environment.
+"""
 
 import gzip
 import shutil
@@ -41,11 +44,13 @@ def refused(kailin: Command, folder: Path, *arguments: object, names: tuple[str,
         (["compare", "old={at}/none", "new={at}", "out={at}/o"], ["old", "none", "not a directory"]),
     ],
 )
-def test_wrong_keys_values_and_paths(kailin: Command, tmp_path: Path, arguments: list[str], names: list[str]) -> None:
+def test_wrong_keys_values_and_paths(
+    kailin_here: Command, tmp_path: Path, arguments: list[str], names: list[str]
+) -> None:
     (tmp_path / "empty").mkdir()
     given = [argument.format(at=tmp_path) for argument in arguments]
-    refused(kailin, tmp_path, *given, names=tuple(names))
-    done = kailin(*given)
+    refused(kailin_here, tmp_path, *given, names=tuple(names))
+    done = kailin_here(*given)
     assert (done.stdout, len(done.stderr.splitlines())) == ("", 1)
 
 
@@ -56,10 +61,10 @@ def test_wrong_keys_values_and_paths(kailin: Command, tmp_path: Path, arguments:
         (b"<rss><channel/></rss>", "not PubMed XML: its root element is <rss>"),
     ],
 )
-def test_files_that_cannot_be_read(kailin: Command, tmp_path: Path, content: bytes, fault: str) -> None:
+def test_files_that_cannot_be_read(kailin_here: Command, tmp_path: Path, content: bytes, fault: str) -> None:
     path = tmp_path / "pubmed1.xml.gz"
     path.write_bytes(content)
-    refused(kailin, tmp_path, "ingest", f"source.path={path}", f"out={tmp_path}/o", names=(str(path), fault))
+    refused(kailin_here, tmp_path, "ingest", f"source.path={path}", f"out={tmp_path}/o", names=(str(path), fault))
 
 
 def test_a_damaged_file_among_whole_ones(kailin: Command, tmp_path: Path, small_shard: Path) -> None:
@@ -87,7 +92,6 @@ def test_a_damaged_file_among_whole_ones(kailin: Command, tmp_path: Path, small_
         (["evaluation.measure=cosine"], ["evaluation.measure", "'resnik'", "cosine"]),
         (["model=nonesuch"], ["model/nonesuch", "smollm2"]),
         (["model.path=no/such/model/anywhere"], ["model.path", "no/such/model/anywhere", "no such directory"]),
-        (["model.path=nobody/nothing"], ["model.path", "nobody/nothing", "hub"]),
         (["model.path={documents}"], ["model.path", "config.json"]),
         (["temperature=1"], ["temperature"]),
         (["+model.engine.max_modle_len=512"], ["model.engine.max_modle_len", "max_model_len"]),
@@ -97,11 +101,6 @@ def test_a_damaged_file_among_whole_ones(kailin: Command, tmp_path: Path, small_
         (["+model.engine.data_parallel_size=2"], ["model.engine.data_parallel_size", "cluster.num_engines"]),
         (["model.answer.path=no/such/model/anywhere"], ["model.answer.path", "no such directory"]),
         (["model.answer.adapter={documents}"], ["model.answer.adapter", "no adapter_config.json"]),
-        (
-            ["cluster.num_engines=40"],
-            ["40 x 1 (general+biomedical+answer) + 1 x 1 (to read and write) = 41 CPUs", "the cluster has"],
-        ),
-        (["cluster.device=gpu"], ["takes 1 GPU of one machine", "the largest has 0"]),
         (["+model.answer.sampling.seed=1"], ["model.answer.sampling.seed", "Unexpected"]),
         (["mesh={documents}/none.tsv"], ["mesh", "none.tsv"]),
         (["mesh={documents}/manifest.json"], ["mesh", "manifest.json", "not MeSH: neither"]),
@@ -113,15 +112,37 @@ def test_a_damaged_file_among_whole_ones(kailin: Command, tmp_path: Path, small_
     ],
 )
 def test_wrong_distillations(
-    kailin: Command, tmp_path: Path, documents: Path, index: Path, changes: list[str], names: list[str]
+    kailin_here: Command, tmp_path: Path, documents: Path, index: Path, changes: list[str], names: list[str]
 ) -> None:
-    right = [f"documents={documents}", f"index={index}", f"mesh={MESH}", f"out={tmp_path}/run", f"model.path={MODEL}"]
     changed = [change.format(documents=documents, index=index) for change in changes]
     keys = {change.partition("=")[0] for change in changed}
-    kept = [argument for argument in right if argument.partition("=")[0] not in keys]
+    kept = [one for one in right_keys(documents, index, tmp_path) if one.partition("=")[0] not in keys]
     if "model" in keys:
         kept = [argument for argument in kept if not argument.startswith("model.")]
-    refused(kailin, tmp_path, "distill", *kept, *changed, names=tuple(names))
+    refused(kailin_here, tmp_path, "distill", *kept, *changed, names=tuple(names))
+
+
+def right_keys(documents: Path, index: Path, folder: Path) -> list[str]:
+    """Of a distillation that nothing is wrong with."""
+    return [f"documents={documents}", f"index={index}", f"mesh={MESH}", f"out={folder}/run", f"model.path={MODEL}"]
+
+
+@pytest.mark.parametrize(
+    ("key", "names"),
+    [
+        ("model.path=nobody/nothing", ["model.path", "nobody/nothing", "hub"]),
+        (
+            "cluster.num_engines=40",
+            ["40 x 1 (general+biomedical+answer) + 1 x 1 (to read and write) = 41 CPUs", "the cluster has"],
+        ),
+        ("cluster.device=gpu", ["takes 1 GPU of one machine", "the largest has 0"]),
+    ],
+)
+def test_what_the_hub_or_the_cluster_lacks(
+    kailin: Command, tmp_path: Path, documents: Path, index: Path, key: str, names: list[str]
+) -> None:
+    kept = [one for one in right_keys(documents, index, tmp_path) if one.partition("=")[0] != key.partition("=")[0]]
+    refused(kailin, tmp_path, "distill", *kept, key, names=tuple(names))
 
 
 NODES = "cluster.nodes={{count: 1, cpus: 16, memory_gib: 64, gpus: {gpus}, gpu_memory_gib: {gib}}}"
@@ -142,7 +163,7 @@ NODES = "cluster.nodes={{count: 1, cpus: 16, memory_gib: 64, gpus: {gpus}, gpu_m
     ],
 )  # fmt: skip
 def test_plans_that_cannot_run(
-    kailin: Command, tmp_path: Path, gpus: int, gib: int, changes: list[str], names: list[str]
+    kailin_here: Command, tmp_path: Path, gpus: int, gib: int, changes: list[str], names: list[str]
 ) -> None:
     for model in ("llama-3-8b", "llama-3-70b", "mistral-7b"):
         config_only(tmp_path, model)
@@ -152,7 +173,7 @@ def test_plans_that_cannot_run(
         NODES.format(gpus=gpus, gib=gib),
         *(one.format(at=tmp_path) for one in changes),
     ]
-    refused(kailin, tmp_path, "plan", *given, names=tuple(names))
+    refused(kailin_here, tmp_path, "plan", *given, names=tuple(names))
 
 
 def test_a_plan_is_shown_and_nothing_starts(kailin: Command, tmp_path: Path) -> None:
@@ -179,20 +200,20 @@ def test_a_hub_revision_is_pinned_to_its_commit(
     assert f"owner/name@{commit}: 8.03 B parameters" in done.stdout
 
 
-def test_documents_without_mesh_headings(kailin: Command, tmp_path: Path, index: Path) -> None:
+def test_documents_without_mesh_headings(kailin_here: Command, tmp_path: Path, index: Path) -> None:
     bare = (
         "<PubmedArticle><MedlineCitation><PMID>1</PMID><Article><ArticleTitle>T</ArticleTitle><Abstract><AbstractText>"
     )
     bare += "A.</AbstractText></Abstract></Article></MedlineCitation></PubmedArticle>"
     (tmp_path / "bare.xml").write_text(f"<PubmedArticleSet>{bare}</PubmedArticleSet>")
-    done = kailin("ingest", f"source.path={tmp_path}/bare.xml", f"out={tmp_path}/documents")
+    done = kailin_here("ingest", f"source.path={tmp_path}/bare.xml", f"out={tmp_path}/documents")
     assert done.returncode == 0, done.stderr
     arguments = (f"documents={tmp_path}/documents", f"index={index}", f"mesh={MESH}", f"out={tmp_path}/run")
-    refused(kailin, tmp_path, "distill", *arguments, names=("documents", "no document with MeSH headings"))
+    refused(kailin_here, tmp_path, "distill", *arguments, names=("documents", "no document with MeSH headings"))
 
 
 def test_an_out_folder_that_holds_something_else_is_left_alone(
-    kailin: Command, tmp_path: Path, documents: Path, small_shard: Path
+    kailin_here: Command, tmp_path: Path, documents: Path, small_shard: Path
 ) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
@@ -200,9 +221,14 @@ def test_an_out_folder_that_holds_something_else_is_left_alone(
         ("ingest", f"source.path={small_shard}", f"out={tmp_path}/mine"),
         ("index", f"documents={documents}", f"out={tmp_path}/mine", f"encoder.path={ENCODER}"),
     ):
-        refused(kailin, tmp_path, *arguments, names=("out", "mine"))
+        refused(kailin_here, tmp_path, *arguments, names=("out", "mine"))
     refused(
-        kailin, tmp_path, "ingest", f"source.path={small_shard}", f"out={documents}", names=("out", "made by `select`")
+        kailin_here,
+        tmp_path,
+        "ingest",
+        f"source.path={small_shard}",
+        f"out={documents}",
+        names=("out", "made by `select`"),
     )
 
 
@@ -231,7 +257,9 @@ def test_an_engine_that_cannot_start_is_said_in_one_line_that_names_the_log(
     assert f"{tmp_path}/run/logs/driver.log" in done.stderr.splitlines()[-1]
 
 
-def test_a_damaged_index_is_refused_by_the_file(kailin: Command, tmp_path: Path, documents: Path, index: Path) -> None:
+def test_a_damaged_index_is_refused_by_the_file(
+    kailin_here: Command, tmp_path: Path, documents: Path, index: Path
+) -> None:
     damaged = tmp_path / "index"
     shutil.copytree(index, damaged)
     arguments = (f"documents={documents}", f"index={damaged}", f"mesh={MESH}", f"out={tmp_path}/run", "limit=1")
@@ -241,5 +269,5 @@ def test_a_damaged_index_is_refused_by_the_file(kailin: Command, tmp_path: Path,
         vectors.unlink()
         if damage:
             vectors.write_bytes(damage)
-        refused(kailin, tmp_path, "distill", *arguments, names=names)
+        refused(kailin_here, tmp_path, "distill", *arguments, names=names)
         vectors.write_bytes(whole)

@@ -6,8 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -16,12 +19,14 @@ from kailin_ray.schema import REASONS, RECORDS
 from tests.conftest import MESH, ROOT, Command
 
 LIMIT = 10
+MARK = "KAILIN_RAY_TESTED"
 
 LOAD = """
 import json, sys, datasets
 folder = sys.argv[1]
 configs = datasets.get_dataset_config_names(folder)
-print(json.dumps({c: datasets.load_dataset(folder, c, split="train").to_list() for c in configs}))
+rows = {c: [row for split in datasets.load_dataset(folder, c).values() for row in split] for c in configs}
+print(json.dumps(rows))
 assert datasets.load_dataset(folder, split="train").column_names[0] == "pmid"  # triples are the default
 """
 
@@ -57,11 +62,17 @@ def stop_midway(arguments: list[str], run: Path, number: int) -> int:
 
 
 @pytest.fixture(scope="module")
-def run(
-    kailin: Command, documents: Path, index: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, list[str]]:
+def out(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The run's folder, which all processes of its commands have in their environment."""
+    folder = tmp_path_factory.mktemp("runs") / "a"
+    os.environ[MARK] = str(folder)
+    yield folder
+    del os.environ[MARK]
+
+
+@pytest.fixture(scope="module")
+def run(kailin: Command, documents: Path, index: Path, out: Path) -> tuple[Path, list[str]]:
     """A run that was interrupted once, killed once, and then completed; and the arguments that do it."""
-    out = tmp_path_factory.mktemp("runs") / "a"
     arguments = [
         "distill", f"documents={documents}", f"index={index}", f"mesh={MESH}", f"out={out}", f"limit={LIMIT}",
         "retrieval=brief", "cluster.rows_per_block=2", "cluster.rows_in_flight=4",
@@ -150,7 +161,7 @@ def test_the_dataset_loads_in_a_fresh_process(kailin: Command, run: tuple[Path, 
     assert sorted(row["pmid"] for row in triples) == sorted(row["pmid"] for row in ok)
     assert all(row["question"].endswith("?") and len(row["contexts"]) == 4 and row["answer"] for row in triples)
     assert len(configs["sft"]) == len(configs["pretrain"]) == len(ok)
-    # A config without rows is left out.
+    # Of preferences some are held out, in a split of their own. A config without rows is left out.
     assert len(configs.get("rejected", [])) == LIMIT - len(ok)
     assert all(row["reason"] in REASONS for row in configs.get("rejected", []))
     assert len(configs.get("preference", [])) == sum(row["preferred_by"] == "rule" for row in ok)
@@ -178,5 +189,10 @@ def test_nothing_is_left_running(run: tuple[Path, list[str]]) -> None:
 
 
 def _left_running(out: Path) -> list[str]:
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    return [line for line in listed.splitlines() if "EngineCore" in line or str(out) in line]
+    """Command lines of what the run's commands started; they themselves are waited for, and were our children."""
+    found, own = [], os.getpid()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if own not in (process.pid, process.ppid()) and process.environ().get(MARK) == str(out):
+                found.append(" ".join(process.cmdline()))
+    return found

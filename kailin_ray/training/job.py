@@ -24,11 +24,14 @@ from kailin_ray.progress import progress_bar
 from kailin_ray.training.examples import Examples, load_examples
 from kailin_ray.training.report import card, draw_losses
 from kailin_ray.training.tokens import tokenized
+from kailin_ray.watch import STOPPED, StoppedError, stop_requests
 
 MANY_ROWS = 20_000
 """Rows from which on tokenizing takes more than one process."""
 MEASURED = 1_000
 """Held-out examples that are measured on: all of a small set, enough of a large one."""
+STOP = "stop"
+"""The file in the scratch folder that asks the workers to stop."""
 FREE = ("out", "cluster", "workers", "optimization.save_steps", "min_examples")
 """What may change between two calls of one job."""
 
@@ -46,7 +49,7 @@ def checked(config: TrainConfig) -> TrainConfig:
         raise ConfigError(f"optimization.packing: true, but task={config.task}; whole texts alone are packed")
     if config.merge and not config.lora:
         raise ConfigError("merge: true, but lora is null: there is no adapter to merge")
-    shared = config.workers.num * config.optimization.per_device_batch_size
+    shared = config.workers.num * config.at_once
     if config.optimization.batch_size % shared:
         raise ConfigError(
             f"optimization.batch_size: {config.optimization.batch_size} is no multiple of {shared}, which "
@@ -61,7 +64,10 @@ def scratch_of(out: Path) -> Path:
 
 
 def train(config: TrainConfig, out: Path, log: Path) -> dict[str, Any]:
-    """Train, and write ``out``; return its manifest. ``log`` takes what Ray and the workers say."""
+    """Train, and write ``out``; return its manifest. ``log`` takes what Ray and the workers say.
+
+    Raises ``StoppedError`` after SIGTERM, once the step that was begun is in a checkpoint.
+    """
     from kailin_ray.session import ray_session
 
     scratch = scratch_of(out)
@@ -78,8 +84,12 @@ def train(config: TrainConfig, out: Path, log: Path) -> dict[str, Any]:
         write_json(scratch / "job.json", job | {"examples": read_json(scratch / "examples.json")})
     started = time.monotonic()
     if not (scratch / "after.json").exists():
-        with ray_session(config.cluster, log) as terminal:
-            _fit(config, scratch, terminal)
+        (scratch / STOP).unlink(missing_ok=True)
+        # Ray takes SIGTERM for itself when it starts: the training's own handler comes after.
+        with ray_session(config.cluster, log) as terminal, stop_requests(None) as stop:
+            _fit(config, scratch, terminal, stop)
+    if not (scratch / "after.json").exists():
+        raise StoppedError(STOPPED)
     manifest = {
         "kind": "model" if config.merge or not config.lora else "adapter",
         "task": config.task,
@@ -189,7 +199,7 @@ def write_examples(config: TrainConfig, tokenizer: Any, examples: Examples, scra
     write_json(scratch / "examples.json", numbers | {"left_out": {k: v for k, v in left_out.items() if v}})
 
 
-def _fit(config: TrainConfig, scratch: Path, terminal: TextIO) -> None:
+def _fit(config: TrainConfig, scratch: Path, terminal: TextIO, stop: threading.Event) -> None:
     from ray.exceptions import RayError
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
@@ -200,7 +210,7 @@ def _fit(config: TrainConfig, scratch: Path, terminal: TextIO) -> None:
     _check_room(config)
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"config": config, "scratch": str(scratch)},
+        train_loop_config={"config": config, "scratch": str(scratch), "stop": str(scratch / STOP)},
         scaling_config=ScalingConfig(
             num_workers=workers.num,
             use_gpu=bool(workers.gpus),
@@ -211,7 +221,7 @@ def _fit(config: TrainConfig, scratch: Path, terminal: TextIO) -> None:
         ),
     )
     done = threading.Event()
-    watch = threading.Thread(target=partial(_watch, scratch / "progress.json", config.task, terminal, done))
+    watch = threading.Thread(target=partial(_watch, scratch, config.task, terminal, stop, done))
     watch.start()
     try:
         trainer.fit()
@@ -235,11 +245,14 @@ def _check_room(config: TrainConfig) -> None:
             )
 
 
-def _watch(file: Path, task: str, terminal: TextIO, done: threading.Event) -> None:
-    """The line that a person watches: steps, and the loss of the last one."""
+def _watch(scratch: Path, task: str, terminal: TextIO, stop: threading.Event, done: threading.Event) -> None:
+    """The line that a person watches: steps, and the loss of the last one. Hands on the wish to stop."""
+    file = scratch / "progress.json"
     with progress_bar(terminal, f"train {task}", None, unit=" steps") as bar:
         while True:
-            over = done.wait(2)
+            over = done.wait(0.5)
+            if stop.is_set():
+                (scratch / STOP).touch()
             if file.exists():
                 told = read_json(file)
                 bar.total = told["steps"]

@@ -26,12 +26,15 @@ def probabilities(
         lengths = [len(ids[at]) for at in batch]
         padded = [ids[at] + [0] * (max(lengths) - len(ids[at])) for at in batch]
         mask = [[1] * length + [0] * (max(lengths) - length) for length in lengths]
-        device = model.device
+        ends = sorted(set(lengths))
         with torch.inference_mode():
-            hidden = model(
-                input_ids=torch.tensor(padded, device=device), attention_mask=torch.tensor(mask, device=device)
+            # Only where a prompt of the batch ends: all of its tokens' logits would be gigabytes.
+            logits = model(
+                input_ids=torch.tensor(padded, device=model.device),
+                attention_mask=torch.tensor(mask, device=model.device),
+                logits_to_keep=torch.tensor([end - 1 for end in ends], device=model.device),
             ).logits
-        last = hidden[range(len(batch)), [length - 1 for length in lengths]].float()
+        last = logits[range(len(batch)), [ends.index(length) for length in lengths]].float()
         found[batch] = torch.softmax(last[:, [first, second]], dim=1)[:, 0].cpu().numpy()
     return found
 

@@ -16,6 +16,7 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from trl.trainer import utils as trl_utils
 
 from kailin_ray.config import TrainConfig
 from kailin_ray.files import write_json
@@ -44,8 +45,24 @@ class Progress(TrainerCallback):
             write_json(self._path, {"step": state.global_step, "steps": state.max_steps, "loss": float(logs["loss"])})
 
 
+class Stop(TrainerCallback):
+    """Ends the training after a step, with a checkpoint and in all workers at once, when the driver's file is there."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self.asked = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Ask the others too: one may see the file a step before another."""
+        seen = torch.tensor(float(self._path.exists()), device=args.device)
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(seen, op=torch.distributed.ReduceOp.MAX)
+        if seen.item() and state.global_step < state.max_steps:
+            self.asked = control.should_save = control.should_training_stop = True
+
+
 def train_worker(given: dict[str, Any]) -> None:
-    """Train from the last checkpoint on, measure, and leave the result in the scratch folder."""
+    """Train from the last checkpoint on, measure, and leave the result in the scratch folder, unless stopped."""
     import ray.train
 
     config: TrainConfig = given["config"]
@@ -62,7 +79,11 @@ def train_worker(given: dict[str, Any]) -> None:
         figures = measured(trainer, config, test)
         if trainer.is_world_process_zero():
             write_json(before, figures)
+    stop = Stop(Path(given["stop"]))
+    trainer.add_callback(stop)
     trainer.train(resume_from_checkpoint=last_checkpoint(scratch / "checkpoints"))
+    if stop.asked:
+        return
     after = measured(trainer, config, test) if test is not None else None
     if trainer.is_world_process_zero():
         save(trainer, config, scratch / "result")
@@ -97,8 +118,12 @@ def last_checkpoint(folder: Path) -> str | None:
 def make_trainer(config: TrainConfig, train: Dataset, test: Dataset | None, folder: Path) -> Any:
     """TRL's trainer of the task, on token ids."""
     dpo, on_gpu = config.task == "dpo", bool(config.workers.gpus)
+    if not on_gpu:
+        # TRL scores the whole vocabulary at every token of the prompt too, to drop it, where it has no Triton (1.16,
+        # add_fused_lm_head: for accelerators that compile per shape). On CPUs that was half of a question's training.
+        trl_utils._use_triton = lambda device: True
     asked = config.optimization
-    shared = config.workers.num * asked.per_device_batch_size
+    shared = config.workers.num * config.at_once
     options: dict[str, Any] = {
         "output_dir": str(folder),
         "seed": config.seed,
@@ -107,8 +132,8 @@ def make_trainer(config: TrainConfig, train: Dataset, test: Dataset | None, fold
         "learning_rate": asked.learning_rate,
         "lr_scheduler_type": asked.lr_scheduler_type,
         "warmup_steps": asked.warmup_steps,
-        "per_device_train_batch_size": asked.per_device_batch_size,
-        "per_device_eval_batch_size": asked.per_device_batch_size,
+        "per_device_train_batch_size": config.at_once,
+        "per_device_eval_batch_size": config.at_once,
         "gradient_accumulation_steps": max(1, asked.batch_size // shared),
         "max_length": asked.max_length,
         "weight_decay": asked.weight_decay,
@@ -190,7 +215,7 @@ def judge_figures(trainer: Any, config: TrainConfig) -> dict[str, Any]:
     rows = Dataset.from_parquet(str(scratch / "judge-test.parquet"), cache_dir=str(scratch / "cache"))
     says_a = np.array([completion[0]["content"] == "A" for completion in rows["completion"]])
     arguments = tuple(sorted(config.model.chat_template.items()))
-    size = 2 * config.optimization.per_device_batch_size
+    size = 2 * config.at_once
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     asked = {"bare": list(rows["prompt"])}
     if not trainer.state.global_step:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from tests.training.test_loop import make_tiny
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """A question agent's training of a tiny model: 24 steps."""
+    """A question agent's training of a tiny model: 96 steps."""
     folder = tmp_path_factory.mktemp("train")
     make_tiny(folder / "tiny")
     items = {
@@ -28,7 +29,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     (folder / "ori_pqal.json").write_text(json.dumps(items))
     return [
         "train", "task=question", f"data.path={folder}/ori_pqal.json", f"model.path={folder}/tiny", "lora.r=4",
-        "optimization.batch_size=4", "optimization.num_train_epochs=2", "optimization.learning_rate=0.01",
+        "optimization.batch_size=4", "optimization.num_train_epochs=8", "optimization.learning_rate=0.01",
     ]  # fmt: skip
 
 
@@ -37,30 +38,44 @@ def losses(out: Path) -> list[tuple[int, float]]:
     return [(row["step"], row["loss"]) for row in manifest["log"] if "loss" in row]
 
 
+def step_of(checkpoints: Path) -> int:
+    """The last whole checkpoint's step; 0: there is none."""
+    whole = checkpoints.glob("checkpoint-*/trainer_state.json")
+    return max((int(path.parent.name.rpartition("-")[2]) for path in whole), default=0)
+
+
+def stopped(keys: list[str], checkpoints: Path, step: int, number: int) -> int:
+    """Start the command, send it the signal once a checkpoint of ``step`` or later is there; return its exit code."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kailin_ray", *keys], cwd=ROOT, env=os.environ | {"HF_HUB_OFFLINE": "1"}
+    )
+    until = time.monotonic() + 300
+    while step_of(checkpoints) < step:
+        assert process.poll() is None, "it ended before it could be stopped"
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    process.send_signal(number)
+    return process.wait(timeout=300)
+
+
 def test_a_killed_training_ends_with_the_same_steps_and_nearly_the_same_loss(
     kailin: Command, base: list[str], tmp_path: Path
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = kailin(*base, f"out={whole}")
     assert done.returncode == 0, done.stderr
-    assert "48 examples, 4 held out, 24 steps" in done.stdout
+    assert "48 examples, 4 held out, 96 steps" in done.stdout
     keys = [*base, f"out={killed}", "optimization.save_steps=3"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "kailin_ray", *keys], cwd=ROOT, env=os.environ | {"HF_HUB_OFFLINE": "1"}
-    )
     checkpoints = tmp_path / ".killed.training" / "checkpoints"
-    until = time.monotonic() + 300
-    while not list(checkpoints.glob("checkpoint-*/trainer_state.json")):
-        assert process.poll() is None, "it ended before it was killed"
-        assert time.monotonic() < until
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
+    assert stopped(keys, checkpoints, 1, signal.SIGKILL) == -signal.SIGKILL
+    # And once more in good order, which leaves a checkpoint of the step that was begun.
+    assert stopped(keys, checkpoints, step_of(checkpoints) + 3, signal.SIGTERM) == 75
+    assert step_of(checkpoints) < 96
     assert not killed.exists()
     again = kailin(*keys)
     assert again.returncode == 0, again.stderr
     one, two = losses(whole), losses(killed)
-    assert [step for step, _ in one] == [step for step, _ in two] == list(range(1, 25))
+    assert [step for step, _ in one] == [step for step, _ in two] == list(range(1, 97))
     assert one[-1][1] == pytest.approx(two[-1][1], rel=0.01)
     assert one[-1][1] < one[0][1] - 0.2  # of random weights the adapter alone learns
     assert not (tmp_path / ".killed.training").exists()
@@ -85,7 +100,10 @@ def test_several_workers_train_one_model(kailin: Command, base: list[str], tmp_p
     ("keys", "said"),
     [
         (["model.path=no/such"], "model.path: no/such"),
-        (["optimization.batch_size=6"], "optimization.batch_size: 6 is no multiple of 4"),
+        (
+            ["optimization.batch_size=6", "optimization.per_device_batch_size=4"],
+            "optimization.batch_size: 6 is no multiple of 4",
+        ),
         (["optimization.packing=true"], "optimization.packing: true, but task=question"),
         (["lora=null", "model.adapter=x"], "lora: null, but model.adapter"),
         (["min_examples=100"], "leaves 48 examples to train on, fewer than min_examples=100"),
