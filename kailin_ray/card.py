@@ -1,6 +1,7 @@
 """The card of a published dataset: what it is, how it was made, what it holds."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ def card(
     ``checked``: names of the benchmarks that what was generated was looked through for; ``leaks``: accepted rows that
     had something of them, by reason.
     """
+    made = datetime.now(UTC).isoformat()
     data = DatasetCardData(
         language="en",
         license="other",
@@ -32,6 +34,8 @@ def card(
         configs=[
             {
                 "config_name": name,
+                # By this and the folder's name, not by what is in the files, `datasets` finds what it prepared before.
+                "description": f"made {made}",
                 # `datasets` cannot load a config or split without rows.
                 "data_files": [
                     {"split": split, "path": f"{name}/{split}-*.parquet"} for split, number in splits.items() if number

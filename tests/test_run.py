@@ -172,6 +172,8 @@ def test_the_dataset_loads_in_a_fresh_process(kailin: Command, run: tuple[Path, 
         assert row["chosen"] != row["rejected"]
         assert row["margin"] > 0
     assert "<|im_" not in loaded.stdout
+    # Each making has a name of its own, or `datasets` would take its rows for those of an earlier folder of this name.
+    assert "description: made 20" in (tmp_path / "dataset" / "README.md").read_text()
     again = kailin("publish", f"run={run[0]}", f"out={tmp_path}/dataset")
     assert (again.returncode, "exists" in again.stderr) == (2, True)
     shown = kailin("report", f"run={run[0]}", "examples=2")

@@ -16,6 +16,7 @@ A row with a PMID that is held out is in the test split, whatever split it came 
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,12 +53,12 @@ class Examples:
     left_out: dict[str, int]
 
 
-def load_examples(config: TrainConfig) -> Examples:
-    """The examples of a training task.
+def load_examples(config: TrainConfig, cache: Path) -> Examples:
+    """The examples of a training task; ``cache``: a new folder, see ``load_splits``.
 
     Raises ``ConfigError``: the data cannot be had, lack a column, hold a pair of equal sides, or too few are left.
     """
-    splits = _read(config)
+    splits = _read(config, cache)
     left_out: Counter[str] = Counter()
     columns = [*COLUMNS[config.task], *(name for name in ("margin", "pmid") if name in splits["train"].column_names)]
     lacking = [name for name in COLUMNS[config.task] if name not in splits["train"].column_names]
@@ -91,15 +92,15 @@ def _shown(config: TrainConfig) -> str:
     return f"{config.data.path}{f' ({name})' if name else ''}"
 
 
-def _read(config: TrainConfig) -> dict[str, Dataset]:
+def _read(config: TrainConfig, cache: Path) -> dict[str, Dataset]:
     if not isinstance(config.data, TrlRows):
         if config.task != "question":
             raise ConfigError(f"data.kind: {config.data.kind} gives questions; task={config.task} needs kind: trl")
-        rows = read_questions(config.data)
+        rows = read_questions(config.data, cache)
         return {"train": Dataset.from_list([question_example(row) for row in rows])}
     if config.data.name in NOT_ACCEPTED:
         raise ConfigError(f"data.name: {config.data.name}: what was not accepted is not trained on")
-    found = load_splits(config.data.path, config.data.name, config.data.revision)
+    found = load_splits(config.data.path, config.data.name, config.data.revision, cache)
     if "train" not in found:
         raise ConfigError(f"data.path: {config.data.path} has no split train; there are: {', '.join(found)}")
     return {split: found[split] for split in ("train", "test") if split in found}

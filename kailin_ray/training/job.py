@@ -80,7 +80,7 @@ def train(config: TrainConfig, out: Path, log: Path) -> dict[str, Any]:
         )
     job = open_job(config, scratch)
     if not (scratch / "job.json").exists():
-        write_examples(config, tokenizer, load_examples(config), scratch)
+        write_examples(config, tokenizer, load_examples(config, scratch / "cache"), scratch)
         write_json(scratch / "job.json", job | {"examples": read_json(scratch / "examples.json")})
     started = time.monotonic()
     if not (scratch / "after.json").exists():

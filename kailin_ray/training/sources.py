@@ -4,6 +4,7 @@ A row: ``pmid`` (or None), ``title``, ``abstract``, ``question``.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,23 @@ FILES = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv"
 Row = dict[str, Any]
 
 
-def read_questions(source: QuestionRows | PubMedQaFile | BioAsqFile) -> list[Row]:
-    """All rows of a source. Raises ``ConfigError`` that says what it lacks."""
-    read = {"columns": _columns, "pubmedqa": _pubmedqa, "bioasq": _bioasq}[source.kind]
+def read_questions(source: QuestionRows | PubMedQaFile | BioAsqFile, cache: Path) -> list[Row]:
+    """All rows of a source; ``cache``: see ``load_splits``. Raises ``ConfigError`` that says what it lacks."""
+    read = {"columns": partial(_columns, cache=cache), "pubmedqa": _pubmedqa, "bioasq": _bioasq}[source.kind]
     rows = [row for row in read(source) if row["abstract"] and row["question"]]  # type: ignore[operator]
     if not rows:
         raise ConfigError(f"data.path: {source.path} has no abstract with a question")
     return rows
 
 
-def load_splits(path: str, name: str | None, revision: str | None) -> dict[str, Dataset]:
-    """The splits of a dataset: a folder, a file, or the hub's. Raises ``ConfigError`` if it cannot be had."""
+def load_splits(path: str, name: str | None, revision: str | None, cache: Path) -> dict[str, Dataset]:
+    """The splits of a dataset: a folder, a file, or the hub's. Raises ``ConfigError`` if it cannot be had.
+
+    What lies on this machine is prepared in ``cache``, which must be new: in the library's own cache a folder goes by
+    its name and its README's configs, so that one finds there what another folder of that name held (datasets 5.2).
+    """
     file = Path(path)
+    own = {"cache_dir": str(cache)} if file.exists() else {}
     suffix = file.with_suffix("").suffix if file.suffix == ".gz" else file.suffix
     try:
         if file.is_file():
@@ -41,14 +47,14 @@ def load_splits(path: str, name: str | None, revision: str | None) -> dict[str, 
                 raise ValueError(
                     f"its name ends in {suffix or 'no suffix'}; allowed: {', '.join(FILES)}, each also .gz"
                 )
-            return dict(load_dataset(FILES[suffix], data_files=str(file)))
-        return dict(load_dataset(path, name, revision=revision))
+            return dict(load_dataset(FILES[suffix], data_files=str(file), **own))
+        return dict(load_dataset(path, name, revision=revision, **own))
     except Exception as error:  # whatever the library raises, the dataset cannot be had
         raise ConfigError(f"data.path: {path}: {' '.join(str(error).split())[:300]}") from error
 
 
-def _columns(source: QuestionRows) -> Iterator[Row]:
-    splits = load_splits(source.path, source.name, source.revision)
+def _columns(source: QuestionRows, cache: Path) -> Iterator[Row]:
+    splits = load_splits(source.path, source.name, source.revision, cache)
     if source.split not in splits:
         raise ConfigError(f"data.split: {source.path} has no split {source.split!r}; there are: {', '.join(splits)}")
     rows, wanted = splits[source.split], vars(source.columns)

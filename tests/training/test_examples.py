@@ -1,11 +1,11 @@
 """Training data: what is read, left out, held out, refused."""
 
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -24,15 +24,14 @@ TRAINED = [pmid for pmid in range(1, 400) if not held_out(pmid)]
 HELD_OUT = [pmid for pmid in range(1, 400) if held_out(pmid)]
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-
 def config(task: str, path: Path, *keys: str) -> TrainConfig:
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
         given = [f"task={task}", f"data.path={path}", "out=unused", "min_examples=1", *keys]
         return check(TrainConfig, compose("train", given))
+
+
+def examples_of(config: TrainConfig) -> Examples:
+    return load_examples(config, Path(tempfile.mkdtemp()))
 
 
 def pair(pmid: int, chosen: str, rejected: str, margin: float | None = 0.5) -> dict[str, Any]:
@@ -50,6 +49,12 @@ def write(folder: Path, **splits: list[dict[str, Any]]) -> Path:
     return folder
 
 
+def test_a_folder_is_not_taken_for_another_of_its_name(tmp_path: Path) -> None:
+    for place, pmid in (("a", TRAINED[0]), ("b", TRAINED[1])):
+        folder = write(tmp_path / place / "dataset", train=[pair(pmid, f"Is {pmid} so?", "Why?")])
+        assert questions(examples_of(config("dpo", folder))) == [f"Is {pmid} so?"]
+
+
 def questions(found: Examples, column: str = "chosen") -> list[str]:
     return [text_of(side) for side in found.train[column]]
 
@@ -57,7 +62,7 @@ def questions(found: Examples, column: str = "chosen") -> list[str]:
 def test_pairs_of_abstracts_that_are_held_out_are_measured_on_wherever_they_come_from(tmp_path: Path) -> None:
     train = [pair(pmid, f"Is {pmid} so?", f"Why is {pmid}?") for pmid in (*TRAINED[:3], HELD_OUT[0])]
     test = [pair(pmid, f"Is {pmid} so?", f"Why is {pmid}?") for pmid in (HELD_OUT[1], TRAINED[5])]
-    found = load_examples(config("dpo", write(tmp_path / "d", train=train, test=test)))
+    found = examples_of(config("dpo", write(tmp_path / "d", train=train, test=test)))
     assert found.train["pmid"][:] == TRAINED[:3]
     assert found.test is not None
     assert sorted(found.test["pmid"]) == sorted([*HELD_OUT[:2], TRAINED[5]])
@@ -73,12 +78,12 @@ def test_what_is_left_out_of_the_pairs_is_counted(tmp_path: Path) -> None:
         pair(TRAINED[3], "one two three four five six seven", "one two three"),
         pair(TRAINED[4], "one two three four five six", "one two three"),
     ]
-    found = load_examples(config("dpo", write(tmp_path / "d", train=rows), "dpo.min_margin=0.1"))
+    found = examples_of(config("dpo", write(tmp_path / "d", train=rows), "dpo.min_margin=0.1"))
     assert found.train["pmid"][:] == [TRAINED[0], TRAINED[4]]
     assert found.left_out == {"duplicate": 1, "under_min_margin": 2, "unlike_lengths": 1}
-    every = load_examples(config("dpo", tmp_path / "d", "dpo.max_length_ratio=null"))
+    every = examples_of(config("dpo", tmp_path / "d", "dpo.max_length_ratio=null"))
     assert len(every.train) == 5
-    weighted = load_examples(config("dpo", tmp_path / "d", "dpo.max_length_ratio=null", "dpo.weight_by_margin=true"))
+    weighted = examples_of(config("dpo", tmp_path / "d", "dpo.max_length_ratio=null", "dpo.weight_by_margin=true"))
     assert len(weighted.train) == 4  # one has no margin to be drawn by
 
 
@@ -98,27 +103,27 @@ def test_data_that_cannot_be_trained_on_are_refused(tmp_path: Path, keys: list[s
     if keys[0] == "data=pubmedqa":
         keys.append("~data.name")
     with pytest.raises(ConfigError, match=said):
-        load_examples(config(task, folder, *keys))
+        examples_of(config(task, folder, *keys))
 
 
 def test_a_pair_of_equal_sides_is_an_error_that_shows_it(tmp_path: Path) -> None:
     rows = [pair(TRAINED[0], "Is it so?", "Why?"), pair(TRAINED[1], "Is it not so?", "Is it not so? ")]
     with pytest.raises(ConfigError, match="chosen equals rejected in row 1: 'Is it not so"):
-        load_examples(config("dpo", write(tmp_path / "d", train=rows)))
+        examples_of(config("dpo", write(tmp_path / "d", train=rows)))
 
 
 def test_equal_sides_are_found_in_the_test_split_too(tmp_path: Path) -> None:
     same = [pair(HELD_OUT[0], "Is it so?", "Is it so?")]
     folder = write(tmp_path / "d", train=[pair(TRAINED[0], "Is it so?", "Why?")], test=same)
     with pytest.raises(ConfigError, match="chosen equals rejected in row 0"):
-        load_examples(config("dpo", folder))
+        examples_of(config("dpo", folder))
 
 
 def test_margins_that_are_not_there_cannot_choose(tmp_path: Path) -> None:
     row = pair(TRAINED[0], "Is it so?", "Why?")
     del row["margin"]
     with pytest.raises(ConfigError, match="the data have no column margin"):
-        load_examples(config("dpo", write(tmp_path / "d", train=[row]), "dpo.weight_by_margin=true"))
+        examples_of(config("dpo", write(tmp_path / "d", train=[row]), "dpo.weight_by_margin=true"))
 
 
 def test_a_benchmark_s_abstracts_and_questions_are_not_learned(tmp_path: Path) -> None:
@@ -131,7 +136,7 @@ def test_a_benchmark_s_abstracts_and_questions_are_not_learned(tmp_path: Path) -
     benchmark = tmp_path / "bench.json"
     benchmark.write_text(json.dumps({str(TRAINED[1]): {"QUESTION": "Another?"}, "77777": {"QUESTION": asked}}))
     keys = [f"exclude=[{benchmark}]", "dpo.max_length_ratio=null"]
-    found = load_examples(config("dpo", write(tmp_path / "d", train=rows), *keys))
+    found = examples_of(config("dpo", write(tmp_path / "d", train=rows), *keys))
     assert found.train["pmid"][:] == [TRAINED[0]]
     assert found.left_out == {"benchmark_pmid": 1, "benchmark_text": 1}
 
@@ -149,7 +154,7 @@ def pubmedqa(tmp_path: Path) -> Path:
 def test_pubmedqa_gives_questions_and_its_test_half_is_left_out(tmp_path: Path) -> None:
     truth = tmp_path / "test_ground_truth.json"
     truth.write_text(json.dumps({str(TRAINED[3]): "yes", "21645374": "no"}))
-    found = load_examples(config("question", pubmedqa(tmp_path), f"exclude=[{truth}]"))
+    found = examples_of(config("question", pubmedqa(tmp_path), f"exclude=[{truth}]"))
     assert found.train["pmid"][:] == TRAINED[:3]
     assert found.test is not None
     assert found.test["pmid"][:] == HELD_OUT[:1]
@@ -169,11 +174,11 @@ def columns(tmp_path: Path) -> Path:
 
 def test_columns_of_any_name_give_questions(tmp_path: Path) -> None:
     names = "{pmid: id, title: null, abstract: text, question: q}"
-    found = load_examples(config("question", columns(tmp_path), "data=columns", f"data.columns={names}"))
+    found = examples_of(config("question", columns(tmp_path), "data=columns", f"data.columns={names}"))
     assert found.train["pmid"][:] == TRAINED[:2]
     assert questions(found, "completion") == [f"Is {pmid} so?" for pmid in TRAINED[:2]]
     with pytest.raises(ConfigError, match="data.columns.question: .* has no column 'question'; there are: id, text, q"):
-        load_examples(config("question", tmp_path / "rows.jsonl", "data=columns", "data.columns.abstract=text"))
+        examples_of(config("question", tmp_path / "rows.jsonl", "data=columns", "data.columns.abstract=text"))
 
 
 def test_bioasq_s_abstracts_are_looked_up(tmp_path: Path) -> None:
@@ -186,12 +191,12 @@ def test_bioasq_s_abstracts_are_looked_up(tmp_path: Path) -> None:
     asked = {"body": "Is it so?", "documents": [f"{url}{TRAINED[0]}", f"{url}{TRAINED[1]}", f"{url}9999999"]}
     path = tmp_path / "training.json"
     path.write_text(json.dumps({"questions": [asked]}))
-    found = load_examples(config("question", path, "data=bioasq", f"data.documents={documents}"))
+    found = examples_of(config("question", path, "data=bioasq", f"data.documents={documents}"))
     assert found.train["pmid"][:] == TRAINED[:2]
     assert f"A{TRAINED[1]}" in found.train[1]["prompt"][-1]["content"]
     path.write_text(json.dumps({"questions": [asked | {"documents": [f"{url}9999999"]}]}))
     with pytest.raises(ConfigError, match="data.documents: .* has none of the 1 abstracts"):
-        load_examples(config("question", path, "data=bioasq", f"data.documents={documents}"))
+        examples_of(config("question", path, "data=bioasq", f"data.documents={documents}"))
 
 
 @pytest.mark.parametrize("write_it", [lambda path: path.write_text('[{"question": "Is it?"}]'), lambda path: None])
@@ -199,4 +204,4 @@ def test_a_file_that_is_not_pubmedqa_is_refused(tmp_path: Path, write_it: Callab
     path = tmp_path / "other.json"
     write_it(path)
     with pytest.raises(ConfigError, match=r"other\.json"):
-        load_examples(config("question", path))
+        examples_of(config("question", path))
