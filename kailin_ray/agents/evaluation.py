@@ -96,7 +96,7 @@ def position_sums(orders: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     ``orders`` (n, 2): the probability of one candidate where it was shown first, and where it was shown second.
     """
     first = (orders[:, 0] + 1 - orders[:, 1]) / 2
-    flipped = (orders[:, 0] > 0.5) != (orders[:, 1] > 0.5)
+    flipped = (orders[:, 0] - 0.5) * (orders[:, 1] - 0.5) < 0  # a tie in one order turns nothing
     return np.array([len(orders), first.sum(), flipped.sum()], dtype=np.float64)
 
 

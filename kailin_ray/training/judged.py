@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kailin_ray.agents.evaluation import position_bias, position_sums
+from kailin_ray.agents.evaluation import TIE, position_bias, position_sums
 from kailin_ray.agents.preamble import PREAMBLE, SIDES
 from kailin_ray.chat import Arguments, plain_ids, prompt_ids
-from kailin_ray.comparison.statistics import interval
+from kailin_ray.comparison.statistics import interval, points
 
 
 def probabilities(
@@ -48,8 +48,8 @@ def judged(shown_a: npt.NDArray[np.float64], says_a: npt.NDArray[np.bool_], pmid
     """Accuracy against the rule and position bias.
 
     ``shown_a`` (n,): the probability of A; ``says_a`` (n,): the rule prefers A; ``pmids`` (n,): two rows each, the
-    candidates in either order. Per abstract the mean over both orders counts, as in a run; the interval resamples
-    abstracts.
+    candidates in either order. Per abstract the mean over both orders counts, as in a run; a tie is half right, as is
+    guessing. The interval resamples abstracts.
     """
     number = np.unique(np.array(pmids), return_inverse=True)[1]
     rows = np.argsort(number, kind="stable")
@@ -58,12 +58,13 @@ def judged(shown_a: npt.NDArray[np.float64], says_a: npt.NDArray[np.bool_], pmid
     right = np.where(says_a, shown_a, 1 - shown_a)  # of the side that the rule prefers
     # The probability of the candidate that was shown first in the first row, where it was A and where it was B.
     orders = np.column_stack([shown_a[pairs[:, 0]], 1 - shown_a[pairs[:, 1]]])
-    hits = (right[pairs].mean(axis=1) > 0.5).astype(float)
+    half = np.array(0.5)
+    hits = points(half, right[pairs].mean(axis=1), TIE)
     three = interval(hits)
     return {
         "abstracts": len(pairs),
         "accuracy": round(float(hits.mean()), 4) if len(hits) else None,
         "interval": [round(end, 4) for end in three[1:]] if three else [None, None],
-        "accuracy_each_order": round(float((right[pairs] > 0.5).mean()), 4) if len(hits) else None,
+        "accuracy_each_order": round(float(points(half, right[pairs], TIE).mean()), 4) if len(hits) else None,
         "position_bias": position_bias(position_sums(orders)),
     }

@@ -14,7 +14,7 @@ from tests.conftest import MODEL
 def test_a_judge_that_always_says_a_is_right_by_chance_and_all_bias() -> None:
     shown_a, says_a = np.full(8, 0.9), np.array([True, False] * 4)
     found = judged(shown_a, says_a, [1, 1, 2, 2, 3, 3, 4, 4])
-    assert (found["abstracts"], found["accuracy"], found["accuracy_each_order"]) == (4, 0.0, 0.5)
+    assert (found["abstracts"], found["accuracy"], found["accuracy_each_order"]) == (4, 0.5, 0.5)
     assert found["position_bias"] == {"rows": 4, "first": 0.9, "flipped": 1.0}
 
 
@@ -30,6 +30,13 @@ def test_leaning_to_one_side_does_not_hide_what_the_judge_knows() -> None:
     says_a = np.array([True, False])
     found = judged(np.array([0.95, 0.6]), says_a, [1, 1])  # 0.95 and 0.4 for the preferred one: 0.675
     assert (found["accuracy"], found["accuracy_each_order"]) == (1.0, 0.5)
+
+
+def test_a_tie_is_half_right_and_turns_nothing() -> None:
+    says_a = np.array([True, False, True, False])
+    found = judged(np.array([0.5, 0.5, 0.5, 0.4]), says_a, [1, 1, 2, 2])
+    assert (found["accuracy"], found["accuracy_each_order"]) == (0.75, 0.625)
+    assert found["position_bias"]["flipped"] == 0.0
 
 
 def test_no_pairs_no_figures() -> None:
