@@ -19,6 +19,7 @@ from transformers import AutoTokenizer
 from vllm import SamplingParams, TokensPrompt
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.lora.request import LoRARequest
+from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
@@ -45,6 +46,8 @@ class Engine:
         if spec.adapters:
             ranks = [lora_rank(adapter) for adapter in spec.adapters]
             defaults |= {"enable_lora": True, "max_loras": len(ranks), "max_lora_rank": _vllm_rank(max(ranks))}
+            if current_platform.is_cpu():
+                defaults["worker_extension_cls"] = "kailin_ray.cpu_lora.Extension"
         if spec.float32_head:
             given["hf_overrides"] = {"head_dtype": "float32"} | (given.get("hf_overrides") or {})
         args = AsyncEngineArgs(model=spec.path, revision=spec.revision, **(defaults | given))

@@ -128,7 +128,8 @@ def test_arguments_reach_the_template() -> None:
     assert tokenizer.decode(prompt_ids(tokenizer, messages, (("enable_thinking", False),))) == "a|b|<no thoughts>"
 
 
-def test_each_adapter_of_an_engine_is_used_and_its_base_is_unchanged(tmp_path: Path) -> None:
+def test_each_adapter_of_an_engine_is_used_and_its_base_is_unchanged_side_by_side_too(tmp_path: Path) -> None:
+    exact = ARGUMENTS | {"dtype": "float32"}  # what is computed together changes no greedy text
     one, two = str(adapter(tmp_path / "one", 1)), str(adapter(tmp_path / "two", 2))
     messages = [ask("user", "Say: the sky is blue, and the grass is green.")]
 
@@ -136,14 +137,19 @@ def test_each_adapter_of_an_engine_is_used_and_its_base_is_unchanged(tmp_path: P
         greedy = {"max_tokens": 24, "temperature": 0.0}
         return [(await engine.generate(messages, greedy, path)).text for path in adapters]
 
-    engine = Engine(EngineSpec(path=str(MODEL), revision=None, args=ARGUMENTS, chat_template={}, adapters=(one, two)))
+    async def said_apart_and_together(engine: Engine) -> tuple[list[str], list[str]]:
+        apart = await said(engine, None, one, two)
+        together = await asyncio.gather(*(said(engine, path) for path in (None, one, two, None, two, one, None)))
+        return apart, [text for (text,) in together]
+
+    engine = Engine(EngineSpec(path=str(MODEL), revision=None, args=exact, chat_template={}, adapters=(one, two)))
     try:
-        base, first, second, again, base_again = asyncio.run(said(engine, None, one, two, one, None))
+        (base, first, second), together = asyncio.run(said_apart_and_together(engine))
     finally:
         engine.shutdown()
     assert len({base, first, second}) == 3
-    assert (first, base) == (again, base_again)
-    plain = Engine(EngineSpec(path=str(MODEL), revision=None, args=ARGUMENTS, chat_template={}))
+    assert together == [base, first, second, base, second, first, base]
+    plain = Engine(EngineSpec(path=str(MODEL), revision=None, args=exact, chat_template={}))
     try:
         assert asyncio.run(said(plain, None)) == [base]
     finally:
