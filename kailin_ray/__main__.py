@@ -11,7 +11,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -34,8 +33,10 @@ from kailin_ray.config import (
     ReplayConfig,
     ReportConfig,
     SelectConfig,
+    SubmitConfig,
     TrainConfig,
     check,
+    conf_dir,
 )
 
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int], str]] = {
@@ -56,10 +57,11 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int], str]] = {
     "refine": (RefineConfig, commands.refine, "distil, train judge and question agent on that, distil again, compare"),
     "compare": (CompareConfig, commands.compare, "what a run's questions are worth beside another run's"),
     "report": (ReportConfig, commands.report, "what a run gave, and some of its triples"),
+    "submit": (SubmitConfig, commands.submit, "one of these commands as a job of a Ray cluster"),
 }
 
-APART = {"replay": "overrides", "refine": "distill"}
-"""Commands that take keys of `distill` beside their own, and where these go."""
+APART = {"replay": "overrides", "refine": "distill", "submit": "keys"}
+"""Commands that take keys of another beside their own, and where these go."""
 
 STOPPED = 75
 """EX_TEMPFAIL: what batch systems take for "try again"."""
@@ -73,12 +75,6 @@ HELP = """kailin_ray: PubMed abstracts to question-context-answer training data,
   python -m kailin_ray <command> --help      its keys, with their defaults
   python -m kailin_ray <command> --cfg job   the configuration as it would run
 """
-
-
-def conf_dir() -> Path:
-    """The folder of Hydra's configuration: beside the package in a checkout, inside it when installed."""
-    beside = Path(__file__).resolve().parent.parent / "conf"
-    return beside if beside.is_dir() else Path(__file__).resolve().parent / "conf"
 
 
 def main() -> None:
@@ -96,6 +92,8 @@ def main() -> None:
 def run(name: str, overrides: list[str]) -> int:
     """Compose the command's configuration with Hydra, check it, and run it; return the exit code."""
     kind, command, _ = COMMANDS[name]
+    if name == "submit" and overrides and re.fullmatch(r"\w+", overrides[0]):
+        overrides = [f"command={overrides[0]}", *overrides[1:]]
     apart = set_apart(name, kind, overrides)
     overrides = [text for text in overrides if not any(text in texts for texts in apart.values())]
     code = 0
@@ -105,10 +103,10 @@ def run(name: str, overrides: list[str]) -> int:
         # Hydra puts a line of its own before what a job raises, so nothing is raised through it.
         nonlocal code, fault
         try:
-            for key, texts in apart.items():
-                given = [re.sub(rf"^([+~]*){key}\.", r"\1", text) for text in texts]
-                OmegaConf.update(composed, key, [*(composed[key] or []), *given])
-            code = command(check(kind, composed))
+            config = check(kind, with_keys(composed, apart))
+            if name == "submit":
+                check_keys(config.command, list(config.keys))
+            code = command(config)
         except (Exception, KeyboardInterrupt) as error:
             fault = error
 
@@ -150,8 +148,8 @@ def _raising_hydra() -> Iterator[None]:
 def set_apart(name: str, kind: type[Any], overrides: list[str]) -> dict[str, list[str]]:
     """Keys of other commands that a command takes beside its own, by the key of its own where they go.
 
-    To ``replay`` all that are not its own are distill's. Of ``refine``'s, ``judge.seed=1`` is ``seed=1`` of its judge's
-    training, and those that begin with no key of its own are distill's.
+    To ``replay`` all that are not its own are distill's, to ``submit`` its command's. Of ``refine``'s, ``judge.seed=1``
+    is ``seed=1`` of its judge's training, and those that begin with no key of its own are distill's.
     """
     if name not in APART:
         return {}
@@ -164,6 +162,25 @@ def set_apart(name: str, kind: type[Any], overrides: list[str]) -> dict[str, lis
         elif dot and name == "refine" and first != "hydra":
             apart.setdefault(first, []).append(text)
     return apart
+
+
+def with_keys(composed: DictConfig, apart: dict[str, list[str]]) -> DictConfig:
+    """The configuration with the keys of other commands in their places."""
+    for key, texts in apart.items():
+        given = [re.sub(rf"^([+~]*){key}\.", r"\1", text) for text in texts]
+        OmegaConf.update(composed, key, [*(composed[key] or []), *given])
+    return composed
+
+
+def check_keys(name: str, overrides: list[str]) -> None:
+    """Raise what a command would say of its keys; inside ``hydra.main``."""
+    allowed = [command for command in COMMANDS if command != "submit"]
+    if name not in allowed:
+        raise ConfigError(f"command: {name!r}; allowed: {', '.join(allowed)}")
+    kind = COMMANDS[name][0]
+    apart = set_apart(name, kind, overrides)
+    own = [as_hydra_reads(text) for text in overrides if not any(text in texts for texts in apart.values())]
+    check(kind, with_keys(hydra.compose(name, own), apart))
 
 
 def as_hydra_reads(override: str) -> str:

@@ -27,6 +27,7 @@ from kailin_ray.config import (
     ReplayConfig,
     ReportConfig,
     SelectConfig,
+    SubmitConfig,
     TrainConfig,
     overridden,
     settings,
@@ -419,3 +420,10 @@ def _cause(traceback: str) -> str:
         if found := re.findall(pattern, traceback, re.MULTILINE):
             return str(found[-1])
     return "it failed"
+
+
+def submit(config: SubmitConfig) -> int:
+    """One of the commands as a job of a Ray cluster."""
+    from kailin_ray.submit import submit as submitted
+
+    return submitted(config)

@@ -6,6 +6,7 @@ composed into one of these, or into one line that names the key, what it was, an
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -715,7 +716,46 @@ class RefineConfig:
     """Of all rounds' distill."""
 
 
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Job:
+    """A command as a job of a Ray cluster; the names are Ray's."""
+
+    address: str | None
+    """Of the cluster's dashboard; null: the environment variable RAY_API_SERVER_ADDRESS, or this machine's."""
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] | None
+    """Null: one that Ray makes."""
+    follow: bool
+    """Show its output until it ends, and end with its exit code."""
+    ship: bool
+    """This code travels; false: the cluster's machines have it installed."""
+    num_cpus: Annotated[float, Field(ge=0)]
+    """That the driver holds; with 0 it runs on the head."""
+    memory_gib: Annotated[float, Field(ge=0)]
+    resources: dict[str, Annotated[float, Field(gt=0)]]
+    """Others that it holds, such as those that only some machines have."""
+    env: dict[str, str]
+    """Environment variables of the driver and its workers; no secrets."""
+    stop_seconds: Positive
+    """That `ray job stop` waits for a run to drain, before it kills it."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class SubmitConfig:
+    """``python -m kailin_ray submit <command>``."""
+
+    command: str
+    job: Job
+    keys: tuple[str, ...]
+    """Of the command, as on its command line."""
+
+
 T = TypeVar("T")
+
+
+def conf_dir() -> Path:
+    """The folder of Hydra's configuration: beside the package in a checkout, inside it when installed."""
+    beside = Path(__file__).resolve().parent.parent / "conf"
+    return beside if beside.is_dir() else Path(__file__).resolve().parent / "conf"
 
 
 def check(kind: type[T], composed: DictConfig) -> T:

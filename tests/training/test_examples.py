@@ -51,7 +51,7 @@ def write(folder: Path, **splits: list[dict[str, Any]]) -> Path:
 
 def test_a_folder_is_not_taken_for_another_of_its_name(tmp_path: Path) -> None:
     for place, pmid in (("a", TRAINED[0]), ("b", TRAINED[1])):
-        folder = write(tmp_path / place / "dataset", train=[pair(pmid, f"Is {pmid} so?", "Why?")])
+        folder = write(tmp_path / place / "dataset", train=[pair(pmid, f"Is {pmid} so?", f"Why is {pmid}?")])
         assert questions(examples_of(config("dpo", folder))) == [f"Is {pmid} so?"]
 
 
