@@ -26,8 +26,9 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kailin_ray.blocks import RecordSink
 from kailin_ray.manifest import versions
-from kailin_ray.records import MERGED, REPLACES, ROWS_PER_FILE, ROWS_PER_GROUP, RecordSink, compact, load_pmids
+from kailin_ray.records import MERGED, REPLACES, ROWS_PER_FILE, ROWS_PER_GROUP, compact, load_pmids
 from kailin_ray.schema import RECORDS
 
 ROWS_PER_BLOCK = 64

@@ -33,6 +33,7 @@ from kailin_ray.config import (
     ReplayConfig,
     ReportConfig,
     SelectConfig,
+    StatusConfig,
     SubmitConfig,
     TrainConfig,
     check,
@@ -57,6 +58,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int], str]] = {
     "refine": (RefineConfig, commands.refine, "distil, train judge and question agent on that, distil again, compare"),
     "compare": (CompareConfig, commands.compare, "what a run's questions are worth beside another run's"),
     "report": (ReportConfig, commands.report, "what a run gave, and some of its triples"),
+    "status": (StatusConfig, commands.status, "how far a run is, how fast, what fails, until when; running or dead"),
     "submit": (SubmitConfig, commands.submit, "one of these commands as a job of a Ray cluster"),
 }
 

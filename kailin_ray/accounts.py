@@ -1,5 +1,7 @@
 """What each session of a run took: one small file a session, kept up to date, so that a killed one counts too.
 
+It is the session's sign of life as well: ``progress`` says how far the part at work is (see ``watch.Watch``).
+
 A run that was stopped and goes on has several. Sample, of one stage (seconds are summed over its replicas)::
 
     {"replicas": 2, "starts": 3, "restarts": 1, "gpus": 1, "seconds": 1810.2, "gpu_seconds": 1810.2, "start": 132.0,
@@ -7,6 +9,7 @@ A run that was stopped and goes on has several. Sample, of one stage (seconds ar
      "searches_retried": 0}
 """
 
+import socket
 import time
 import uuid
 from collections.abc import Sequence
@@ -36,7 +39,9 @@ class Session:
         self._stages: dict[str, dict[str, Any]] = {}
         self._seconds: dict[int, dict[str, float]] = {}
 
-    def update(self, number: int, part: Part, accounts: Sequence[dict[str, Any]], distill: float) -> None:
+    def update(
+        self, number: int, part: Part, accounts: Sequence[dict[str, Any]], distill: float, progress: dict[str, Any]
+    ) -> None:
         """Write down how far a part has come: the accounts of its replicas, and the seconds since one was ready."""
         for pool in part:
             mine = [account for account in accounts if account["stage"] == pool.stage.name]
@@ -48,8 +53,17 @@ class Session:
             "plan": self._plan,
             "seconds": {"total": time.monotonic() - self._began, **seconds},
             "stages": self._stages,
+            "progress": {**progress, "parts": len(self._plan), "host": socket.gethostname(), "updated": time.time()},
         }
         write_json(self._path, note)
+
+
+def rate_of(marks: Sequence[Sequence[float]]) -> float | None:
+    """Rows a second between the first and the last of some ``(time in seconds, rows done)``."""
+    if len(marks) < 2:
+        return None
+    (began, before), (now, done) = marks[0], marks[-1]
+    return (done - before) / (now - began) if now > began else None
 
 
 def add_up(accounts: Sequence[dict[str, Any]], replicas: int, gpus: float) -> dict[str, Any]:

@@ -12,12 +12,12 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.util import metrics
 
 from kailin_ray.config import DistillConfig
 from kailin_ray.distill import Distiller, Record, engine_died
 from kailin_ray.generation import EngineDeadError
-from kailin_ray.meter import TOKENS, Meter, MeteredEngine
+from kailin_ray.meter import Meter, MeteredEngine
+from kailin_ray.metrics import EngineMetrics
 from kailin_ray.schema import RECORDS
 from kailin_ray.searching import Searcher
 from kailin_ray.stages import EngineSpec, Stage
@@ -132,8 +132,9 @@ class DistillActor:
     ):
         """Start the engine. ``mesh`` is a reference: its arrays are read where they lie in shared memory."""
         send_output_to(Path(log))
-        self._meter = Meter(stage.name)
-        self._teller = Teller(self._meter, stage.name, progress)
+        metrics = EngineMetrics(stage.name)
+        self._meter = Meter(stage.name, on_search=metrics.searched)
+        self._teller = Teller(self._meter, metrics, progress)
         self._engine = start_engine(stage.engine)
         search = Searcher(retrievers, self._meter).search
         engine: Any = MeteredEngine(self._engine, self._meter)
@@ -235,9 +236,9 @@ class Teller:
     actor: that must be free to go.
     """
 
-    def __init__(self, meter: Meter, stage: str, progress: Any):
+    def __init__(self, meter: Meter, metrics: EngineMetrics, progress: Any):
         """Begin to tell."""
-        self._meter, self._gauges, self._progress = meter, Gauges(stage), progress
+        self._meter, self._metrics, self._progress = meter, metrics, progress
         self._replica = uuid.uuid4().hex
         self._stopped = threading.Event()
         self.draining = False
@@ -246,7 +247,7 @@ class Teller:
     def tell(self) -> Any:
         """Tell now; return the reference of the driver's having heard it."""
         account = self._meter.account()
-        self._gauges.set(account)
+        self._metrics.show(account)
         return self._progress.tell.remote(self._replica, account)
 
     def stop(self) -> None:
@@ -260,33 +261,6 @@ class Teller:
                 self.draining = ray.get(told, timeout=10 * TELL_S)
             if self._stopped.wait(TELL_S):
                 return
-
-
-class Gauges:
-    """An engine's account as metrics of Ray's Prometheus endpoint; vLLM's own stand beside them."""
-
-    def __init__(self, stage: str):
-        """Ray adds the node and the worker to the tags."""
-
-        def gauge(name: str, about: str, *tags: str) -> metrics.Gauge:
-            made = metrics.Gauge(f"kailin_ray_{name}", about, tag_keys=("stage", *tags))
-            made.set_default_tags({"stage": stage})
-            return made
-
-        self._rows = gauge("rows", "Abstracts that left this stage, by status", "status")
-        self._tokens = gauge("tokens", "Tokens of this engine's calls", "kind")
-        self._seconds = gauge("engine_seconds", "This engine's time: start, busy, retrieval, idle", "state")
-        self._in_flight = gauge("calls_in_flight", "Calls in the engine")
-
-    def set(self, account: dict[str, Any]) -> None:
-        """Show an account."""
-        for status, number in account["rows"].items():
-            self._rows.set(number, {"status": status})
-        for name in TOKENS:
-            self._tokens.set(account[name], {"kind": name.removesuffix("_tokens")})
-        for state in ("start", "busy", "retrieval", "idle"):
-            self._seconds.set(account[state], {"state": state})
-        self._in_flight.set(account["in_flight"])
 
 
 def judged(record: Record) -> str | None:

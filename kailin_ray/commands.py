@@ -5,6 +5,7 @@ import json
 import re
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,6 +28,7 @@ from kailin_ray.config import (
     ReplayConfig,
     ReportConfig,
     SelectConfig,
+    StatusConfig,
     SubmitConfig,
     TrainConfig,
     overridden,
@@ -420,6 +422,18 @@ def _cause(traceback: str) -> str:
         if found := re.findall(pattern, traceback, re.MULTILINE):
             return str(found[-1])
     return "it failed"
+
+
+def status(config: StatusConfig) -> int:
+    """How far a run is."""
+    from kailin_ray.status import status as found
+    from kailin_ray.status import told
+
+    check_access("run", config.run)
+    now = time.time()
+    state = found(config.run, now)
+    print(json.dumps(state, indent=1) if config.json else told(state, now))
+    return 0
 
 
 def submit(config: SubmitConfig) -> int:

@@ -531,6 +531,15 @@ class ReportConfig:
     """Triples to show."""
 
 
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class StatusConfig:
+    """``python -m kailin_ray status``."""
+
+    run: Folder
+    json: bool
+    """For programs."""
+
+
 Task = Literal["question", "judge", "dpo", "pretrain", "sft"]
 
 

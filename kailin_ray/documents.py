@@ -4,12 +4,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import ray
 
 from kailin_ray.errors import ConfigError
 from kailin_ray.storage import open_parquet
@@ -73,16 +71,3 @@ def among(values: PMIDS, ordered: PMIDS) -> npt.NDArray[np.bool_]:
     if len(ordered) == 0:
         return np.zeros(len(values), dtype=bool)
     return ordered[np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)] == values
-
-
-def select_rows(block: pa.Table, wanted: Any, done: Any) -> pa.Table:
-    """Those rows of a block that are wanted and not done.
-
-    ``wanted`` (None inside for all) and ``done`` are references to sorted arrays: a node holds each once.
-    """
-    pmids = block["pmid"].to_numpy()
-    chosen, finished = ray.get([wanted, done])
-    keep = ~among(pmids, finished)
-    if chosen is not None:
-        keep &= among(pmids, chosen)
-    return block.filter(pa.array(keep))

@@ -31,9 +31,14 @@ TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens")
 class Meter:
     """Adds up one engine's time, calls and rows. Any thread may ask for the account."""
 
-    def __init__(self, stage: str, clock: Callable[[], float] = time.monotonic):
-        """Start counting now: what comes before ``ready`` is the engine's start."""
-        self._stage, self._clock = stage, clock
+    def __init__(
+        self,
+        stage: str,
+        clock: Callable[[], float] = time.monotonic,
+        on_search: Callable[[float], None] = lambda seconds: None,
+    ):
+        """Count from now on: until ``ready`` it is the engine's start. ``on_search`` hears how long each took."""
+        self._stage, self._clock, self._on_search = stage, clock, on_search
         self._began = self._since = clock()
         self._lock = threading.Lock()
         self._ready = False
@@ -68,16 +73,19 @@ class Meter:
             "reasons": dict(self._reasons),
             "ready": self._ready,
             "in_flight": self._calls,
+            "searching": self._searches,
         }
 
     @contextmanager
     def searching(self) -> Iterator[None]:
         """A row waits for its contexts inside the block."""
         self._turn(searches=1)
+        began = self._clock()
         try:
             yield
         finally:
             self._turn(searches=-1)
+            self._on_search(self._clock() - began)
 
     def retried(self, number: int) -> None:
         """So many questions are asked again."""

@@ -24,13 +24,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from kailin_ray.accounts import Session
 from kailin_ray.actor import DistillActor, Progress, StartEngine, start_vllm
 from kailin_ray.again import begin_again
+from kailin_ray.blocks import RecordSink, select_rows
 from kailin_ray.config import Cluster, DistillConfig
-from kailin_ray.documents import PMIDS, among, files_with, first_documents, select_rows
+from kailin_ray.documents import PMIDS, among, files_with, first_documents
 from kailin_ray.files import read_json, remove_folder
 from kailin_ray.mesh import MeshHierarchy
 from kailin_ray.plan import Part, Plan, retriever_threads
 from kailin_ray.pools import Pool
-from kailin_ray.records import RecordSink, compact, compacting, load_pmids, record_files
+from kailin_ray.records import compact, compacting, load_pmids, record_files
 from kailin_ray.retrieval.job import recorded_encoder
 from kailin_ray.retrieval.retriever import Retriever
 from kailin_ray.schema import ASKING, CARRIED, RECORDS

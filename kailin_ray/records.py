@@ -9,17 +9,15 @@ removal; and where Ray repeats a write task later, too.
 import hashlib
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-import ray.data
 
 from kailin_ray.documents import PMIDS, READERS, among, num_rows, read_pmids
 from kailin_ray.files import atomic_file, sync
@@ -39,27 +37,6 @@ MANY = 4_000
 """Small files from which on they are merged while a run goes on."""
 LOOK_S = 60.0
 """Seconds between two looks at how many there are."""
-
-
-class RecordSink(ray.data.Datasink[None]):
-    """Writes each block of records as one Parquet file, atomically.
-
-    The name comes from the PMIDs, so a task that Ray repeats writes the same file again instead of a second one.
-    """
-
-    def __init__(self, folder: Path):
-        self._folder = folder
-
-    def write(self, blocks: Iterable[pa.Table], ctx: Any) -> None:
-        """Write the blocks of one task as one file."""
-        tables = [block for block in blocks if block.num_rows]
-        if not tables:
-            return
-        table = pa.concat_tables(tables).cast(RECORDS)
-        pmids = table["pmid"].to_numpy()
-        digest = hashlib.sha256(np.sort(pmids).tobytes()).hexdigest()[:16]
-        with atomic_file(self._folder / f"{pmids.min():09}-{digest}.parquet") as partial:
-            pq.write_table(table, partial, compression="zstd")
 
 
 def records(run: Path) -> ds.Dataset:

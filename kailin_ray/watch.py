@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -13,8 +13,9 @@ from typing import Any, TextIO
 
 import ray
 
-from kailin_ray.accounts import Session
-from kailin_ray.config import DistillConfig
+from kailin_ray.accounts import Session, rate_of
+from kailin_ray.config import DistillConfig, without_secrets
+from kailin_ray.metrics import RunMetrics
 from kailin_ray.plan import Part
 from kailin_ray.progress import progress_bar
 from kailin_ray.schema import FAILED
@@ -27,6 +28,8 @@ MAX_STARTS_IN_VAIN = 5
 MIN_ROWS_TO_JUDGE = 20
 """Rows done before a fraction of failures is believed."""
 STOPPED = "stopped; what is done is kept, and the same command goes on from there"
+MARKS = 60
+"""Writings over which the rate of late is taken: ten minutes."""
 SETTLE_S = 5.0
 """Seconds between the last row's end and the end of a run that drains: blocks are written meanwhile."""
 
@@ -87,6 +90,9 @@ class Watch:
         self._began: float | None = None
         self._written = 0.0
         self._worked_at_start = (0, 0)
+        self._marks: deque[tuple[float, int]] = deque(maxlen=MARKS)
+        self._ended: str | None = None
+        self._metrics = RunMetrics(config.out.name)
 
     def __enter__(self) -> "Watch":
         self._thread.start()
@@ -95,6 +101,8 @@ class Watch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        why = self._failure or error or (self.stopped if self._stop_request.is_set() else "done")
+        self._ended = without_secrets(" ".join(str(why).split())[:300]) or type(why).__name__
         self._stop.set()
         self._thread.join()
         if self._failure:
@@ -132,13 +140,6 @@ class Watch:
             doing = f", stopping: {state['num_open']} abstracts to finish"
             self._drain(state["num_open"])
         bar.set_description(self._name() + doing, refresh=False)
-        if time.monotonic() - self._written > WRITE_S:
-            self._written = time.monotonic()
-            distill = self._written - self._began if self._began else 0.0
-            try:
-                self._session.update(self._number, self._part, accounts, distill)
-            except Exception as error:  # a store that does not answer now must not end this watch; the next time may do
-                print(f"the session's account was not written: {error}", file=sys.stderr)
         last = self._part[-1].stage.name
         rows: Counter[str] = Counter()
         reasons: Counter[str] = Counter()
@@ -147,8 +148,32 @@ class Watch:
                 rows.update(account["rows"])
                 reasons.update(account["reasons"])
         bar.set_postfix(dict(sorted(rows.items())), refresh=False)
-        bar.update(self._rows[1] + sum(rows.values()) - bar.n)
+        done = self._rows[1] + sum(rows.values())
+        bar.update(done - bar.n)
+        if time.monotonic() - self._written > WRITE_S:
+            self._write(accounts, done, {"ready": ready, "wanted": wanted, "begun": len(accounts)})
         self._judge(rows, reasons, len(accounts), state["num_left"])
+
+    def _write(self, accounts: list[dict[str, Any]], done: int, engines: dict[str, int]) -> None:
+        """Keep the session's file up to date; ``status`` reads it."""
+        self._written = time.monotonic()
+        distill = self._written - self._began if self._began else 0.0
+        if self._began:
+            self._marks.append((time.time(), done))
+        progress: dict[str, Any] = {
+            "state": "ended" if self._ended else "stopping" if self._stop_request.is_set() else "running",
+            "why": self._ended,
+            "part": self._number or 1,
+            "total": self._rows[0],
+            "done": done,
+            "marks": list(self._marks),
+            "engines": engines,
+        }
+        self._metrics.show(progress, rate_of(progress["marks"]))
+        try:
+            self._session.update(self._number, self._part, accounts, distill, progress)
+        except Exception as error:  # a store that does not answer now must not end this watch; the next time may do
+            print(f"the session's account was not written: {error}", file=sys.stderr)
 
     def _drain(self, num_open: int) -> None:
         """Let what is begun be finished and written, for as long as ``grace_seconds`` say, then end the run."""

@@ -22,6 +22,7 @@ from ray.cluster_utils import Cluster
 
 from kailin_ray.files import read_json
 from kailin_ray.records import records
+from kailin_ray.status import SILENT_S, status
 from tests.conftest import MESH, ROOT
 
 ROWS = 120
@@ -126,10 +127,14 @@ def test_a_killed_process_loses_and_doubles_nothing(
     process = distil(f"cluster.num_retrievers={retrievers}", latency=0.3)
     until(lambda: written(run) >= 3)
     if victim == "driver":
+        assert status(run, time.time())["state"] == "running"
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert 0 < len(rows(run)) < ROWS
+        killed = status(run, time.time() + SILENT_S + 10)
+        assert (killed["state"], killed["documents"], killed["done"]) == ("dead", ROWS, len(rows(run)))
         finish(distil())
+        assert status(run, time.time())["state"] == "finished"
     else:
         found = until(lambda: workers(process, victim))
         assert len(found) == (retrievers if victim == "ray::Retriever" else 1)

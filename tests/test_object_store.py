@@ -16,9 +16,10 @@ import pyarrow as pa
 import pytest
 
 from kailin_ray import records, storage
+from kailin_ray.blocks import RecordSink
 from kailin_ray.config import ConfigError
 from kailin_ray.files import atomic_file, atomic_folder, locked, read_json, remove_folder, sha256, write_json
-from kailin_ray.records import RecordSink, compact, load_pmids, record_files
+from kailin_ray.records import compact, load_pmids, record_files
 from kailin_ray.schema import RECORDS
 from kailin_ray.storage import check_access, is_remote, parse_folder
 from tests.conftest import MESH, ROOT, Command

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from kailin_ray import records
-from kailin_ray.records import RecordSink, compact, compacting, load_pmids, record_files
+from kailin_ray.blocks import RecordSink
+from kailin_ray.records import compact, compacting, load_pmids, record_files
 from kailin_ray.schema import RECORDS
 
 

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 
+from kailin_ray.blocks import select_rows
 from kailin_ray.config import IndexConfig
-from kailin_ray.documents import PMIDS, among, read_pmids, select_rows
+from kailin_ray.documents import PMIDS, among, read_pmids
 from kailin_ray.files import atomic_file, read_json, write_json
 from kailin_ray.progress import progress_bar
 from kailin_ray.retrieval.encoder import EncodeDocuments
