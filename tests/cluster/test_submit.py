@@ -2,23 +2,19 @@
 
 import asyncio
 import os
-import secrets
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import psutil
 import pytest
-import requests
 from ray.job_submission import JobStatus
 
 from kailin_ray import submit
 from kailin_ray.files import read_json
+from tests.cluster.conftest import Head
 from tests.conftest import ROOT, Command
 
 
@@ -34,7 +30,7 @@ from tests.conftest import ROOT, Command
         (["report", "run=a", "job.id='a b'"], ("job.id", "pattern")),
         (["report", "run=a", "job.address=head:8265"], ("job.address: head:8265", "http://head:8265")),
         (["report", "run=a", "job.address=http://me:word@localhost:1"], ("http://(secret)@localhost:1", "ray start")),
-        (["report", "run=a", "job.env={HF_TOKEN: x}"], ("job.env", "secret")),
+        (["report", "run=a", "+job.env.HF_TOKEN=x"], ("job.env", "secret")),
         (["distill", "documents=d", "index=i", "mesh=m", "out=o", "cluster.address=ray://a:b@h"], ("cluster.address",)),
     ],
 )
@@ -104,52 +100,15 @@ def test_exit_codes_are_the_command_s(status: JobStatus, driver_exit_code: int |
     assert submit.exit_code(info) == code
 
 
-@pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A cluster of one machine that asks for a token; what a client's environment needs to use it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    token = secrets.token_hex(16)
-    environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
-    # Not pytest's folder: the path of a socket in it has room for 107 characters.
-    folder = Path("/tmp") / f"kailin-{secrets.token_hex(4)}"
-    command = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--port=0", "--num-cpus=2"]
-    process = subprocess.Popen(
-        [*command, f"--dashboard-port={port}", f"--temp-dir={folder}", "--disable-usage-stats"],
-        env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    address = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 120
-        while not _answers(f"{address}/api/version", token):
-            assert process.poll() is None and time.monotonic() < deadline, "the head did not start"
-            time.sleep(0.5)
-        yield environment | {"address": address}
-    finally:
-        family = [process, *psutil.Process(process.pid).children(recursive=True)]
-        for member in family:
-            member.kill()
-        process.wait()
-        subprocess.run(["rm", "-rf", folder], check=True)
-
-
-def _answers(url: str, token: str) -> bool:
-    try:
-        return requests.get(url, headers={"Authorization": f"Bearer {token}"}, timeout=5).ok
-    except requests.ConnectionError:
-        return False
-
-
-def submitted(head: dict[str, str], *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+def submitted(head: Head, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "kailin_ray", "submit", *map(str, arguments), f"job.address={head['address']}"],
-        cwd=ROOT, env=os.environ | head | environment, capture_output=True, text=True, timeout=300,
+        [sys.executable, "-m", "kailin_ray", "submit", *map(str, arguments), f"job.address={head.dashboard}"],
+        cwd=ROOT, env=os.environ | head.environment | environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
 
 
 def test_a_job_runs_on_the_cluster_and_its_output_and_exit_code_come_back(
-    head: dict[str, str], small_shard: Path, tmp_path: Path
+    head: Head, small_shard: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "corpus"
     done = submitted(head, "ingest", f"source.path={small_shard}", f"out={out}", "job.id=first")
@@ -166,7 +125,7 @@ def test_a_job_runs_on_the_cluster_and_its_output_and_exit_code_come_back(
 
 
 @pytest.mark.parametrize("token", ["", "0" * 32])
-def test_a_cluster_s_token_is_asked_for(head: dict[str, str], token: str) -> None:
+def test_a_cluster_s_token_is_asked_for(head: Head, token: str) -> None:
     done = submitted(head, "report", "run=a", RAY_AUTH_TOKEN=token, RAY_AUTH_MODE="token" if token else "disabled")
     said = done.stderr.splitlines()
     assert (done.returncode, len(said)) == (2, 1), done.stderr
