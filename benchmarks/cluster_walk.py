@@ -109,7 +109,15 @@ def listed(kind: str) -> list[dict[str, Any]]:
 def walk(asked: argparse.Namespace, run: Path) -> dict[str, Any]:
     """Submit, look, stop, submit again, count."""
     line = [
-        *(sys.executable, "-m", "kailin_ray", "submit", "distill", "job.stop_seconds=300"),
+        *(
+            sys.executable,
+            "-m",
+            "kailin_ray",
+            "submit",
+            "distill",
+            "job.stop_seconds=300",
+            f"job.python={sys.executable}",
+        ),
         *(f"documents={asked.documents.absolute()}", f"index={asked.index.absolute()}", f"out={run}"),
         *(f"mesh={asked.mesh.absolute()}", f"model.path={Path('assets/smollm2-135m-instruct').absolute()}"),
         *(f"limit={asked.limit}", "retrieval=brief", f"cluster.num_engines={NODES}", "cluster.num_retrievers=null"),

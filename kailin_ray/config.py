@@ -737,6 +737,8 @@ class Job:
     """Show its output until it ends, and end with its exit code."""
     ship: bool
     """This code travels; false: the cluster's machines have it installed."""
+    python: str
+    """The interpreter on the cluster's machines."""
     num_cpus: Annotated[float, Field(ge=0)]
     """That the driver holds; with 0 it runs on the head."""
     memory_gib: Annotated[float, Field(ge=0)]

@@ -32,6 +32,8 @@ def submit(config: SubmitConfig) -> int:
     """
     _check_secrets(config)
     client = connect(config.job)
+    if config.job.id in {job.submission_id for job in client.list_jobs()} - {None}:
+        raise ConfigError(f"job.id: {config.job.id} is another job's on this cluster; choose one, or leave it to Ray")
     with tempfile.TemporaryDirectory() as scratch:
         # The driver drains on SIGTERM; Ray's own patience is three seconds. What it prints goes to a file.
         patience = {"RAY_JOB_STOP_WAIT_TIME_S": str(config.job.stop_seconds), "PYTHONUNBUFFERED": "1"}
@@ -40,7 +42,7 @@ def submit(config: SubmitConfig) -> int:
             environment["working_dir"] = str(packed(Path(scratch) / "kailin_ray"))
         try:
             identity = client.submit_job(
-                entrypoint=shlex.join(["python", "-m", "kailin_ray", config.command, *config.keys]),
+                entrypoint=shlex.join([config.job.python, "-m", "kailin_ray", config.command, *config.keys]),
                 submission_id=config.job.id,
                 runtime_env=environment,
                 entrypoint_num_cpus=config.job.num_cpus,

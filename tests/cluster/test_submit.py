@@ -101,8 +101,9 @@ def test_exit_codes_are_the_command_s(status: JobStatus, driver_exit_code: int |
 
 
 def submitted(head: Head, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    where = [f"job.address={head.dashboard}", f"job.python={sys.executable}"]
     return subprocess.run(
-        [sys.executable, "-m", "kailin_ray", "submit", *map(str, arguments), f"job.address={head.dashboard}"],
+        [sys.executable, "-m", "kailin_ray", "submit", *map(str, arguments), *where],
         cwd=ROOT, env=os.environ | head.environment | environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
 
