@@ -141,7 +141,7 @@ def test_an_engine_process_that_is_killed_is_replaced_and_counted(base: list[str
     process = start([*base, f"out={run}", "cluster.rows_in_flight=2"], RAY_metrics_report_interval_ms="500")
     wait_for(lambda: len(list((run / "records").glob("*.parquet"))) > 0, process)
     wait_for(lambda: "ray_vllm_prompt_tokens" in metrics(process), process)
-    assert "ray_kailin_ray_tokens{" in metrics(process)
+    assert "ray_kailin_ray_tokens_total{" in metrics(process)
     children = psutil.Process(process.pid).children(recursive=True)
     engines = [one for one in children if "EngineCore" in " ".join(one.cmdline())]
     assert engines
