@@ -1,8 +1,8 @@
 """What a cluster without internet needs, packed: wheels, this project, models and assets, with a way to install them.
 
 A bundle is a folder: ``install.sh`` and ``unpack.py``, which need Python alone, the parts, ``manifest.json`` that lists
-them and all files in them, and ``SHA256SUMS`` of everything. It appears when it is whole. What is downloaded for it lies
-beside it, and is removed then.
+them and all files in them, and ``SHA256SUMS`` of everything. It appears when it is whole. What is downloaded for it
+lies beside it, and is removed then.
 """
 
 import hashlib
@@ -61,15 +61,14 @@ def bundle(config: BundleConfig, terminal: TextIO) -> dict[str, Any]:
     check_room(config, releases, models, downloads)
 
     wheels.download(releases, config.python, downloads / "wheels", terminal)
-    wheels.build_sources(pins, downloads / "wheels")
-    wheels.build_project(CHECKOUT, downloads / "wheels")
+    built = [*wheels.build_sources(pins, downloads / "wheels"), wheels.build_project(CHECKOUT, downloads / "wheels")]
     for model in models:
         if model.revision:
             _download_model(model)
     for name in config.assets:
         assets.fetch(name, config.assets_in)
     files = sorted(
-        wheel_files(downloads / "wheels", releases, pins)
+        [(f"wheels/{path.name}", path) for path in (*(downloads / "wheels" / one.file for one in releases), *built)]
         + [(f"models/{model.name}/{name}", path) for model in models for name, path in model_files(model.path)]
         + [file for name in config.assets for file in asset_files(name, config.assets_in)]
     )
@@ -171,15 +170,6 @@ def asset_files(name: str, folder: Path) -> Files:
     return [(f"assets/{file.relative_to(folder).as_posix()}", file) for file in kept]
 
 
-def wheel_files(folder: Path, releases: Iterable[wheels.Release], pins: dict[str, str]) -> Files:
-    """The bundle's wheels: a folder of downloads may hold others, of a lock that was changed."""
-    built = {wheels.file_stem(name, pins[name]) for name in wheels.SOURCES_ONLY & pins.keys()}
-    built.add(wheels.file_stem("kailin_ray", __version__))
-    ours = {release.file for release in releases}
-    found = sorted(folder.glob("*.whl"))
-    return [(f"wheels/{p.name}", p) for p in found if p.name in ours or p.name.startswith(tuple(built))]
-
-
 def check_room(
     config: BundleConfig, releases: Iterable[wheels.Release], models: Iterable[BundledModel], downloads: Path
 ) -> None:
@@ -234,7 +224,8 @@ def write(
         "target": config.target,
         "python": config.python,
         "platform": {"system": "Linux", "machine": "x86_64", "glibc": glibc},
-        "installed_bytes": wheels.unpacked_bytes(ours) + sum(p.size for p in pieces if not p.name.startswith("wheels/")),
+        "installed_bytes": wheels.unpacked_bytes(ours)
+        + sum(p.size for p in pieces if not p.name.startswith("wheels/")),
         "models": [{"name": m.name, "from": _shown(m), "revision": m.revision} for m in models],
         "assets": [read_json(path) for name, path in files if re.fullmatch(r"assets/\.[^/]+\.json", name)],
         "parts": [asdict(part) for part in parts],
@@ -260,15 +251,16 @@ def _identity(files: Files) -> str:
 
 def summary(out: Path, manifest: dict[str, Any]) -> str:
     """What was made, and what to do with it."""
-    kinds = [piece["name"].partition("/")[0] for piece in manifest["files"]]
+    num_wheels = sum(piece["name"].startswith("wheels/") for piece in manifest["files"])
     size = sum(part["size"] for part in manifest["parts"])
     names = ", ".join([model["name"] for model in manifest["models"]] + [one["asset"] for one in manifest["assets"]])
     return "\n".join(
         (
-            f"{out}: {size / 1e9:,.2f} GB in {len(manifest['parts']):,} parts: {kinds.count('wheels'):,} wheels for "
-            f"{manifest['target']}, Python {manifest['python']}, x86-64 Linux with glibc {manifest['platform']['glibc']} or "
-            f"later; {names or 'no models and assets'}",
-            f"  installed it takes {manifest['installed_bytes'] / 1e9:,.1f} GB",
+            f"{out}: {size / 1e9:,.2f} GB in {len(manifest['parts']):,} parts, {manifest['installed_bytes'] / 1e9:,.2f} GB "
+            "installed",
+            f"  {num_wheels:,} wheels for {manifest['target']}, Python {manifest['python']}, x86-64 Linux with glibc "
+            f"{manifest['platform']['glibc']} or later",
+            f"  {names or 'no models and assets'}",
             f"  sha256 of SHA256SUMS: {sha256(out / 'SHA256SUMS')}",
             f"Carry the folder over, and there: {out.name}/install.sh FOLDER",
         )

@@ -40,7 +40,7 @@ def write_parts(
                     reader = _Hashed(stream, told)
                     member = tarfile.TarInfo(name)
                     member.size = path.stat().st_size
-                    tar.addfile(member, reader)  # type: ignore[arg-type]
+                    tar.addfile(member, reader)
                 pieces.append(Piece(name=name, sha256=reader.digest.hexdigest(), size=member.size))
     finally:
         writer.close()

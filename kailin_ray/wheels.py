@@ -63,7 +63,7 @@ class Release:
 def read_pins(locks: Iterable[Path]) -> dict[str, str]:
     """Versions by package of lock files, a later one's over an earlier one's.
 
-    Raises ``ConfigError`` for a line that is none of ``name==version`` or a comment, and for a file that cannot be read.
+    Raises ``ConfigError`` for a line other than ``name==version`` or a comment, and for a file that cannot be read.
     """
     pins = {}
     for lock in locks:
@@ -75,7 +75,9 @@ def read_pins(locks: Iterable[Path]) -> dict[str, str]:
             if not (text := line.partition("#")[0].strip()):
                 continue
             if not (found := re.fullmatch(r"([A-Za-z0-9][\w.-]*)==([\w.!+-]+)", text)):
-                raise ConfigError(f"lock: {lock}:{number}: {text!r}; expected name==version, complete as --no-deps needs")
+                raise ConfigError(
+                    f"lock: {lock}:{number}: {text!r}; expected name==version, complete as --no-deps needs"
+                )
             pins[str(canonicalize_name(found[1]))] = found[2]
     return pins
 
@@ -127,7 +129,9 @@ def _no_wheel(fault: str, python: str) -> Exception:
     """The error of a dry run: whose wheel is missing, or whatever else pip says."""
     if found := re.search(r"(?:No matching distribution found for|Cannot install) ([^\s=]+==+\S+)", fault):
         pin = found[1].replace("===", "==")
-        return ConfigError(f"python: {python}: {pin} has no wheel for Python {python} on x86-64 Linux that pip can find")
+        return ConfigError(
+            f"python: {python}: {pin} has no wheel for Python {python} on x86-64 Linux that pip can find"
+        )
     return WheelError(_last_error(fault))
 
 
@@ -176,13 +180,12 @@ def in_place(release: Release, folder: Path) -> bool:
     return path.is_file() and sha256(path) == release.sha256
 
 
-def build_sources(pins: Mapping[str, str], folder: Path) -> None:
+def build_sources(pins: Mapping[str, str], folder: Path) -> list[Path]:
     """Build the wheels of those pins that the index has as sources only.
 
     Raises ``WheelError``, also where the wheel would not run on other machines.
     """
-    for name in sorted(SOURCES_ONLY & pins.keys()):
-        _build([f"{name}=={pins[name]}"], folder)
+    return [_build([f"{name}=={pins[name]}"], folder) for name in sorted(SOURCES_ONLY & pins.keys())]
 
 
 def build_project(checkout: Path, folder: Path) -> Path:
@@ -204,6 +207,12 @@ def _build(what: list[str], folder: Path) -> Path:
         if not made.name.endswith("-none-any.whl"):
             raise WheelError(f"{what[-1]}: the wheel built here, {made.name}, runs on machines like this one only")
         return made.replace(folder / made.name)
+
+
+def pinned(paths: Iterable[Path]) -> list[tuple[str, str]]:
+    """``name==version`` and file name of wheels."""
+    parsed = [(parse_wheel_filename(path.name), path.name) for path in paths]
+    return sorted((f"{name}=={version}", file) for (name, version, *_), file in parsed)
 
 
 def least_glibc(names: Iterable[str]) -> str:
@@ -232,7 +241,7 @@ def unpacked_bytes(paths: Iterable[Path]) -> int:
 def _pip(*arguments: str) -> str:
     """Run pip; return what it said where it failed, else nothing."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
-    done = subprocess.run(pip, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(pip, capture_output=True, text=True)
     return (done.stderr or f"pip ended with {done.returncode}") if done.returncode else ""
 
 
