@@ -256,8 +256,8 @@ def summary(out: Path, manifest: dict[str, Any]) -> str:
     names = ", ".join([model["name"] for model in manifest["models"]] + [one["asset"] for one in manifest["assets"]])
     return "\n".join(
         (
-            f"{out}: {size / 1e9:,.2f} GB in {len(manifest['parts']):,} parts, {manifest['installed_bytes'] / 1e9:,.2f} GB "
-            "installed",
+            f"{out}: {size / 1e9:,.2f} GB in {len(manifest['parts']):,} parts",
+            f"  {manifest['installed_bytes'] / 1e9:,.2f} GB when installed",
             f"  {num_wheels:,} wheels for {manifest['target']}, Python {manifest['python']}, x86-64 Linux with glibc "
             f"{manifest['platform']['glibc']} or later",
             f"  {names or 'no models and assets'}",
