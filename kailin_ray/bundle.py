@@ -57,9 +57,9 @@ def bundle(config: BundleConfig, terminal: TextIO) -> dict[str, Any]:
     models = found_models(config.models, downloads)
     print(f"bundle: asking pip for {len(pins):,} wheels; it takes minutes", file=terminal, flush=True)
     releases = wheels.resolve(pins, config.target, config.python)
-    (downloads / "wheels").mkdir(parents=True, exist_ok=True)
     check_room(config, releases, models, downloads)
 
+    (downloads / "wheels").mkdir(parents=True, exist_ok=True)
     wheels.download(releases, config.python, downloads / "wheels", terminal)
     built = [*wheels.build_sources(pins, downloads / "wheels"), wheels.build_project(CHECKOUT, downloads / "wheels")]
     for model in models:
@@ -176,9 +176,8 @@ def check_room(
     """Raise ``ConfigError`` if the disk has no room for what is to come: downloads, then the parts beside them."""
     releases = list(releases)
     missing = [one for one in releases if not wheels.in_place(one, downloads / "wheels")]
-    there = [one for one in releases if one not in missing]
     to_come = wheels.num_bytes(missing)
-    total = to_come + sum((downloads / "wheels" / one.file).stat().st_size for one in there)
+    total = to_come + _size(downloads / "wheels" / one.file for one in releases if one not in missing)
     for model in models:
         total += model.size
         if model.revision:
@@ -187,7 +186,8 @@ def check_room(
         path = config.assets_in / assets.ASSETS[name].target.rstrip("/")
         size = _size(path for _, path in asset_files(name, config.assets_in)) if path.exists() else 0
         total += size or assets.ASSETS[name].size_mb * 10**6
-    needed, free = to_come + total, shutil.disk_usage(downloads).free
+    there = next(parent for parent in downloads.parents if parent.is_dir())
+    needed, free = to_come + total, shutil.disk_usage(there).free
     if needed > free:
         raise ConfigError(
             f"out: {config.out}: the disk has {free / 1e9:,.1f} GB free; {needed / 1e9:,.1f} GB are needed: "
