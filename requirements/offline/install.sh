@@ -11,10 +11,10 @@ refuse() { echo "install.sh: $*" >&2; exit 2; }
 wanted=$(sed -n 's/^  "python": "\(3\.[0-9]*\)",$/\1/p' "$here/manifest.json")
 python=${PYTHON:-python$wanted}
 command -v "$python" >/dev/null || refuse "$python is not on PATH; the bundle is for Python $wanted: PYTHON=/path/to/python install.sh FOLDER"
-"$python" -c "import ensurepip, venv" 2>/dev/null || refuse "$python has no venv; install its package, as python$wanted-venv"
+"$python" -I -c "import ensurepip, venv" 2>/dev/null || refuse "$python has no venv; install its package, as python$wanted-venv"
 
 [ ! -e "$1" ] || [ -d "$1" ] || refuse "$1 is not a folder"
-folder=$("$python" -c 'import os, sys; print(os.path.abspath(sys.argv[1]))' "$1")
+folder=$("$python" -I -c 'import os, sys; print(os.path.abspath(sys.argv[1]))' "$1")
 stamp=$folder/installed.json begun=$folder/.kailin_ray.unfinished
 if [ -f "$stamp" ] && [ ! -e "$begun" ]; then
   cmp -s "$stamp" "$here/manifest.json" || refuse "$folder holds the installation of another bundle; choose a new folder"
