@@ -9,14 +9,16 @@ cd "$(dirname "$0")/.."
 venv=$(cd "${2:-.venv}" && pwd)
 say() { echo "$(date -u +%FT%TZ)  $*"; }
 # Where there may be namespaces, no network but the machine's own: Ray's processes speak to one another.
-alone=()
-if unshare -rn true 2>/dev/null; then alone=(unshare -rn bash -c 'ip link set lo up 2>/dev/null; exec "$@"' --); fi
+alone=() network="as usual, but no index"
+if unshare -rn true 2>/dev/null; then
+  alone=(unshare -rn bash -c 'ip link set lo up; exec "$@"' --) network=none
+fi
 offline() {
   env PIP_NO_INDEX=1 PIP_CONFIG_FILE=/dev/null PIP_INDEX_URL=http://127.0.0.1:1/simple HF_HUB_OFFLINE=1 \
     RAY_USAGE_STATS_ENABLED=0 "${alone[@]}" "$@"
 }
 
-say "$(git rev-parse --short HEAD), $(uname -srm), $(nproc) cores; network during the offline steps: ${alone[*]:+none}${alone[*]:-as usual, no index}"
+say "$(git rev-parse --short HEAD), $(uname -srm), $(nproc) cores; network of the offline steps: $network"
 if [ ! -d "$at/bundle" ]; then
   say "bundle"
   "$venv/bin/python" -m kailin_ray bundle out="$at/bundle" part_mib=512
