@@ -60,13 +60,13 @@ def bundle(config: BundleConfig, terminal: TextIO) -> dict[str, Any]:
     check_room(config, releases, models, downloads)
 
     (downloads / "wheels").mkdir(parents=True, exist_ok=True)
+    for name in config.assets:
+        assets.fetch(name, config.assets_in)
     wheels.download(releases, config.python, downloads / "wheels", terminal)
     built = [*wheels.build_sources(pins, downloads / "wheels"), wheels.build_project(CHECKOUT, downloads / "wheels")]
     for model in models:
         if model.revision:
             _download_model(model)
-    for name in config.assets:
-        assets.fetch(name, config.assets_in)
     files = sorted(
         [(f"wheels/{path.name}", path) for path in (*(downloads / "wheels" / one.file for one in releases), *built)]
         + [(f"models/{model.name}/{name}", path) for model in models for name, path in model_files(model.path)]
