@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kailin_ray import commands
 from kailin_ray.config import (
+    BundleConfig,
     CompareConfig,
     ConfigError,
     DistillConfig,
@@ -60,6 +61,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int], str]] = {
     "report": (ReportConfig, commands.report, "what a run gave, and some of its triples"),
     "status": (StatusConfig, commands.status, "how far a run is, how fast, what fails, until when; running or dead"),
     "submit": (SubmitConfig, commands.submit, "one of these commands as a job of a Ray cluster"),
+    "bundle": (BundleConfig, commands.bundle, "wheels, models and assets, for machines without internet"),
 }
 
 APART = {"replay": "overrides", "refine": "distill", "submit": "keys"}

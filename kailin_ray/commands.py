@@ -15,6 +15,7 @@ from typing import Any
 from kailin_ray import assets
 from kailin_ray.checks import check_judge, check_run, found_encoder, found_models
 from kailin_ray.config import (
+    BundleConfig,
     CompareConfig,
     ConfigError,
     DistillConfig,
@@ -441,3 +442,17 @@ def submit(config: SubmitConfig) -> int:
     from kailin_ray.submit import submit as submitted
 
     return submitted(config)
+
+
+def bundle(config: BundleConfig) -> int:
+    """Wheels, models and assets for machines without internet."""
+    from kailin_ray import bundle as packing
+    from kailin_ray.wheels import WheelError
+
+    with locked(config.out.absolute()):
+        try:
+            manifest = packing.bundle(config, sys.stderr)
+        except (WheelError, assets.FetchError) as error:
+            raise CommandFailedError(str(error)) from error
+    print(packing.summary(config.out, manifest))
+    return 0

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import AliasChoices, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AliasChoices, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from kailin_ray.errors import ConfigError
@@ -248,6 +248,25 @@ class DownloadConfig:
     """Files that are fetched at once."""
     base_url: WebAddress
     """Of the folders: NLM's, or a mirror's."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class BundleConfig:
+    """``python -m kailin_ray bundle``."""
+
+    out: LocalPath
+    target: Literal["cpu", "gpu"]
+    """Which build of vLLM and PyTorch."""
+    python: Annotated[str, BeforeValidator(str), Field(pattern=r"^3\.\d{1,2}$")]
+    """Of the machines without internet; Hydra reads 3.12 as a number."""
+    models: tuple[str, ...]
+    """Local directories, and hub ids as owner/name@revision."""
+    assets: tuple[str, ...]
+    assets_in: LocalPath
+    part_mib: Annotated[int, Field(ge=16)]
+    """The most that a file of the bundle takes."""
+    lock: LocalPath | None
+    """Pins instead of this project's own."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
