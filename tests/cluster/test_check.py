@@ -1,12 +1,9 @@
 """`check.sh`: what it refuses, by name, with a `kubectl` that knows a made-up cluster."""
 
-import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,20 +11,12 @@ from tests.cluster.manifests import KUBERNETES
 
 pytestmark = pytest.mark.skipif(not shutil.which("kubectl"), reason="no kubectl, which renders the manifests")
 
-# Renders as the real one does; of a cluster it knows what STATE says, by the words before the first option.
-FAKE = """#!{python}
-import json, os, subprocess, sys
-if sys.argv[1] == "kustomize":
-    sys.exit(subprocess.run([{kubectl!r}, *sys.argv[1:]]).returncode)
-words = []
-for word in sys.argv[1:]:
-    if word.startswith("-"):
-        break
-    words.append(word)
-answer = json.loads(os.environ["STATE"]).get(" ".join(words))
-if answer is None:
-    sys.exit("not found")
-print(answer)
+# Renders as the real one does; of a cluster it knows the files beside it, named by the words before the first option.
+FAKE = """#!/bin/bash
+[ "$1" != kustomize ] || exec {kubectl} "$@"
+words=()
+for word; do [ "${{word#-}}" = "$word" ] || break; words+=("$word"); done
+cat "$0.knows/${{words[*]}}"
 """
 READY = {
     "version": "", "crd rayjobs.ray.io": "string", "crd rayclusters.ray.io": "string", "namespace kailin-ray": "",
@@ -46,14 +35,19 @@ def overlays(tmp_path: Path) -> Path:
     return copy
 
 
-def checked(folder: Path, tmp_path: Path, *arguments: str, **changes: Any) -> subprocess.CompletedProcess[str]:
+def checked(
+    folder: Path, tmp_path: Path, *arguments: str, state: dict[str, str | None] | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     fake = tmp_path / "bin" / "kubectl"
-    fake.parent.mkdir()
-    fake.write_text(FAKE.format(python=sys.executable, kubectl=shutil.which("kubectl")))
+    knows = tmp_path / "bin" / "kubectl.knows"
+    knows.mkdir(parents=True)
+    fake.write_text(FAKE.format(kubectl=shutil.which("kubectl")))
     fake.chmod(0o755)
-    asked = {f"get {key}" if key != "version" else key: value for key, value in READY.items()}
-    asked |= changes.pop("state", {})
-    environment = {"PATH": f"{fake.parent}:{os.environ['PATH']}", "STATE": json.dumps(asked)} | changes
+    asked = {f"get {key}" if key != "version" else key: value for key, value in READY.items()} | (state or {})
+    for words, answer in asked.items():
+        if answer is not None:
+            (knows / words).write_text(answer)
+    environment = {"PATH": f"{fake.parent}:{os.environ['PATH']}"} | environment
     return subprocess.run(
         [folder / "check.sh", *arguments], env=environment, capture_output=True, text=True, timeout=60
     )
@@ -106,7 +100,7 @@ def test_all_that_is_missing_is_said_at_once(tmp_path: Path) -> None:
 
 
 def test_a_node_pool_may_start_empty(overlays: Path, tmp_path: Path) -> None:
-    assert checked(overlays, tmp_path, "eight-gpus", state={"get nodes": ""}, GROWS_FROM_ZERO="yes").returncode == 0
+    assert checked(overlays, tmp_path, "eight-gpus", state={"get nodes": None}, GROWS_FROM_ZERO="yes").returncode == 0
 
 
 @pytest.mark.parametrize("arguments", [(), ("two-gpus",), ("one-gpu", "more")])
