@@ -12,12 +12,15 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from hydra import initialize_config_dir
+from hydra import compose, initialize_config_dir
 
 from kailin_ray.__main__ import check_keys, conf_dir
-from kailin_ray.config import ConfigError
+from kailin_ray.config import ConfigError, DistillConfig, check
+from kailin_ray.plan import make_plan
+from kailin_ray.pools import Node
 from tests.cluster.manifests import KUBERNETES, Manifest, closed, crd, rendered, validate
-from tests.conftest import ROOT
+from tests.conftest import MODEL, ROOT
+from tests.model_configs import config_only
 
 pytestmark = pytest.mark.skipif(not shutil.which("kubectl"), reason="no kubectl, which renders the manifests")
 
@@ -264,6 +267,36 @@ def test_the_job_s_command_is_one_of_ours(overlay: str) -> None:
     assert int(patience["RAY_JOB_STOP_WAIT_TIME_S"]) > 120  # grace_seconds
     assert spec["backoffLimit"] > 0
     assert spec["shutdownAfterJobFinishes"] is True
+
+
+def machines(overlay: str) -> list[Node]:
+    """What Ray is told of the overlay's pods."""
+    manifest = ray_manifest(overlay)
+    (_, head), *_ = ray_pods(manifest)
+    nodes = [Node(cpus=0, memory_gib=gib(head["containers"][0]["resources"]["limits"]["memory"]))]
+    for group in cluster_of(manifest)["workerGroupSpecs"]:
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        held = {"cpus": int(limits["cpu"]), "memory_gib": gib(limits["memory"])}
+        graphics = {"gpus": int(limits.get("nvidia.com/gpu", 0)), "gpu_memory_gib": 80}
+        nodes += [Node(**held, **graphics, identity=f"{group['groupName']}-{i}") for i in range(group["replicas"])]
+    return nodes
+
+
+@pytest.mark.parametrize(
+    ("overlay", "engines", "size"),
+    [("cpu-trial", 1, 0), ("one-gpu", 1, 1), ("eight-gpus", 2, 4), ("many-nodes", 16, 4)],
+)
+def test_the_plan_uses_every_gpu_and_no_head(overlay: str, engines: int, size: int, tmp_path: Path) -> None:
+    """As sizes go, with the one-GPU preset's model in all, whose config is at hand without the hub."""
+    *_, (_, _, _, _, *keys) = commands(ray_manifest(overlay)["spec"]["entrypoint"])
+    path = config_only(tmp_path, "qwen3.8-27b-fp8") if size else MODEL
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        config = check(DistillConfig, compose("distill", [*keys, f"model.path={path}"]))
+    (part,) = make_plan(config, machines(overlay)).parts
+    (pool,) = part
+    assert (pool.replicas, pool.demand.gpus) == (engines, size)
+    assert pool.replicas * pool.demand.gpus == GPUS[overlay]
+    assert None not in pool.machines
 
 
 def test_a_wrong_key_in_a_manifest_is_found() -> None:
