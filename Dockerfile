@@ -1,0 +1,47 @@
+# The image of head and workers, for machines with NVIDIA GPUs or without:
+#   docker build --target gpu -t REGISTRY/kailin-ray:0.1.0-gpu .
+#   docker build --target cpu -t REGISTRY/kailin-ray:0.1.0-cpu .
+#
+# Python's own slim image also for GPUs: vLLM's and PyTorch's wheels bring CUDA's libraries and nvcc (requirements/gpu.lock), and
+# the driver is the machine's. Everything goes to /usr/local, so that a login shell finds python and ray, too.
+FROM python:3.11-slim-bookworm AS base
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PYTHONUNBUFFERED=1
+# g++: Triton and PyTorch compile at run time, also on CPUs. libnuma1, libgomp1: vLLM on CPUs, numba. wget: the probes of
+# KubeRay before 1.6. rsync: `ray up`.
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends g++ libgomp1 libnuma1 rsync wget \
+ && rm -rf /var/lib/apt/lists/* \
+ && useradd --uid 1000 --create-home kailin
+
+# The locks are complete, hence --no-deps; this code comes last, as it changes most.
+FROM base AS cpu-packages
+WORKDIR /source
+COPY requirements/cpu.lock requirements/s3.lock requirements/train.lock requirements/
+# PyTorch's CPU build is on its own index; the version that PyPI has under that name brings CUDA.
+RUN pip install --no-deps --index-url https://download.pytorch.org/whl/cpu "$(grep '^torch==' requirements/cpu.lock)" \
+ && pip install --no-deps -r requirements/cpu.lock -r requirements/s3.lock -r requirements/train.lock
+COPY LICENSE README.md pyproject.toml ./
+COPY conf conf
+COPY kailin_ray kailin_ray
+RUN pip install --no-deps --no-build-isolation .
+
+FROM base AS gpu-packages
+WORKDIR /source
+COPY requirements/gpu.lock requirements/s3.lock requirements/train.lock requirements/
+RUN pip install --no-deps -r requirements/gpu.lock -r requirements/s3.lock -r requirements/train.lock
+COPY LICENSE README.md pyproject.toml ./
+COPY conf conf
+COPY kailin_ray kailin_ray
+RUN pip install --no-deps --no-build-isolation .
+
+FROM base AS cpu
+COPY --from=cpu-packages /usr/local /usr/local
+WORKDIR /home/kailin
+USER 1000:1000
+
+FROM base AS gpu
+COPY --from=gpu-packages /usr/local /usr/local
+# Where nvidia-cuda-nvcc lies, with which FlashInfer compiles its kernels.
+ENV CUDA_HOME=/usr/local/lib/python3.11/site-packages/nvidia/cu13
+WORKDIR /home/kailin
+USER 1000:1000
