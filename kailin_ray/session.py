@@ -142,10 +142,13 @@ def check_encoders(cluster: Cluster, nodes: list[Node]) -> None:
 
 
 def engine_environment(cluster: Cluster, num_engines: int) -> dict[str, str]:
-    """Environment of an engine actor. On CPUs: so many threads, free to move, as other actors share the cores."""
+    """Environment of an engine actor, one of ``num_engines`` on its machine.
+
+    On CPUs: so many threads, free to move, as other actors share the cores.
+    """
     if cluster.device == "gpu":
         return {}
-    threads = cluster.threads_per_engine or max(1, (os.cpu_count() or 1) // num_engines)
+    threads = cluster.threads_per_engine or max(1, min(_cores()) // num_engines)
     return {"OMP_NUM_THREADS": str(threads), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
 
@@ -153,4 +156,12 @@ def encoder_environment(cluster: Cluster) -> dict[str, str]:
     """Environment of an encoder actor: on CPUs, its share of the machine's cores as threads."""
     if cluster.gpus_per_encoder:
         return {}
-    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // cluster.num_encoders))}
+    cores = _cores()
+    return {"OMP_NUM_THREADS": str(max(1, min(max(cores), sum(cores) // cluster.num_encoders)))}
+
+
+def _cores() -> list[int]:
+    """Of each machine that works, as Ray counts them: a container's or an allocation's, and not the host's."""
+    if not ray.is_initialized():
+        return [os.cpu_count() or 1]
+    return [int(cpus) for node in ray.nodes() if node["Alive"] and (cpus := node["Resources"].get("CPU"))] or [1]

@@ -10,12 +10,13 @@ from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kailin_ray import session
 from kailin_ray.__main__ import conf_dir
 from kailin_ray.config import ConfigError, Nodes, PlanConfig, check
 from kailin_ray.plan import Plan, make_plan, nodes_of, retriever_threads
 from kailin_ray.plan_table import describe
 from kailin_ray.pools import Node
-from kailin_ray.session import check_encoders, engine_environment
+from kailin_ray.session import check_encoders, encoder_environment, engine_environment
 from tests.model_configs import config_only
 
 Make = Callable[..., Plan]
@@ -328,3 +329,15 @@ def test_engines_on_cpus_share_the_cores_and_engines_on_gpus_need_no_setting() -
     cluster: Any = configured().cluster
     assert engine_environment(replace(cluster, threads_per_engine=3), 2)["OMP_NUM_THREADS"] == "3"
     assert engine_environment(replace(cluster, device="gpu"), 2) == {}
+
+
+def test_threads_are_shared_out_by_the_cores_that_ray_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's or an allocation's: the host may have many more."""
+    counted = [{"Alive": True, "Resources": {"CPU": cpus}} for cpus in (16.0, 8.0, 8.0)]
+    head, gone = {"Alive": True, "Resources": {}}, {"Alive": False, "Resources": {"CPU": 1.0}}
+    monkeypatch.setattr(session.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(session.ray, "nodes", lambda: [head, gone, *counted])
+    cluster: Any = configured().cluster
+    assert [engine_environment(cluster, engines)["OMP_NUM_THREADS"] for engines in (1, 2, 16)] == ["8", "4", "1"]
+    for encoders, threads in ((1, "16"), (4, "8"), (8, "4"), (64, "1")):
+        assert encoder_environment(replace(cluster, num_encoders=encoders)) == {"OMP_NUM_THREADS": threads}
