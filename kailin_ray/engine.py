@@ -26,6 +26,7 @@ from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
 from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 
 from kailin_ray.chat import Message, prompt_ids
+from kailin_ray.cpu import multiplies_bfloat16
 from kailin_ray.generation import EngineDeadError, Generation, PromptTooLongError
 from kailin_ray.stages import EngineSpec
 
@@ -36,6 +37,7 @@ class Engine:
     def __init__(self, spec: EngineSpec, ray_metrics: bool = False):
         """Start the engine; returns when it can serve. ``spec.args`` go to vLLM untouched, over the defaults here.
 
+        Where they leave the ``dtype`` to it, it is float32 on CPUs without fast products of bfloat16.
         A float32 head computes the logits in float32: in bfloat16 they come in steps of 1/8 or more, which makes ties
         of probabilities that differ. It needs a model whose head is not quantized. ``ray_metrics`` sends vLLM's metrics
         to Ray's Prometheus endpoint.
@@ -43,6 +45,8 @@ class Engine:
         # Weights are data from outside: safetensors only, unless the user's own arguments say otherwise.
         defaults: dict[str, Any] = {"load_format": "safetensors", "enable_prefix_caching": True}
         given = dict(spec.args)
+        if current_platform.is_cpu() and given.get("dtype", "auto") == "auto" and not multiplies_bfloat16():
+            given["dtype"] = "float32"
         if spec.adapters:
             ranks = [lora_rank(adapter) for adapter in spec.adapters]
             defaults |= {"enable_lora": True, "max_loras": len(ranks), "max_lora_rank": _vllm_rank(max(ranks))}

@@ -23,7 +23,7 @@ from kailin_ray.generation import PromptTooLongError
 from kailin_ray.stages import EngineSpec
 
 ARGUMENTS = {
-    "dtype": "bfloat16", "max_model_len": 512, "enforce_eager": True, "block_size": 32,
+    "dtype": "auto", "max_model_len": 512, "enforce_eager": True, "block_size": 32,
     "kv_cache_memory_bytes": 1 << 28, "distributed_executor_backend": "uni",
 }  # fmt: skip
 TOKENIZER = AutoTokenizer.from_pretrained(MODEL)

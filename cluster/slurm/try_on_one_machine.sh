@@ -2,10 +2,10 @@
 # A throw-away Slurm of two nodes on this machine, and the whole walk through it: submitted, drained before the time limit,
 # requeued, finished, each document once. Needs Debian's packages slurm-wlm and munge, root, and a finished `make demo`.
 #
-#   sudo cluster/slurm/try_on_one_machine.sh demo/documents demo/index assets/mesh.tsv 160
+#   sudo cluster/slurm/try_on_one_machine.sh demo/documents demo/index assets/mesh.tsv 64
 set -euo pipefail
 
-documents=$(realpath "$1") index=$(realpath "$2") mesh=$(realpath "$3") limit=${4:-160}
+documents=$(realpath "$1") index=$(realpath "$2") mesh=$(realpath "$3") limit=${4:-64}
 home=$(cd "$(dirname "$0")/../.." && pwd)
 for program in munged slurmctld slurmd sbatch; do
     type -P "$program" >/dev/null || { echo "no $program: apt-get install slurm-wlm munge" >&2 && exit 2; }
@@ -62,16 +62,15 @@ until [[ $(sinfo -h -t idle -o %D 2>/dev/null) == 2 ]]; do sleep 1; done
 # shellcheck disable=SC2016 # the node's variable
 echo "== $(date -u +%FT%TZ): Slurm $(slurmd -V | cut -d' ' -f2), $(srun --nodes=2 --ntasks-per-node=1 bash -c 'echo $SLURMD_NODENAME' | sort | xargs)"
 
-run=$folder/run
-line=(--nodes=2 --cpus-per-task=2 --time=3 --signal=B:USR1@60 "--output=$folder/job.log" -- distill "documents=$documents"
+run=$(dirname "$documents")/slurm-$(date -u +%Y%m%dT%H%M%S)
+line=(--nodes=2 --cpus-per-task=2 --time=7 --signal=B:USR1@150 "--output=$folder/job.log" -- distill "documents=$documents"
     "index=$index" "mesh=$mesh" "out=$run" "limit=$limit" retrieval=brief cluster.num_engines=2 cluster.num_retrievers=null)
 echo "== what is refused before anything is allocated"
 "$home/cluster/slurm/submit.sh" --nodes=2 -- distill documents=/nowhere index=i out=o || true
 "$home/cluster/slurm/submit.sh" --nodes=2 -- distill "out=/tmp/x" || true
 "$home/cluster/slurm/submit.sh" --nodes=2 --gpus-per-node=1 -- distill cluster=gpu || true
 
-# All nodes of this Slurm are one machine, whose /tmp they share.
-submitted=$(sed '/is no path that all nodes share/d' "$home/cluster/slurm/submit.sh" | KAILIN_RAY_HOME=$home bash -s -- "${line[@]}")
+submitted=$("$home/cluster/slurm/submit.sh" "${line[@]}")
 echo "== $submitted"
 job=${submitted##* }
 state='' state_and_restarts=''

@@ -19,6 +19,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.trainer import utils as trl_utils
 
 from kailin_ray.config import TrainConfig
+from kailin_ray.cpu import multiplies_bfloat16
 from kailin_ray.files import write_json
 from kailin_ray.training.judged import judged, probabilities, with_examples
 
@@ -145,7 +146,7 @@ def make_trainer(config: TrainConfig, train: Dataset, test: Dataset | None, fold
         "report_to": "none",
         "disable_tqdm": True,
         "use_cpu": not on_gpu,
-        "bf16": config.model.dtype == "bfloat16",
+        "bf16": config.model.dtype == "bfloat16" and (on_gpu or multiplies_bfloat16()),
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": on_gpu,
     }
