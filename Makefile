@@ -28,8 +28,9 @@ demo: assets
 	@echo
 	@echo "The dataset: $(DEMO)/dataset   (open $(DEMO)/dataset/README.md, or: datasets.load_dataset('$(DEMO)/dataset', 'sft'))"
 
+# Two at once: much of a test is waiting for what starts. A file's tests stay together, as they share what they run on.
 test: assets
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: setup
 	$(BIN)/ruff format --check .
