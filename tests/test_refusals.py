@@ -57,7 +57,10 @@ def test_wrong_keys_values_and_paths(
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        (gzip.compress(b"<PubmedArticleSet>" + b"<PubmedArticle/>" * 5_000 + b"</PubmedArticleSet>")[:-20], "ended"),
+        (
+            gzip.compress(b"<PubmedArticleSet>" + b"<PubmedArticle/>" * 5_000 + b"</PubmedArticleSet>", mtime=0)[:-20],
+            "ended",
+        ),
         (b"<rss><channel/></rss>", "not PubMed XML: its root element is <rss>"),
     ],
 )
