@@ -9,7 +9,7 @@ RUN    := $(BIN)/python -m kailin_ray
 SHARD  := assets/pubmed20n0014.xml.gz
 DEMO_GPU := $(if $(filter gpu,$(DEVICE)),cluster=gpu,)
 
-.PHONY: setup assets demo test check bench clean
+.PHONY: setup assets demo test test-all check bench clean
 
 # The stamp holds the checksums of what was installed: nothing to do while they are the same.
 setup:
@@ -28,9 +28,12 @@ demo: assets
 	@echo
 	@echo "The dataset: $(DEMO)/dataset   (open $(DEMO)/dataset/README.md, or: datasets.load_dataset('$(DEMO)/dataset', 'sft'))"
 
-# Two at once: much of a test is waiting for what starts. A file's tests stay together, as they share what they run on.
+# Of several tests that take minutes each, one of a kind; test-all: all of them.
 test: assets
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: assets
+	$(BIN)/python -m pytest
 
 check: setup
 	$(BIN)/ruff format --check .

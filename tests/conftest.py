@@ -23,18 +23,6 @@ ENCODER = ASSETS / "all-minilm-l6-v2"
 MESH = ASSETS / "mesh.tsv"
 
 
-LONGEST = (
-    "test_faults", "test_layouts", "test_train", "test_selection", "test_run", "test_object_store", "test_watching",
-)  # fmt: skip
-"""Files whose tests take minutes."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest files, so that of several processes none is left with one of them in the end."""
-    rank = {name: number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
-
-
 @pytest.fixture(scope="session")
 def toy_mesh() -> MeshHierarchy:
     """Eleven descriptors; worked out by hand in tests/mesh/test_similarity.py."""

@@ -118,7 +118,13 @@ def texts(found: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize(
-    ("victim", "retrievers"), [("driver", 1), ("ray::MapWorker", 1), ("ray::Retriever", 1), ("ray::Retriever", 2)]
+    ("victim", "retrievers"),
+    [
+        ("driver", 1),
+        ("ray::MapWorker", 1),
+        pytest.param("ray::Retriever", 1, marks=pytest.mark.slow),
+        ("ray::Retriever", 2),
+    ],
 )
 def test_a_killed_process_loses_and_doubles_nothing(
     distil: Distil, tmp_path: Path, undisturbed: list[dict[str, Any]], victim: str, retrievers: int
@@ -144,6 +150,7 @@ def test_a_killed_process_loses_and_doubles_nothing(
     assert read_json(run / "manifest.json")["restarts"] == (victim == "ray::MapWorker")
 
 
+@pytest.mark.slow
 def test_a_row_that_kills_every_engine_is_failed_alone(
     distil: Distil, documents: Path, tmp_path: Path, undisturbed: list[dict[str, Any]]
 ) -> None:
@@ -160,6 +167,7 @@ def test_a_row_that_kills_every_engine_is_failed_alone(
     assert read_json(tmp_path / "run" / "manifest.json")["restarts"] == 3
 
 
+@pytest.mark.slow
 def test_a_row_that_kills_vllm_is_failed_alone(distil: Distil, documents: Path, tmp_path: Path) -> None:
     limit, place = 8, 3
     title = pq.read_table(sorted(documents.glob("*.parquet"))[0])["title"][place].as_py()
@@ -170,6 +178,7 @@ def test_a_row_that_kills_vllm_is_failed_alone(distil: Distil, documents: Path, 
     assert read_json(tmp_path / "run" / "manifest.json")["restarts"] == 2
 
 
+@pytest.mark.slow
 def test_a_machine_that_is_lost_loses_and_doubles_nothing(
     distil: Distil, tmp_path: Path, undisturbed: list[dict[str, Any]]
 ) -> None:
@@ -218,12 +227,14 @@ def test_sigterm_finishes_what_is_begun_and_the_same_command_goes_on(
     assert [row for row in found if row["pmid"] in {one["pmid"] for one in before}] == before  # nothing done twice
 
 
+@pytest.mark.slow
 def test_a_run_stops_after_its_hours(distil: Distil, tmp_path: Path) -> None:
     assert "stopped" in finish(distil("max_hours=0.004", "grace_seconds=20", latency=3.0), 75)
     finish(distil())
     whole(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_too_many_rows_that_end_for_a_reason_stop_the_run(distil: Distil, tmp_path: Path) -> None:
     said = finish(distil("max_fraction.answer_truncated=0.2", latency=0.3, short=True), 1)
     assert "rows ended with answer_truncated, more than max_fraction.answer_truncated=0.2" in said
@@ -240,6 +251,7 @@ def test_an_unknown_reason_is_refused(distil: Distil, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_that_vanishes_is_said_and_the_run_made_whole_again(distil: Distil, tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = distil(latency=0.3)
@@ -252,6 +264,7 @@ def test_a_folder_that_vanishes_is_said_and_the_run_made_whole_again(distil: Dis
     whole(run)
 
 
+@pytest.mark.slow
 def test_a_damaged_input_file_is_named(distil: Distil, documents: Path, tmp_path: Path) -> None:
     shutil.copytree(documents, tmp_path / "documents")
     copied = f"documents={tmp_path / 'documents'}"
@@ -268,6 +281,7 @@ def test_a_damaged_input_file_is_named(distil: Distil, documents: Path, tmp_path
     whole(tmp_path / "run", read_json(documents / "manifest.json")["num_documents"])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 def test_a_full_disk_stops_the_run_and_keeps_what_is_whole(
     distil: Distil, tmp_path: Path, undisturbed: list[dict[str, Any]]
@@ -288,6 +302,7 @@ def test_a_full_disk_stops_the_run_and_keeps_what_is_whole(
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
+@pytest.mark.slow
 def test_answers_are_made_again_without_asking_again(distil: Distil, tmp_path: Path) -> None:
     first, second = tmp_path / "run", tmp_path / "second"
     finish(distil(short=True))
@@ -305,6 +320,7 @@ def test_answers_are_made_again_without_asking_again(distil: Distil, tmp_path: P
     assert list(stages) == ["answer"]
 
 
+@pytest.mark.slow
 def test_rows_of_a_reason_are_replayed_and_merged(distil: Distil, tmp_path: Path) -> None:
     run = tmp_path / "run"
     finish(distil(short=True))
@@ -352,6 +368,7 @@ def test_a_replay_that_is_killed_goes_on(distil: Distil, tmp_path: Path) -> None
     assert all(row["reason"] != "answer_truncated" for row in whole(run))
 
 
+@pytest.mark.slow
 def test_dead_letters_hold_where_why_and_what_was_said(distil: Distil, tmp_path: Path) -> None:
     finish(distil(short=True))
     finish(distil(f"run={tmp_path / 'run'}", f"out={tmp_path / 'dataset'}", command="publish"))

@@ -75,6 +75,7 @@ def test_two_models_are_two_stages_side_by_side(
     assert "complete, nothing to do" in again.stdout
 
 
+@pytest.mark.slow
 def test_two_models_are_cut_in_two_where_one_fits_and_go_on_after_a_kill(
     kailin: Command, base: list[str], other_model: Path, tmp_path: Path
 ) -> None:
@@ -111,6 +112,7 @@ def of_two_models(run: Path, parts: list[list[str]], sessions: int = 1) -> None:
         assert calls["answer"]["cached_tokens"] <= 560
 
 
+@pytest.mark.slow
 def test_adapters_share_their_base_s_engine_and_each_is_used(kailin: Command, base: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     one, two = adapter(tmp_path / "one", 1), adapter(tmp_path / "two", 2)

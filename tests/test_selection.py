@@ -202,6 +202,7 @@ def test_what_cannot_be_selected_is_refused_and_leaves_nothing(
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".log"] == []
 
 
+@pytest.mark.slow
 def test_a_run_follows_its_documents(kailin_here: Command, tmp_path: Path, index: Path) -> None:
     text = "Effect of azide on the tissue of the mouse. The effect of azide on the tissue of the mouse was seen {}."
     made(tmp_path, "pubmed1.xml", *(article(n, text.format(n), ui="D003920") for n in range(1, 13)))

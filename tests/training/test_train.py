@@ -88,6 +88,7 @@ def test_a_killed_training_ends_with_the_same_steps_and_nearly_the_same_loss(
     }
 
 
+@pytest.mark.slow
 def test_several_workers_train_one_model(kailin: Command, base: list[str], tmp_path: Path) -> None:
     out = tmp_path / "out"
     keys = ["workers.num=2", "workers.cpus=1", "optimization.per_device_batch_size=2", "optimization.max_steps=3"]
