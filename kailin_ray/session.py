@@ -153,7 +153,7 @@ def engine_environment(cluster: Cluster, num_engines: int) -> dict[str, str]:
 
 
 def encoder_environment(cluster: Cluster) -> dict[str, str]:
-    """Environment of an encoder actor: on CPUs, its share of the machine's cores as threads."""
+    """Environment of an encoder actor: on CPUs, its share of the machines' cores as threads."""
     if cluster.gpus_per_encoder:
         return {}
     cores = _cores()

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def slurm(tmp_path: Path) -> Path:
 
 def submitted(slurm: Path, *line: str, **environment: str) -> subprocess.CompletedProcess[str]:
     path = f"{slurm / 'bin'}:{os.environ['PATH']}"
-    own = {"PATH": path, "KAILIN_RAY_VENV": str(ROOT / ".venv")} | environment
+    own = {"PATH": path, "KAILIN_RAY_VENV": sys.prefix} | environment
     return subprocess.run([SUBMIT, *line], env=os.environ | own, capture_output=True, text=True)
 
 
