@@ -216,7 +216,6 @@ def judge_figures(trainer: Any, config: TrainConfig) -> dict[str, Any]:
     rows = Dataset.from_parquet(str(scratch / "judge-test.parquet"), cache_dir=str(scratch / "cache"))
     says_a = np.array([completion[0]["content"] == "A" for completion in rows["completion"]])
     arguments = tuple(sorted(config.model.chat_template.items()))
-    size = 2 * config.at_once
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     asked = {"bare": list(rows["prompt"])}
     if not trainer.state.global_step:
@@ -224,7 +223,7 @@ def judge_figures(trainer: Any, config: TrainConfig) -> dict[str, Any]:
     found = {}
     for name, prompts in asked.items():
         # No autocast: logits of bfloat16 are a sixteenth apart, at which a judge that hardly knows ties.
-        shown_a = probabilities(model, trainer.processing_class, prompts, arguments, size)
+        shown_a = probabilities(model, trainer.processing_class, prompts, arguments)
         found[name] = judged(shown_a, says_a, rows["pmid"])
     model.train()
     return found

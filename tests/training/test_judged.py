@@ -44,18 +44,19 @@ def test_no_pairs_no_figures() -> None:
     assert (found["abstracts"], found["accuracy"], found["position_bias"]["rows"]) == (0, None, 0)
 
 
-def test_probabilities_do_not_hang_on_the_batch() -> None:
+def test_probabilities_are_those_of_each_prompt_alone_whatever_they_share() -> None:
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32).eval()
     row = {"title": "Azide.", "abstract": "Azide preserved tissues."}
     shown = [("Does azide preserve tissues?", ["One."]), ("Why?", ["Two.", "Another passage that is longer."])]
     prompts = [pairwise_messages(row, a, b, examples=False) for a, b in (shown, shown[::-1])]
     prompts.append(with_examples(prompts[0]))
-    together = probabilities(model, tokenizer, prompts, (), 3)
-    alone = probabilities(model, tokenizer, prompts, (), 1)
-    assert together == pytest.approx(alone, abs=1e-4)
+    prompts.append(prompts[1])  # the same again
+    found = probabilities(model, tokenizer, prompts, ())
     with torch.inference_mode():
-        logits = model(input_ids=torch.tensor([prompt_ids(tokenizer, prompts[0])])).logits[0, -1]
-    a, b = (logits[plain_ids(tokenizer, side)[0]].item() for side in "AB")
-    assert together[0] == pytest.approx(1 / (1 + np.exp(b - a)), abs=1e-4)
+        for prompt, shown_a in zip(prompts, found, strict=True):
+            logits = model(input_ids=torch.tensor([prompt_ids(tokenizer, prompt)])).logits[0, -1]
+            a, b = (logits[plain_ids(tokenizer, side)[0]].item() for side in "AB")
+            assert shown_a == pytest.approx(1 / (1 + np.exp(b - a)), abs=1e-4)
     assert prompts[2] == pairwise_messages(row, *shown)
+    assert probabilities(model, tokenizer, [], ()).shape == (0,)
