@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from transformers import AutoTokenizer
 from vllm import SamplingParams, TokensPrompt
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -29,6 +30,8 @@ from kailin_ray.chat import Message, prompt_ids
 from kailin_ray.cpu import multiplies_bfloat16
 from kailin_ray.generation import EngineDeadError, Generation, PromptTooLongError
 from kailin_ray.stages import EngineSpec
+
+_KNOWN_LAYERS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
 
 class Engine:
@@ -52,6 +55,7 @@ class Engine:
             defaults |= {"enable_lora": True, "max_loras": len(ranks), "max_lora_rank": _vllm_rank(max(ranks))}
             if current_platform.is_cpu():
                 defaults["worker_extension_cls"] = "kailin_ray.cpu_lora.Extension"
+                defaults["lora_target_modules"] = lora_modules(spec.adapters)
         if spec.float32_head:
             given["hf_overrides"] = {"head_dtype": "float32"} | (given.get("hf_overrides") or {})
         args = AsyncEngineArgs(model=spec.path, revision=spec.revision, **(defaults | given))
@@ -134,6 +138,22 @@ class Engine:
 def lora_rank(adapter: str) -> int:
     """The rank of a LoRA adapter in PEFT's format."""
     return int(json.loads(Path(adapter, "adapter_config.json").read_text(encoding="utf-8"))["r"])
+
+
+def lora_modules(adapters: Sequence[str]) -> list[str] | None:
+    """The layers that one of the adapters has weights for, by the ends of their names; ``None`` for all.
+
+    All, where a name may be another one in vLLM, such as an expert's: it would be left out silently. vLLM computes
+    adapters for all layers, zeros where one has nothing: on CPUs a quarter of the model's time.
+    """
+    found = set()
+    for adapter in adapters:
+        with safe_open(Path(adapter, "adapter_model.safetensors"), framework="numpy") as tensors:
+            names = list(tensors.keys())
+        if any(".experts." in name for name in names):
+            return None
+        found |= {name.partition(".lora_")[0].rpartition(".")[2] for name in names}
+    return sorted(found) if found <= _KNOWN_LAYERS else None
 
 
 def _vllm_rank(rank: int) -> int:

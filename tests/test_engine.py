@@ -7,8 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from transformers import AddedToken, AutoTokenizer
 
 from kailin_ray.agents.preamble import ask
@@ -18,7 +20,7 @@ from tests.conftest import MODEL
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 from kailin_ray.chat import prompt_ids
-from kailin_ray.engine import Engine, word_probabilities
+from kailin_ray.engine import Engine, lora_modules, word_probabilities
 from kailin_ray.generation import PromptTooLongError
 from kailin_ray.stages import EngineSpec
 
@@ -154,6 +156,22 @@ def test_each_adapter_of_an_engine_is_used_and_its_base_is_unchanged_side_by_sid
         assert asyncio.run(said(plain, None)) == [base]
     finally:
         plain.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("layers", "modules"),
+    [
+        (["layers.1.mlp.down_proj", "layers.2.mlp.down_proj"], ["down_proj", "q_proj", "v_proj"]),
+        (["layers.1.mlp.experts.3.down_proj"], None),  # vLLM's layer of experts has another name
+        (["lm_head"], None),
+    ],
+)
+def test_adapters_are_computed_where_one_has_weights(tmp_path: Path, layers: list[str], modules: list[str]) -> None:
+    attention, other = adapter(tmp_path / "attention", 1), tmp_path / "other"
+    other.mkdir()
+    names = [f"base_model.model.model.{layer}.lora_{side}.weight" for layer in layers for side in "AB"]
+    save_file({name: torch.zeros(1) for name in names}, other / "adapter_model.safetensors")
+    assert lora_modules([str(attention), str(other)]) == modules
 
 
 def special(ids: list[int]) -> list[int]:
