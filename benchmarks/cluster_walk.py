@@ -1,6 +1,6 @@
 """A job on a cluster of three nodes, all on this machine: submitted, stopped, submitted again, finished.
 
-    python benchmarks/cluster_walk.py demo/documents demo/index assets/mesh.tsv --limit 48
+    python benchmarks/cluster_walk.py demo/documents demo/index assets/mesh.tsv --limit 72
 
 Starts a head and two more nodes with `ray start`, with a token, and runs `submit distill` as a user would, with an
 engine on each node. It looks where the actors are, stops the job with `ray job stop` once rows are written, submits the
@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def main() -> None:
     parser.add_argument("documents", type=Path)
     parser.add_argument("index", type=Path)
     parser.add_argument("mesh", type=Path)
-    parser.add_argument("--limit", type=int, default=48)
+    parser.add_argument("--limit", type=int, default=72)
     parser.add_argument("--port", type=int, default=8365, help="of the dashboard; the head takes the one before it")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="walk-", dir="/tmp") as scratch, cluster(Path(scratch), asked.port):
@@ -61,8 +62,9 @@ def cluster(scratch: Path, port: int) -> Iterator[None]:
     started = [start([*head, *common])]
     try:
         until(lambda: answers(f"http://127.0.0.1:{port}/api/version"))
-        started += [start([f"--address=127.0.0.1:{port - 1}", *common]) for _ in range(NODES - 1)]
-        until(lambda: len(listed("nodes")) == NODES)
+        for number in range(2, NODES + 1):  # one by one: on one machine two at once take the same socket's name
+            started.append(start([f"--address=127.0.0.1:{port - 1}", *common]))
+            until(partial(joined, number))
         yield
     finally:
         for process in started:
@@ -106,6 +108,11 @@ def listed(kind: str) -> list[dict[str, Any]]:
     return [row for row in found if row["state"] == "ALIVE"]
 
 
+def joined(number: int) -> bool:
+    """Whether the cluster has so many nodes."""
+    return len(listed("nodes")) == number
+
+
 def walk(asked: argparse.Namespace, run: Path) -> dict[str, Any]:
     """Submit, look, stop, submit again, count."""
     line = [
@@ -121,6 +128,8 @@ def walk(asked: argparse.Namespace, run: Path) -> dict[str, Any]:
         *(f"documents={asked.documents.absolute()}", f"index={asked.index.absolute()}", f"out={run}"),
         *(f"mesh={asked.mesh.absolute()}", f"model.path={Path('assets/smollm2-135m-instruct').absolute()}"),
         *(f"limit={asked.limit}", "retrieval=brief", f"cluster.num_engines={NODES}", "cluster.num_retrievers=null"),
+        # Small blocks: the engine that is ready first would take all of so few abstracts, and the others be given back.
+        *("cluster.rows_per_block=4", "cluster.rows_in_flight=8"),
     ]
     begun = time.monotonic()
     detached = subprocess.run([*line, "job.follow=false"], capture_output=True, text=True, check=True).stdout

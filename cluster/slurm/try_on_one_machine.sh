@@ -2,10 +2,10 @@
 # A throw-away Slurm of two nodes on this machine, and the whole walk through it: submitted, drained before the time limit,
 # requeued, finished, each document once. Needs Debian's packages slurm-wlm and munge, root, and a finished `make demo`.
 #
-#   sudo cluster/slurm/try_on_one_machine.sh demo/documents demo/index assets/mesh.tsv 64
+#   sudo cluster/slurm/try_on_one_machine.sh demo/documents demo/index assets/mesh.tsv 96
 set -euo pipefail
 
-documents=$(realpath "$1") index=$(realpath "$2") mesh=$(realpath "$3") limit=${4:-64}
+documents=$(realpath "$1") index=$(realpath "$2") mesh=$(realpath "$3") limit=${4:-96}
 home=$(cd "$(dirname "$0")/../.." && pwd)
 for program in munged slurmctld slurmd sbatch; do
     type -P "$program" >/dev/null || { echo "no $program: apt-get install slurm-wlm munge" >&2 && exit 2; }
