@@ -3,7 +3,7 @@
     python benchmarks/cluster_walk.py demo/documents demo/index assets/mesh.tsv --limit 72
 
 Starts a head and two more nodes with `ray start`, with a token, and runs `submit distill` as a user would, with an
-engine on each node. It looks where the actors are, stops the job with `ray job stop` once rows are written, submits the
+three engines. It looks where the actors are, stops the job with `ray job stop` once rows are written, submits the
 same line again, and counts what came out: each document once. Prints one JSON.
 """
 
@@ -20,7 +20,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from kailin_ray.records import records
 RAY = str(Path(sys.executable).with_name("ray"))
 NODES = 3
 CPUS = 2
-"""Of each node, as Ray is told: one for an engine, one for the rest."""
+"""Of each node, as Ray is told: no node has room for all engines."""
 
 
 def main() -> None:
@@ -45,8 +44,9 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=72)
     parser.add_argument("--port", type=int, default=8365, help="of the dashboard; the head takes the one before it")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="walk-", dir="/tmp") as scratch, cluster(Path(scratch), asked.port):
-        print(json.dumps(walk(asked, Path(scratch) / "run") | {"versions": versions()}, indent=1))
+    scratch = Path(tempfile.mkdtemp(prefix="walk-", dir="/tmp"))
+    with cluster(scratch, asked.port):
+        print(json.dumps(walk(asked, scratch / "run") | {"versions": versions()}, indent=1))
 
 
 @contextmanager
@@ -58,19 +58,19 @@ def cluster(scratch: Path, port: int) -> Iterator[None]:
         "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}",
     }
     common = ["--block", f"--num-cpus={CPUS}", "--disable-usage-stats", "--object-store-memory=500000000"]
-    head = ["--head", f"--port={port - 1}", f"--dashboard-port={port}", f"--temp-dir={scratch / 'ray'}"]
-    started = [start([*head, *common])]
+    # A folder for each, as on machines of their own: in one they would unpack the job's code over one another.
+    folders = [f"--temp-dir={scratch / str(number)}" for number in range(NODES)]
+    started = [start(["--head", f"--port={port - 1}", f"--dashboard-port={port}", folders[0], *common])]
     try:
         until(lambda: answers(f"http://127.0.0.1:{port}/api/version"))
-        for number in range(2, NODES + 1):  # one by one: on one machine two at once take the same socket's name
-            started.append(start([f"--address=127.0.0.1:{port - 1}", *common]))
-            until(partial(joined, number))
+        started += [start([f"--address=127.0.0.1:{port - 1}", folder, *common]) for folder in folders[1:]]
+        until(lambda: len(listed("nodes")) == NODES)
         yield
     finally:
         for process in started:
             for member in [*psutil.Process(process.pid).children(recursive=True), process]:
                 member.kill()
-        shutil.rmtree(scratch / "ray", ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def start(arguments: list[str]) -> "subprocess.Popen[bytes]":
@@ -108,11 +108,6 @@ def listed(kind: str) -> list[dict[str, Any]]:
     return [row for row in found if row["state"] == "ALIVE"]
 
 
-def joined(number: int) -> bool:
-    """Whether the cluster has so many nodes."""
-    return len(listed("nodes")) == number
-
-
 def walk(asked: argparse.Namespace, run: Path) -> dict[str, Any]:
     """Submit, look, stop, submit again, count."""
     line = [
@@ -135,6 +130,9 @@ def walk(asked: argparse.Namespace, run: Path) -> dict[str, Any]:
     detached = subprocess.run([*line, "job.follow=false"], capture_output=True, text=True, check=True).stdout
     identity = re.findall(r"job (\S+),", detached)[0]
     until(lambda: list((run / "records").glob("*.parquet")) or over(identity))
+    if not (run / "records").exists():
+        subprocess.run([RAY, "job", "logs", identity], stdout=sys.stderr)
+        raise RuntimeError(f"job {identity} ended with no row: {job(identity)['message']}")
     nodes = {row["node_id"]: f"node {number}" for number, row in enumerate(listed("nodes"), start=1)}
     places = Counter(f"{nodes[row['node_id']]}: {row['class_name'].split('(')[0]}" for row in listed("actors"))
     found: dict[str, Any] = {"actors": dict(sorted(places.items()))}
@@ -157,8 +155,14 @@ def walk(asked: argparse.Namespace, run: Path) -> dict[str, Any]:
 
 def over(identity: str) -> bool:
     """Whether a job has ended."""
-    asked = requests.get(f"{os.environ['RAY_API_SERVER_ADDRESS']}/api/jobs/{identity}", headers=token(), timeout=30)
-    return asked.json()["status"] in ("STOPPED", "SUCCEEDED", "FAILED")
+    return job(identity)["status"] in ("STOPPED", "SUCCEEDED", "FAILED")
+
+
+def job(identity: str) -> dict[str, Any]:
+    """What the cluster says of a job."""
+    url = f"{os.environ['RAY_API_SERVER_ADDRESS']}/api/jobs/{identity}"
+    told: dict[str, Any] = requests.get(url, headers=token(), timeout=30).json()
+    return told
 
 
 def count(run: Path) -> int:
