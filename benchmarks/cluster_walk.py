@@ -2,9 +2,9 @@
 
     python benchmarks/cluster_walk.py demo/documents demo/index assets/mesh.tsv --limit 72
 
-Starts a head and two more nodes with `ray start`, with a token, and runs `submit distill` as a user would, with an
-three engines. It looks where the actors are, stops the job with `ray job stop` once rows are written, submits the
-same line again, and counts what came out: each document once. Prints one JSON.
+Starts a head and two more nodes with `ray start`, with a token, and runs `submit distill` as a user would, with
+three engines. It looks where the actors are, stops the job with `ray job stop` once rows are written, submits the same
+line again, and counts what came out: each document once. Prints one JSON.
 """
 
 import argparse
