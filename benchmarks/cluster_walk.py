@@ -12,7 +12,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -44,9 +43,12 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=72)
     parser.add_argument("--port", type=int, default=8365, help="of the dashboard; the head takes the one before it")
     asked = parser.parse_args()
-    scratch = Path(tempfile.mkdtemp(prefix="walk-", dir="/tmp"))
-    with cluster(scratch, asked.port):
-        print(json.dumps(walk(asked, scratch / "run") | {"versions": versions()}, indent=1))
+    # What is killed may still write there.
+    with (
+        tempfile.TemporaryDirectory(prefix="walk-", dir="/tmp", ignore_cleanup_errors=True) as scratch,
+        cluster(Path(scratch), asked.port),
+    ):
+        print(json.dumps(walk(asked, Path(scratch) / "run") | {"versions": versions()}, indent=1))
 
 
 @contextmanager
@@ -70,7 +72,6 @@ def cluster(scratch: Path, port: int) -> Iterator[None]:
         for process in started:
             for member in [*psutil.Process(process.pid).children(recursive=True), process]:
                 member.kill()
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def start(arguments: list[str]) -> "subprocess.Popen[bytes]":
@@ -111,15 +112,8 @@ def listed(kind: str) -> list[dict[str, Any]]:
 def walk(asked: argparse.Namespace, run: Path) -> dict[str, Any]:
     """Submit, look, stop, submit again, count."""
     line = [
-        *(
-            sys.executable,
-            "-m",
-            "kailin_ray",
-            "submit",
-            "distill",
-            "job.stop_seconds=300",
-            f"job.python={sys.executable}",
-        ),
+        *(sys.executable, "-m", "kailin_ray", "submit", "distill"),
+        *("job.stop_seconds=300", f"job.python={sys.executable}"),
         *(f"documents={asked.documents.absolute()}", f"index={asked.index.absolute()}", f"out={run}"),
         *(f"mesh={asked.mesh.absolute()}", f"model.path={Path('assets/smollm2-135m-instruct').absolute()}"),
         *(f"limit={asked.limit}", "retrieval=brief", f"cluster.num_engines={NODES}", "cluster.num_retrievers=null"),
@@ -139,7 +133,7 @@ def walk(asked: argparse.Namespace, run: Path) -> dict[str, Any]:
     stopping = time.monotonic()
     subprocess.run([RAY, "job", "stop", identity, "--no-wait"], check=True, stdout=subprocess.DEVNULL)
     until(lambda: over(identity))
-    found["stopped"] = {"rows": count(run), "seconds_to_drain": round(time.monotonic() - stopping, 1)}
+    found["stopped"] = {"rows": records(run).count_rows(), "seconds_to_drain": round(time.monotonic() - stopping, 1)}
     done = subprocess.run(line, capture_output=True, text=True)
     rows = records(run).to_table(columns=["pmid", "status"])
     found["finished"] = {
@@ -163,11 +157,6 @@ def job(identity: str) -> dict[str, Any]:
     url = f"{os.environ['RAY_API_SERVER_ADDRESS']}/api/jobs/{identity}"
     told: dict[str, Any] = requests.get(url, headers=token(), timeout=30).json()
     return told
-
-
-def count(run: Path) -> int:
-    """Rows written so far."""
-    return records(run).count_rows()
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ def lora_modules(adapters: Sequence[str]) -> list[str] | None:
     """The layers that one of the adapters has weights for, by the ends of their names; ``None`` for all.
 
     All, where a name may be another one in vLLM, such as an expert's: it would be left out silently. vLLM computes
-    adapters for all layers, zeros where one has nothing: on CPUs a quarter of the model's time.
+    adapters for all layers, zeros where one has nothing.
     """
     found = set()
     for adapter in adapters:

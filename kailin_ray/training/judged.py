@@ -17,7 +17,7 @@ def probabilities(model: Any, tokenizer: Any, prompts: list[Any], arguments: Arg
     """(n,) of A, where only A and B count: what the engine's constrained choice gives.
 
     What prompts begin with alike (the worked examples, an abstract whose candidates are shown in either order) is read
-    once, as the engine's prefix cache would: of 64 prompts with examples that is a quarter of the tokens.
+    once, as the engine's prefix cache would: of 50 prompts 0.8 of the tokens, with the examples half of them.
     """
     import torch
     from transformers import DynamicCache
