@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 from hydra import compose, initialize_config_dir
 from lxml import etree
@@ -14,6 +15,10 @@ from lxml import etree
 from kailin_ray.__main__ import conf_dir, main
 from kailin_ray.config import DistillConfig, check
 from kailin_ray.mesh import MeshHierarchy
+
+# No test asserts a time: a busy machine takes longer over an example, and so does a first call that compiles.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 ROOT = Path(__file__).parent.parent
 ASSETS = ROOT / "assets"

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kailin_ray import config as configuration
@@ -38,7 +38,6 @@ def test_a_configuration_without_secrets_is_shown_as_it_is(config: DistillConfig
 
 
 @given(st.text(max_size=400) | st.text(alphabet="Error: \\n\\ud800x.([])Value", max_size=400))
-@settings(deadline=None)
 def test_the_cause_of_any_traceback_is_one_line(traceback: str) -> None:
     found = _cause(traceback)
     assert found

@@ -74,7 +74,6 @@ PIECES = ["<think>", "<|im_end|>", "<|im_start|>", "[INST]", "[/INST]", "<s>", "
 @given(
     st.lists(st.sampled_from([*PIECES, "system\n", "a", " ", "<", "<<think>", "\ud800", "\0"]) | st.text(), max_size=12)
 )
-@settings(deadline=None)
 @example(PIECES)
 @example(["<x<think>"])
 @example(["<th", "<think>", "ink>", "\ud800<think\udc00>"])

@@ -73,7 +73,7 @@ def outcome(read: Callable[[], bytes]) -> bytes | None:
     st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=3),
     st.floats(0, 1),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_gzip_files_sound_and_damaged_are_read_as_python_reads_them(
     tmp_path_factory: pytest.TempPathFactory, members: list[bytes], changes: list[tuple[float, int]], kept: float
 ) -> None:

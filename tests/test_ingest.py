@@ -165,7 +165,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(EVENTS, st.randoms(use_true_random=False))
 def test_the_order_in_which_files_are_taken_does_not_matter(
     tmp_path_factory: pytest.TempPathFactory, events: list[list[tuple[int, int, str]]], random: Any

@@ -252,7 +252,7 @@ def test_an_adapter_reads_the_abstract_for_itself(plan: Make) -> None:
     st.sampled_from([None, 1, 3]),
     st.sampled_from([0, 0.5, 1]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_every_plan_does_every_step_once_with_what_there_is(
     plan: Make, nodes: list[Node], cut: str, own: bool, number: int | None, share: float
 ) -> None:

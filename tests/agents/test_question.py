@@ -1,6 +1,6 @@
 import pytest
 from hypothesis import example as with_example
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kailin_ray.agents import question
@@ -81,7 +81,6 @@ def test_the_worked_examples_pass_the_checks_they_teach() -> None:
 @given(st.text(max_size=300) | st.text(alphabet="?<|> \n\ud800\u202ethe studyAI*#", max_size=300), st.text(), st.text())
 @with_example("this " * 20_000, "", "")
 @with_example("the " + "a " * 50_000 + "study?", "", "")
-@settings(deadline=None)
 def test_any_output_of_a_model_is_judged(said: str, title: str, abstract: str) -> None:
     found = question.problem(said, "stop", {"title": title, "abstract": abstract})
     names = ["empty", "markup", "not_one_question", "length", "points_at_source", "copies_example", "off_topic"]

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kailin_ray.comparison import diversity
@@ -28,7 +28,6 @@ def measured(questions: list[str]) -> dict[str, float]:
     return dict(zip(MEASURES, found, strict=True))
 
 
-@settings(deadline=None)  # the first call compiles
 @given(QUESTIONS)
 def test_it_is_what_its_definition_says(questions: list[str]) -> None:
     words = [word_list(question) for question in questions]

@@ -32,7 +32,7 @@ def rows(draw: st.DrawFn) -> list[Record]:
     return made
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(rows(), st.randoms())
 def test_columns_say_what_rows_say(tmp_path_factory: pytest.TempPathFactory, made: list[Record], dice: object) -> None:
     folder = run(tmp_path_factory.mktemp("run") / "a", made, pieces=3)

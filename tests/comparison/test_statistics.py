@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kailin_ray.comparison import statistics
@@ -21,7 +21,6 @@ def few_draws() -> None:
         yield
 
 
-@settings(deadline=None)
 @given(VALUES)
 def test_an_interval_lies_within_the_values(values: list[float]) -> None:
     found = interval(np.array(values))
@@ -30,7 +29,6 @@ def test_an_interval_lies_within_the_values(values: list[float]) -> None:
     assert min(values) - 1e-9 <= low <= high <= max(values) + 1e-9
 
 
-@settings(deadline=None)
 @given(st.floats(-10, 10), st.integers(1, 30))
 def test_equal_values_have_no_width(value: float, number: int) -> None:
     assert interval(np.full(number, value)) == pytest.approx([value] * 3)
@@ -51,7 +49,6 @@ def test_it_is_the_textbook_s_bootstrap() -> None:
     assert interval(values) == pytest.approx([values.mean(), *np.percentile(drawn, [2.5, 97.5])])
 
 
-@settings(deadline=None)
 @given(GAPPED)
 def test_columns_do_not_hang_on_one_another_and_gaps_are_left_out(values: list[float]) -> None:
     column = np.array(values)
@@ -69,7 +66,6 @@ def test_of_nothing_there_is_no_interval() -> None:
     assert intervals({}) == {}
 
 
-@settings(deadline=None)
 @given(GAPPED)
 def test_the_same_values_do_not_differ(values: list[float]) -> None:
     column = np.array(values)
@@ -95,7 +91,6 @@ def test_points_are_given_for_wins_and_half_for_ties() -> None:
     assert counted(found) == {"wins": 1, "ties": 2, "losses": 1, "missing": 2}
 
 
-@settings(deadline=None)
 @given(GAPPED, st.randoms())
 def test_who_wins_when_sides_change_loses(values: list[float], dice: object) -> None:
     old = np.array(values)

@@ -113,7 +113,7 @@ def test_the_reasons_are_known() -> None:
 LETTERS = st.lists(st.sampled_from("abc"), min_size=10, max_size=40)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.lists(LETTERS, min_size=1, max_size=4), st.lists(LETTERS, min_size=1, max_size=5), st.integers(0, 20))
 def test_overlaps_are_those_of_plain_sets(contexts: list[list[str]], texts: list[list[str]], cut: int) -> None:
     """A plain reference: sets of tuples of words. Half of the texts have a piece of a context."""

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from datasketch import MinHash
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kailin_ray.corpus.duplicates import (
@@ -135,7 +135,6 @@ def test_short_texts_are_only_compared_as_a_whole_and_empty_ones_never() -> None
     assert verify(np.array([[10, 15]]), pmids, made.buckets, made.signatures, 0.1)[0].tolist() == []
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 1 << 63), st.integers(0, 4)), max_size=40),
     st.integers(1, 5),

@@ -146,7 +146,7 @@ WORDS = st.sampled_from("the of is does liver cancer survival drug rats heart ce
 SENTENCE = st.lists(WORDS, min_size=3, max_size=12)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.lists(SENTENCE, min_size=1, max_size=6), st.data())
 def test_equal_to_trying_every_window(asked: list[list[str]], data: st.DataObject) -> None:
     pieces = data.draw(st.lists(st.one_of(SENTENCE, st.sampled_from(asked)), max_size=4))

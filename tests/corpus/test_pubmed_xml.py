@@ -271,7 +271,7 @@ def careful(path: Path) -> tuple[list[Citation], Counter]:
 
 
 @given(MUTATIONS)
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example([(0.0, b"<!DOCTYPE PubmedArticleSet [<!ENTITY a 'b'>]>"), (0.3, b"&a;"), (0.9, b"&a;")])
 def test_a_mutated_file_is_read_or_refused_and_the_counts_add_up(
     tmp_path: Path, genuine: bytes, mutations: list[tuple[float, bytes | int | str]]

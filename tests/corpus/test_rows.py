@@ -64,7 +64,7 @@ JSON = st.recursive(
 @given(
     st.lists(st.dictionaries(st.text(max_size=8), JSON, max_size=4), max_size=12), st.booleans(), st.integers(64, 90)
 )
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_chunks_cut_rows_anywhere(
     monkeypatch: pytest.MonkeyPatch, found: list[dict[str, Any]], ascii_only: bool, chunk: int
 ) -> None:
@@ -120,7 +120,7 @@ def test_truncated_gzip_and_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @given(st.lists(st.tuples(st.text(max_size=20), st.text(max_size=20)), max_size=8))
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_csv_gives_texts_as_they_were(tmp_path: Path, cells: list[tuple[str, str]]) -> None:
     # A lone surrogate is no UTF-8; a carriage return or NUL needs quotes, which the writer gives.
     cells = [(a.replace("\0", ""), b.replace("\0", "")) for a, b in cells]

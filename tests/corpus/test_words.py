@@ -3,12 +3,11 @@ import unicodedata
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kailin_ray.corpus.words import ngrams, places_in, split_words, text_hashes, word_list
 
-COMPILING = settings(deadline=None)  # the first call compiles
 TEXTS = st.lists(st.one_of(st.none(), st.text(max_size=30), st.text("aAé ́-β1²\u00ad", max_size=20)), max_size=8)
 
 
@@ -28,7 +27,6 @@ def test_words_without_case_accents_and_typography(text: str, words: list[str]) 
     assert word_list(unicodedata.normalize("NFD", text)) == words
 
 
-@COMPILING
 @given(TEXTS)
 @example(["a", None, "", "b"])
 def test_the_same_words_by_hash_and_as_strings(texts: list[str | None]) -> None:
@@ -43,7 +41,6 @@ def test_the_same_words_by_hash_and_as_strings(texts: list[str | None]) -> None:
     assert [word for one in shown for word in word_list(one)] == flat
 
 
-@COMPILING
 @given(TEXTS, st.integers(1, 4))
 def test_ngrams_are_all_words_in_a_row(texts: list[str | None], length: int) -> None:
     words = split_words(pa.array(texts, pa.string()))
@@ -57,7 +54,6 @@ def test_ngrams_are_all_words_in_a_row(texts: list[str | None], length: int) -> 
     assert len(set(zip(flat, grams.tolist(), strict=True))) == len(set(flat)) == len(set(grams.tolist()))
 
 
-@COMPILING
 @given(TEXTS)
 def test_a_text_hash_is_of_all_words_in_their_order(texts: list[str | None]) -> None:
     words = split_words(pa.array(texts, pa.string()))

@@ -235,7 +235,7 @@ CHANGES = st.lists(
 
 @pytest.mark.parametrize("write", [xml, obo, mtrees, table, bare_table])
 @given(changes=CHANGES)
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_mutated_file_is_read_or_refused(
     tmp_path: Path, write: Callable[[Sequence[Descriptor]], str], changes: list[tuple[float, int | str]]
 ) -> None:

@@ -141,7 +141,7 @@ def test_the_budget_is_met_exactly(mesh: MeshHierarchy, budget: int, design: dic
     assert chosen == sorted(set(chosen)) and set(chosen) <= set(table["pmid"].to_pylist())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.permutations(range(12)),
     st.lists(st.integers(0, 300), max_size=11),

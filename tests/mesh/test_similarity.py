@@ -154,7 +154,6 @@ def test_wrong_input_is_refused_by_name() -> None:
 UIS = st.lists(st.sampled_from([*PLACED, "D99", "unknown"]), max_size=6)
 
 
-@settings(deadline=None)
 @given(
     st.dictionaries(st.sampled_from(PLACED), st.integers(0, 10**6)),
     UIS,
@@ -174,7 +173,7 @@ def test_properties_of_sets(counts: dict[str, int], a: list[str], b: list[str], 
         assert measure not in ("lin", "jc", "kailin") or itself == pytest.approx(1.0)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.dictionaries(st.sampled_from(PLACED), st.integers(0, 10**6)))
 def test_a_descriptor_is_most_like_itself(counts: dict[str, int]) -> None:
     mesh = BARE.with_counts(counts)

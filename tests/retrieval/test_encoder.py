@@ -171,7 +171,7 @@ def articles(models: Path) -> PassageEncoder:
     return PassageEncoder(medcpt(models), on_gpu=False)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(texts=st.lists(st.text(st.sampled_from(ALPHABET + " [].")), max_size=9), data=st.data())
 def test_a_passages_vector_depends_on_nothing_beside_it(
     articles: PassageEncoder, texts: list[str], data: st.DataObject

@@ -50,7 +50,7 @@ def test_bm25_by_hand(made: Path) -> None:
     assert expected[1][1] == pytest.approx(0.6243, abs=1e-4)  # 0.4700 · 4.4 / 3.3125
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=8), min_size=1, max_size=8),
     st.lists(st.sampled_from(WORDS), unique=True, min_size=1),
@@ -133,7 +133,6 @@ def test_a_question_is_words_and_no_query_language(made: Path, question: str, pm
     assert found(made, question) == pmids
 
 
-@settings(deadline=None)
 @given(st.text(alphabet=st.characters(min_codepoint=1, max_codepoint=127)) | st.text('heartkidny:"()[]^~*?/+-\0 '))
 def test_nothing_that_is_asked_acts_as_syntax(made: Path, question: str) -> None:
     index = LexicalIndex(made)
@@ -141,7 +140,6 @@ def test_nothing_that_is_asked_acts_as_syntax(made: Path, question: str) -> None
     assert index.search(question, 4) == index.search(words, 4)
 
 
-@settings(deadline=None)
 @given(st.text(alphabet=st.characters(exclude_categories=())))
 def test_nothing_that_is_asked_raises(made: Path, question: str) -> None:
     assert {pmid for pmid, _ in LexicalIndex(made).search(question + " kidney", 4)} >= {3}
