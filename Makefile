@@ -42,7 +42,7 @@ check: setup
 	$(BIN)/lint-imports
 
 bench: demo
-	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/speed/throughput.py
 
 clean:
 	rm -rf $(DEMO) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -12,8 +12,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from lxml import etree
 
-from kailin_ray.__main__ import conf_dir, main
-from kailin_ray.config import DistillConfig, check
+from kailin_ray.cli.main import main
+from kailin_ray.config import DistillConfig, check, conf_dir
 from kailin_ray.mesh import MeshHierarchy
 
 # No test asserts a time: a busy machine takes longer over an example, and so does a first call that compiles.

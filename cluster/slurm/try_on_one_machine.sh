@@ -92,8 +92,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from kailin_ray.files import read_json
-from kailin_ray.records import records
+from kailin_ray.io.files import read_json
+from kailin_ray.dataset.records import records
 
 run, limit = Path(sys.argv[1]), int(sys.argv[2])
 rows = records(run).to_table(columns=["pmid", "status"])

@@ -7,7 +7,7 @@ because the question is a yes/no question, the decision ``{"yes": 0.91, "no": 0.
 import re
 from typing import Any
 
-from kailin_ray.agents.preamble import DECIDE, Message, answer_task, ask, prompt
+from kailin_ray.agents.prompts import DECIDE, Message, answer_task, ask, prompt
 
 MIN_WORDS = 4
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kailin_ray.agents.preamble import Message, compare_task, prompt, suits_task
+from kailin_ray.agents.prompts import Message, compare_task, prompt, suits_task
 
 Shown = tuple[str, list[str]]
 """A candidate as the judge sees it: the question, and the contexts' text."""

@@ -7,7 +7,7 @@ Sample: persona "clinical" on an abstract about sodium azide gives
 import re
 from typing import Any
 
-from kailin_ray.agents.preamble import TASKS, Message, prompt
+from kailin_ray.agents.prompts import TASKS, Message, prompt
 
 MIN_WORDS, MAX_WORDS = 5, 40
 MIN_SHARED = 0.4
@@ -29,7 +29,7 @@ _YES_NO = re.compile(
 
 
 def messages(document: dict[str, Any], persona: str, examples: bool = True) -> list[Message]:
-    """Ask for one question about ``document``; ``persona`` is a key of ``preamble.TASKS``."""
+    """Ask for one question about ``document``; ``persona`` is a key of ``prompts.TASKS``."""
     return prompt(document, TASKS[persona], examples)
 
 

@@ -19,8 +19,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from kailin_ray.comparison.statistics import SEED, Interval
-from kailin_ray.corpus.duplicates import candidate_pairs, sketch
-from kailin_ray.corpus.words import TEXTS_AT_ONCE, Hashes, Words, ngrams, split_words, text_hashes
+from kailin_ray.corpus.overlap.near_duplicates import candidate_pairs, sketch
+from kailin_ray.corpus.overlap.ngrams import TEXTS_AT_ONCE, Hashes, Words, ngrams, split_words, text_hashes
 
 MEASURES = ("distinct_1", "distinct_2", "distinct_3", "exact_repeats", "near_repeats", "commonest_opening")
 GRAMS = (1, 2, 3)
@@ -28,7 +28,7 @@ OPENING = 3
 """Words of an opening."""
 ALIKE = 0.8
 """Jaccard similarity of two questions' sets of words from which on the one nearly repeats the other: of ten words about
-one is another. The sketches of ``duplicates.py`` find such a pair with probability 0.998."""
+one is another. The sketches of ``near_duplicates.py`` find such a pair with probability 0.998."""
 PARTS = 100
 LEFT_OUT = 4
 """One in so many, of each part."""

@@ -16,15 +16,17 @@ from typing import Any
 from kailin_ray.comparison.diversity import PARTS
 from kailin_ray.comparison.measures import measured
 from kailin_ray.comparison.pairs import Asked, read_asked, shared
-from kailin_ray.comparison.picture import draw_differences
+from kailin_ray.comparison.plots import draw_differences
 from kailin_ray.comparison.report import card, lines, said, table
 from kailin_ray.comparison.statistics import DRAWS, SEED
 from kailin_ray.comparison.verdicts import Judged
-from kailin_ray.config import CompareConfig, ConfigError, settings
-from kailin_ray.files import atomic_folder, read_manifest, sha256, write_json
-from kailin_ray.manifest import FREE, flat, models, prompts, versions
+from kailin_ray.config import CompareConfig, settings
+from kailin_ray.distill.identity import FREE, flat, models, prompts
+from kailin_ray.errors import ConfigError
+from kailin_ray.io.files import atomic_folder, read_manifest, sha256, write_json
+from kailin_ray.planning.stages import judge_stage
 from kailin_ray.schema import EVALUATION
-from kailin_ray.stages import judge_stage
+from kailin_ray.versions import versions
 
 RULE_KEYS = ("evaluation.measure", "evaluation.aggregate")
 """Without these being equal, MeSH scores are of different kinds."""

@@ -25,21 +25,22 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 
-from kailin_ray.actor import StartEngine, send_output_to, start_vllm
 from kailin_ray.comparison.job import judging_folder
 from kailin_ray.comparison.pairs import chosen_batches
 from kailin_ray.comparison.verdicts import KEYS_PER_PMID, VERDICTS, Keys, agents_of, read_verdicts
 from kailin_ray.config import CompareConfig
-from kailin_ray.distill import Distiller, RejectedRowError
-from kailin_ray.documents import PMIDS
-from kailin_ray.files import atomic_file, read_json, remove_folder, write_json
-from kailin_ray.generation import EngineDeadError
-from kailin_ray.pipeline import through
-from kailin_ray.plan import lay_out
-from kailin_ray.pools import Pool
-from kailin_ray.progress import progress_bar
-from kailin_ray.session import cluster_nodes, ray_session
-from kailin_ray.stages import Stage, judge_stage
+from kailin_ray.distill.actor import StartEngine, start_vllm
+from kailin_ray.distill.distiller import Distiller, RejectedRowError
+from kailin_ray.distill.pipeline import through
+from kailin_ray.engines.interface import EngineDeadError
+from kailin_ray.io.files import atomic_file, read_json, remove_folder, write_json
+from kailin_ray.io.pmids import PMIDS
+from kailin_ray.io.terminal import progress_bar, send_output_to
+from kailin_ray.planning.plan import lay_out
+from kailin_ray.planning.pools import Pool
+from kailin_ray.planning.stages import Stage, judge_stage
+from kailin_ray.runtime.nodes import cluster_nodes
+from kailin_ray.runtime.session import ray_session
 
 ABSTRACTS_PER_PART = 500
 """Whose texts a task holds, of both runs: some 20 MB."""

@@ -9,13 +9,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kailin_ray.documents import PMIDS, among
+from kailin_ray.dataset.records import load_pmids, record_files
+from kailin_ray.dataset.splits import held_out
 from kailin_ray.errors import ConfigError
-from kailin_ray.held_out import held_out
-from kailin_ray.records import load_pmids, record_files
+from kailin_ray.io.pmids import PMIDS, among
+from kailin_ray.io.storage import open_parquet
+from kailin_ray.planning.stages import QUESTION_AGENTS
 from kailin_ray.schema import OK
-from kailin_ray.stages import QUESTION_AGENTS
-from kailin_ray.storage import open_parquet
 
 PREFERRED = "preferred"
 KINDS = (PREFERRED, *QUESTION_AGENTS)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from kailin_ray.comparison.pairs import KINDS, NONE, Asked
 from kailin_ray.comparison.statistics import Values
-from kailin_ray.stages import QUESTION_AGENTS
+from kailin_ray.planning.stages import QUESTION_AGENTS
 
 Keys = npt.NDArray[np.int64]
 """A pair of questions as one number: the PMID, whose the old question is, whose the new one. The preferred questions of

@@ -1,1 +1,1 @@
-"""PubMed to documents: one element of XML in, one row of ``schema.DOCUMENTS`` out."""
+"""A folder of documents: opened, read, written, updated."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from kailin_ray.files import atomic_file, sha256
+from kailin_ray.io.files import atomic_file, sha256
 
 if TYPE_CHECKING:
     from kailin_ray.mesh.hierarchy import MeshHierarchy
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # Of the code that parses: a copy made by another version is not read.
 _CODE = [
     Path(__file__).with_name(f"{name}.py").read_bytes()
-    for name in ("readers", "build", "hierarchy", "content", "cache")
+    for name in ("readers", "build", "hierarchy", "information_content", "cache")
 ]
 _VERSION = hashlib.sha256(b"".join(_CODE)).hexdigest()[:8]
 

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kailin_ray.mesh import build, similarity
-from kailin_ray.mesh.content import counted
+from kailin_ray.mesh.information_content import counted
 from kailin_ray.mesh.readers import Descriptor, descriptor, read_descriptors
 
 Ints = npt.NDArray[np.int32]

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import obonet
 from lxml import etree
 
-from kailin_ray.files import open_unpacked
+from kailin_ray.io.compressed import open_unpacked
 
 
 @dataclass(frozen=True, order=True)

@@ -1,1 +1,1 @@
-"""The retrieval agent: encoder, dense index, passage store, and the actor that answers questions with passages."""
+"""The retrieval agent: the actor, its client, its encoders."""

@@ -10,8 +10,8 @@ import ray
 
 from kailin_ray.config import Encoder, Retrieval
 from kailin_ray.retrieval.encoder import QueryEncoder
-from kailin_ray.retrieval.index import Hit, PassageIndex
-from kailin_ray.retrieval.store import Rows, Vectors
+from kailin_ray.retrieval.search.index import Hit, PassageIndex
+from kailin_ray.retrieval.search.store import Rows, Vectors
 
 MAX_BATCH = 256
 """Questions that are encoded and searched for together; a call is not divided among batches."""

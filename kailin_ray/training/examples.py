@@ -23,13 +23,13 @@ import numpy as np
 from datasets import Dataset, concatenate_datasets
 
 from kailin_ray.agents import question
-from kailin_ray.agents.preamble import ask
+from kailin_ray.agents.prompts import ask
 from kailin_ray.config import Dpo, TrainConfig, TrlRows
-from kailin_ray.corpus.benchmarks import Benchmarks
+from kailin_ray.corpus.overlap.benchmarks import Benchmarks
+from kailin_ray.dataset.decontaminate import load_benchmarks
+from kailin_ray.dataset.splits import held_out
 from kailin_ray.errors import ConfigError
-from kailin_ray.held_out import held_out
-from kailin_ray.leaks import load_benchmarks
-from kailin_ray.training.sources import load_splits, read_questions
+from kailin_ray.training.question_sources import load_splits, read_questions
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "question": ("prompt", "completion"),

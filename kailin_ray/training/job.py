@@ -16,15 +16,17 @@ from typing import Any, TextIO
 from datasets import Dataset, disable_progress_bars
 from transformers import AutoTokenizer
 
-from kailin_ray.checks import check_files, found_adapter, found_model
-from kailin_ray.config import ConfigError, TrainConfig, settings
-from kailin_ray.files import atomic_folder, model_identity, read_json, sha256, write_json
-from kailin_ray.manifest import flat, versions
-from kailin_ray.progress import progress_bar
+from kailin_ray.config import TrainConfig, settings
+from kailin_ray.distill.identity import flat
+from kailin_ray.engines.models import check_files, found_adapter, found_model, model_identity
+from kailin_ray.errors import STOPPED, ConfigError, StoppedError
+from kailin_ray.io.files import atomic_folder, read_json, sha256, write_json
+from kailin_ray.io.terminal import progress_bar
+from kailin_ray.runtime.signals import stop_requests
 from kailin_ray.training.examples import Examples, load_examples
 from kailin_ray.training.report import card, draw_losses
 from kailin_ray.training.tokens import tokenized
-from kailin_ray.watch import STOPPED, StoppedError, stop_requests
+from kailin_ray.versions import versions
 
 MANY_ROWS = 20_000
 """Rows from which on tokenizing takes more than one process."""
@@ -68,7 +70,7 @@ def train(config: TrainConfig, out: Path, log: Path) -> dict[str, Any]:
 
     Raises ``StoppedError`` after SIGTERM, once the step that was begun is in a checkpoint.
     """
-    from kailin_ray.session import ray_session
+    from kailin_ray.runtime.session import ray_session
 
     scratch = scratch_of(out)
     disable_progress_bars()

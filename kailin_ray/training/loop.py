@@ -19,9 +19,9 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.trainer import utils as trl_utils
 
 from kailin_ray.config import TrainConfig
-from kailin_ray.cpu import multiplies_bfloat16
-from kailin_ray.files import write_json
-from kailin_ray.training.judged import judged, probabilities, with_examples
+from kailin_ray.engines.cpu import multiplies_bfloat16
+from kailin_ray.io.files import write_json
+from kailin_ray.training.judge_accuracy import judged, probabilities, with_examples
 
 Model = Any
 LOGGED = ("step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm")

@@ -5,8 +5,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from kailin_ray.files import atomic_file
-from kailin_ray.picture import BLUE, GREY, ORANGE
+from kailin_ray.io.files import atomic_file
+from kailin_ray.io.plots import BLUE, GREY, ORANGE
 
 USE = {
     "question": ("general", " model.general.persona=any"),

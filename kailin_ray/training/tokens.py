@@ -8,8 +8,8 @@ from typing import Any
 
 from datasets import Dataset
 
-from kailin_ray.chat import Arguments, plain_ids, prompt_ids, reply_ids
 from kailin_ray.config import TrainConfig
+from kailin_ray.engines.chat_template import Arguments, plain_ids, prompt_ids, reply_ids
 
 Row = dict[str, Any]
 

@@ -3,7 +3,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kailin_ray.agents import answer, evaluation
-from kailin_ray.agents.preamble import EXAMPLES, SUITS
+from kailin_ray.agents.prompts import EXAMPLES, SUITS
 from kailin_ray.schema import REASONS
 
 DOCUMENT = {"title": "Azide.", "abstract": "Azide preserved tissues."}

@@ -5,7 +5,7 @@ import pytest
 
 from kailin_ray.agents import evaluation
 from kailin_ray.agents.evaluation import Verdict, agreement, candidate_score, position_bias, position_sums, prefer
-from kailin_ray.agents.preamble import PREAMBLE
+from kailin_ray.agents.prompts import PREAMBLE
 
 DOCUMENT = {"title": "Azide.", "abstract": "Azide preserved tissues."}
 

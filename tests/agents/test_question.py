@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kailin_ray.agents import question
-from kailin_ray.agents.preamble import EXAMPLES, PREAMBLE, TASKS
+from kailin_ray.agents.prompts import EXAMPLES, PREAMBLE, TASKS
 
 DOCUMENT = {
     "title": "Effect of sodium azide on the preservation of tissues.",

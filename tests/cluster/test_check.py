@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.manifests import KUBERNETES
+from tests.support.kubernetes_manifests import KUBERNETES
 
 pytestmark = pytest.mark.skipif(not shutil.which("kubectl"), reason="no kubectl, which renders the manifests")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.manifests import KUBERNETES, rendered
 from tests.conftest import ROOT
+from tests.support.kubernetes_manifests import KUBERNETES, rendered
 
 Instruction = tuple[str, str]
 

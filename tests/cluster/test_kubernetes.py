@@ -14,13 +14,14 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from kailin_ray.__main__ import check_keys, conf_dir
-from kailin_ray.config import ConfigError, DistillConfig, check
-from kailin_ray.plan import make_plan
-from kailin_ray.pools import Node
-from tests.cluster.manifests import KUBERNETES, Manifest, closed, crd, rendered, validate
+from kailin_ray.cli.main import check_keys
+from kailin_ray.config import DistillConfig, check, conf_dir
+from kailin_ray.errors import ConfigError
+from kailin_ray.planning.plan import make_plan
+from kailin_ray.planning.pools import Node
 from tests.conftest import MODEL, ROOT
-from tests.model_configs import config_only
+from tests.support.kubernetes_manifests import KUBERNETES, Manifest, closed, crd, rendered, validate
+from tests.support.model_configs import config_only
 
 pytestmark = pytest.mark.skipif(not shutil.which("kubectl"), reason="no kubectl, which renders the manifests")
 

@@ -15,7 +15,7 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from kailin_ray.metrics import ENGINE, IN_FLIGHT, RUN
+from kailin_ray.distill.metrics import ENGINE, IN_FLIGHT, RUN
 from tests.cluster.conftest import Head, end, free_port, until
 from tests.conftest import MESH, ROOT
 

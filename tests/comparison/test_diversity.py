@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kailin_ray.comparison import diversity
 from kailin_ray.comparison.diversity import ALIKE, MEASURES, commonest_opening, compare_diversity, measure, prepared
-from kailin_ray.corpus.words import word_list
+from kailin_ray.corpus.overlap.ngrams import word_list
 
 VARIED = [
     "Does aspirin lower fever in children with malaria?",

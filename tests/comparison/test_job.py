@@ -10,12 +10,12 @@ import matplotlib.image
 import pytest
 from hydra import compose, initialize_config_dir
 
-from kailin_ray.__main__ import conf_dir
-from kailin_ray.commands import compare
+from kailin_ray.cli.train import compare
 from kailin_ray.comparison.report import MEASURES, lines
-from kailin_ray.config import CompareConfig, ConfigError, check
-from kailin_ray.held_out import held_out
-from tests.comparison.made import MODEL, Record, record, run
+from kailin_ray.config import CompareConfig, check, conf_dir
+from kailin_ray.dataset.splits import held_out
+from kailin_ray.errors import ConfigError
+from tests.support.runs import MODEL, Record, record, run
 
 HELD_OUT = [pmid for pmid in range(1, 2_000) if held_out(pmid)][:60]
 TRAINED_ON = [pmid for pmid in range(1, 100) if not held_out(pmid)]

@@ -13,16 +13,15 @@ import pytest
 from hydra import compose, initialize_config_dir
 from ray.exceptions import RayError
 
-from kailin_ray.__main__ import conf_dir
-from kailin_ray.checks import check_judge
 from kailin_ray.comparison import job, judging, verdicts
 from kailin_ray.comparison.pairs import read_asked
 from kailin_ray.comparison.verdicts import VERDICTS, pair_keys
-from kailin_ray.config import CompareConfig, check
-from kailin_ray.files import write_json
-from kailin_ray.generation import EngineDeadError, Generation
-from tests.comparison.made import Record, candidate, record, run
+from kailin_ray.config import CompareConfig, check, conf_dir
+from kailin_ray.distill.preflight import check_judge
+from kailin_ray.engines.interface import EngineDeadError, Generation
+from kailin_ray.io.files import write_json
 from tests.conftest import Command
+from tests.support.runs import Record, candidate, record, run
 
 GOOD = "Does aspirin reduce the recurrence of colorectal adenomas?"
 OTHER = "How does the moon move the water of the sea?"

@@ -8,10 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kailin_ray.comparison.pairs import KINDS, PREFERRED, read_asked, shared
-from kailin_ray.config import ConfigError
-from kailin_ray.held_out import held_out
-from kailin_ray.stages import QUESTION_AGENTS
-from tests.comparison.made import Record, record, run
+from kailin_ray.dataset.splits import held_out
+from kailin_ray.errors import ConfigError
+from kailin_ray.planning.stages import QUESTION_AGENTS
+from tests.support.runs import Record, record, run
 
 HELD_OUT = [pmid for pmid in range(1, 400) if held_out(pmid)]
 TRAINED_ON = [pmid for pmid in range(1, 100) if not held_out(pmid)]

@@ -11,17 +11,9 @@ from hypothesis import strategies as st
 
 from kailin_ray.comparison.measures import measured
 from kailin_ray.comparison.pairs import Asked, read_asked
-from kailin_ray.comparison.verdicts import (
-    KEYS_PER_PMID,
-    VERDICTS,
-    agents_of,
-    by_kind,
-    pair_keys,
-    read_verdicts,
-    wanted,
-)
-from kailin_ray.stages import QUESTION_AGENTS
-from tests.comparison.made import record, run
+from kailin_ray.comparison.verdicts import KEYS_PER_PMID, VERDICTS, agents_of, by_kind, pair_keys, read_verdicts, wanted
+from kailin_ray.planning.stages import QUESTION_AGENTS
+from tests.support.runs import record, run
 
 A, B, C = ("Does A?", 0.1), ("Does B?", 0.2), ("Does C?", 0.3)
 

@@ -39,7 +39,7 @@ from kailin_ray.mesh import MeshHierarchy
 from kailin_ray.mesh.similarity import AGGREGATES, MEASURES
 from tests.conftest import MESH as FULL
 from tests.conftest import TOY
-from tests.mesh.reference import Reference
+from tests.support.mesh_reference import Reference
 
 COUNTS = {
     "D10": 2, "D11": 5, "D12": 3, "D20": 1, "D21": 4, "D22": 2, "D23": 3, "D50": 2, "D51": 3, "D52": 1, "D99": 50,

@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizer
 
-from kailin_ray.__main__ import conf_dir
-from kailin_ray.checks import check_encoder, found_encoder
-from kailin_ray.config import ConfigError, DistillConfig, Encoder, IndexConfig, check
+from kailin_ray.config import DistillConfig, Encoder, IndexConfig, check, conf_dir
+from kailin_ray.distill.preflight import check_encoder
+from kailin_ray.errors import ConfigError
 from kailin_ray.retrieval.encoder import EncodeDocuments, PassageEncoder, QueryEncoder, check_length
-from kailin_ray.retrieval.job import FORMAT, encoder_identity, opened_index
+from kailin_ray.retrieval.encoder_models import found_encoder
+from kailin_ray.retrieval.indexing.job import FORMAT, encoder_identity, opened_index
 from kailin_ray.schema import DOCUMENTS
 from tests.conftest import ENCODER
 

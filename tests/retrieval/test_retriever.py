@@ -9,8 +9,8 @@ import pytest
 
 from kailin_ray.config import Retrieval
 from kailin_ray.retrieval import retriever as module
-from kailin_ray.retrieval.index import Hit
 from kailin_ray.retrieval.retriever import MAX_BATCH, Query, Retriever
+from kailin_ray.retrieval.search.index import Hit
 
 RETRIEVAL = Retrieval(
     top_k=4, exclude_source=True, jaccard=0.8, lexical_weight=0.0, mesh_weight=0.0, max_context_words=None

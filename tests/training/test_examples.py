@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 from hydra import compose, initialize_config_dir
 
-from kailin_ray.__main__ import conf_dir
 from kailin_ray.agents import question
-from kailin_ray.agents.preamble import SYSTEM, TASKS, ask
-from kailin_ray.config import ConfigError, TrainConfig, check
-from kailin_ray.files import write_json
-from kailin_ray.held_out import held_out
+from kailin_ray.agents.prompts import SYSTEM, TASKS, ask
+from kailin_ray.config import TrainConfig, check, conf_dir
+from kailin_ray.dataset.splits import held_out
+from kailin_ray.errors import ConfigError
+from kailin_ray.io.files import write_json
 from kailin_ray.schema import DOCUMENTS
 from kailin_ray.training.examples import Examples, load_examples, text_of
 

@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from kailin_ray import publish as publishing
-from kailin_ray.publish import ACCEPTED, SCHEMAS, judge
+from kailin_ray.dataset import publish as publishing
+from kailin_ray.dataset.rows import ACCEPTED, SCHEMAS, judge
 from kailin_ray.training import loop
 from kailin_ray.training.tokens import tokenized
 from tests.conftest import MODEL
-from tests.test_publish import RECORD
+from tests.dataset.test_publish import RECORD
 from tests.training.test_examples import config
 
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}

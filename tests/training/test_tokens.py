@@ -7,8 +7,8 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 
 from kailin_ray.agents import question
-from kailin_ray.agents.preamble import ask
-from kailin_ray.chat import prompt_ids, reply_ids
+from kailin_ray.agents.prompts import ask
+from kailin_ray.engines.chat_template import prompt_ids, reply_ids
 from kailin_ray.training.tokens import tokenized
 from tests.conftest import MODEL
 from tests.training.test_examples import config

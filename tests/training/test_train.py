@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kailin_ray.__main__ import run
+from kailin_ray.cli.main import run
 from tests.conftest import ROOT, Command
 from tests.training.test_examples import HELD_OUT, TRAINED
 from tests.training.test_loop import make_tiny

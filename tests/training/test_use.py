@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from kailin_ray import manifest
-from kailin_ray.checks import found_models
-from kailin_ray.config import ConfigError, DistillConfig
-from kailin_ray.files import sha256, write_json
-from kailin_ray.stages import make_stages
+from kailin_ray.config import DistillConfig
+from kailin_ray.distill import identity
+from kailin_ray.distill.preflight import found_models
+from kailin_ray.errors import ConfigError
+from kailin_ray.io.files import sha256, write_json
+from kailin_ray.planning.stages import make_stages
 from kailin_ray.training.report import USE, summary
 from tests.conftest import MODEL
 
@@ -34,7 +35,7 @@ def test_it_is_used_with_what_the_summary_says(config: DistillConfig, tmp_path: 
     assert USE["dpo"][0] == "general"
     found = found_models(using(config, "general", folder, examples=False))
     assert found.general.adapter == str(folder)
-    assert manifest.models(found, make_stages(replace(config, model=found)))["general"]["adapter"] == "a"
+    assert identity.models(found, make_stages(replace(config, model=found)))["general"]["adapter"] == "a"
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,7 @@ def test_another_use_is_refused(
 def test_an_adapter_of_another_model_is_refused(config: DistillConfig, tmp_path: Path) -> None:
     given = using(config, "general", adapter(tmp_path / "a", "dpo", "another"), examples=False)
     with pytest.raises(ConfigError, match="model.general.adapter: .* was trained on base, not on .*smollm2"):
-        manifest.models(given.model, make_stages(given))
+        identity.models(given.model, make_stages(given))
 
 
 def test_the_summary_names_what_was_learned_and_how_to_use_it() -> None:

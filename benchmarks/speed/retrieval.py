@@ -1,0 +1,371 @@
+"""Retrieval at growing sizes: recall against exact search, questions a second beside bare FAISS, bytes, memory, time.
+
+    python benchmarks/speed/retrieval.py demo/index --sizes 10000 100000 1000000 > retrieval.json
+
+The passages are those of an index that `index` made, with its encoder's vectors, as far as it has so many. Beyond that
+vectors are synthetic, and the JSON says so: points between a real vector and one of its ten nearest neighbours, with a
+little noise; their questions differ from them as real titles' vectors do from their abstracts'.
+
+Each structure is built by the tasks of the `index` job, in a Ray session on this machine, and tuned to `--target`. Then
+recall is measured once more, independently: by other questions and FAISS's flat index. Questions a second are
+measured with vectors given, so that nothing hides behind the encoder: bare FAISS (the same structure and parameters,
+with FAISS's own refinement by half-precision vectors) called in a loop, beside the retriever's actor with two calls in
+flight, in turn, and medians; then with the real encoder at batches of 256.
+"""
+
+import argparse
+import gc
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import torch
+from hydra import compose, initialize_config_dir
+
+from kailin_ray.config import Encoder, IndexConfig, Retrieval, check, conf_dir
+from kailin_ray.io.files import read_json, write_json
+from kailin_ray.retrieval.encoder import QueryEncoder
+from kailin_ray.retrieval.indexing import recall
+from kailin_ray.retrieval.indexing.job import recorded_encoder
+from kailin_ray.retrieval.indexing.structure import Shards, build_approximate, measure
+from kailin_ray.retrieval.retriever import Query, Retriever
+from kailin_ray.retrieval.search import ann
+from kailin_ray.retrieval.search.index import PassageIndex, load_deleted, shard_folders
+from kailin_ray.retrieval.search.store import SHARD_ROWS, Rows, Store, Vectors, write_shard
+from kailin_ray.runtime.session import ray_session
+from kailin_ray.versions import versions
+
+TUNE_AND_MEASURE, INDEPENDENT = 1_536, 1_000
+BATCHES = (1, 32, 256)
+NEIGHBOURS = 10
+RETRIEVAL = Retrieval(
+    top_k=4, exclude_source=True, jaccard=0.8, lexical_weight=0.0, mesh_weight=0.0, max_context_words=None
+)
+NOISE = 0.5
+"""Length of the noise that a synthetic vector gets."""
+
+
+class Source:
+    """Real passages, and as many synthetic ones as are asked for."""
+
+    def __init__(self, folder: Path, num_questions: int):
+        made = read_json(folder / "manifest.json")
+        self.encoder = recorded_encoder(made)
+        store = Store(shard_folders(folder, made), made["dimension"])
+        rng = np.random.default_rng(0)
+        rows = rng.permutation(np.setdiff1d(np.arange(len(store)), load_deleted(folder)))
+        self.vectors = store.vectors(rows).astype(np.float32)
+        self.passages = store.passages(rows)
+        titled = [at for at, (_, title, _, _) in enumerate(self.passages) if title]
+        # Titles of passages that every size has.
+        self.asked = np.array(titled[:num_questions])
+        titles = [self.passages[at][1] for at in self.asked]
+        self.questions = QueryEncoder(self.encoder, on_gpu=False).encode(titles)
+
+    def sized(self, number: int) -> tuple[Vectors, Rows, Vectors]:
+        """Vectors of so many passages; the row of each question's own passage, and the questions' vectors."""
+        real = min(number, len(self.vectors))
+        if number <= len(self.vectors):
+            return self.vectors[:number], self.asked, self.questions
+        rng = np.random.default_rng(number)
+        _, near = faiss.knn(self.vectors, self.vectors, NEIGHBOURS + 1, metric=faiss.METRIC_INNER_PRODUCT)
+        one = rng.integers(0, real, number - real)
+        # Some of the synthetic ones lie near a passage whose title is known: they are asked for.
+        one[: len(self.asked)] = self.asked
+        other = near[one, rng.integers(1, NEIGHBOURS + 1, len(one))]
+        share = rng.random((len(one), 1), dtype=np.float32)
+        made = share * self.vectors[one] + (1 - share) * self.vectors[other]
+        made += rng.normal(scale=NOISE / np.sqrt(made.shape[1]), size=made.shape).astype(np.float32)
+        faiss.normalize_L2(made)
+        half = len(self.asked) // 2
+        rows = np.concatenate([self.asked[:half], real + np.arange(half, len(self.asked))])
+        questions = self.questions.copy()
+        questions[half:] += made[half : len(self.asked)] - self.vectors[self.asked[half:]]
+        faiss.normalize_L2(questions)
+        mixed = rng.permutation(len(rows))  # or those that measure would be of another kind than those that tune
+        return np.concatenate([self.vectors, made]), rows[mixed], questions[mixed]
+
+    def write(self, vectors: Vectors, folder: Path) -> Shards:
+        """Shards of these vectors; synthetic ones have a real passage's text under a PMID of their own."""
+        folders = []
+        for number, start in enumerate(range(0, len(vectors), SHARD_ROWS)):
+            rows = range(start, min(start + SHARD_ROWS, len(vectors)))
+            texts = [self.passages[row % len(self.passages)] for row in rows]
+            embedding = pa.array(vectors[rows.start : rows.stop].astype(np.float16).ravel())
+            table = pa.table(
+                {
+                    "pmid": pa.array(rows, pa.int64()),
+                    "title": [title for _, title, _, _ in texts],
+                    # Else all copies of a text would be one context.
+                    "text": [f"{row} {text}" for row, (_, _, text, _) in zip(rows, texts, strict=True)],
+                    "mesh": pa.array([mesh for *_, mesh in texts], pa.list_(pa.string())),
+                    "embedding": pa.FixedSizeListArray.from_arrays(embedding, vectors.shape[1]),
+                }
+            )
+            part, shard = folder / f"{number}.parquet", folder / f"shards/{number:05}"
+            pq.write_table(table, part)
+            folders.append((str(shard), write_shard([part], shard)["rows"]))
+            part.unlink()
+        return Shards(tuple(folders), vectors.shape[1], np.zeros(0, np.int64))
+
+
+class LookedUp:
+    """In the encoder's place: a question is the number of its vector."""
+
+    def __init__(self, vectors: Vectors):
+        self._vectors = vectors
+
+    def encode(self, questions: list[str]) -> Vectors:
+        """(n numbers) → (n, dimension)."""
+        return self._vectors[[int(question) for question in questions]]
+
+
+class LookingUp(Retriever):
+    """The retriever without its encoder."""
+
+    def __init__(self, index: str, encoder: Encoder, vectors: Vectors):
+        super().__init__(index, encoder, False, RETRIEVAL)
+        self._encoder: Any = LookedUp(vectors)
+
+
+def main() -> None:
+    """Print one JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("index", type=Path, help="made by `index`, of real documents")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--kinds", nargs="+", default=["exact", "ivf_pq", "hnsw"])
+    parser.add_argument("--target", type=float, default=0.97)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument(
+        "--threads", type=int, default=0, help="of FAISS and torch, bare and in the actor; 0: all cores"
+    )
+    asked = parser.parse_args()
+    threads = asked.threads or torch.get_num_threads()
+    gc.freeze()  # as the retriever does
+    faiss.omp_set_num_threads(threads)
+    torch.set_num_threads(threads)
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        config = check(IndexConfig, compose("index", [f"documents={asked.index}", "out=unused"]))
+    source = Source(asked.index, TUNE_AND_MEASURE + INDEPENDENT)
+    found: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with ray_session(config.cluster, folder / "ray.log") as terminal:
+            for size in asked.sizes:
+                place = folder / str(size)
+                vectors, rows, questions = source.sized(size)
+                shards = source.write(vectors, place_of(place))
+                del vectors
+                for kind in asked.kinds:
+                    found.append(measured(source, shards, kind, place, rows, questions, asked, threads, terminal))
+                    print(json.dumps(found[-1]), file=terminal)
+    about = {
+        "real_passages": len(source.vectors),
+        "dimension": int(source.vectors.shape[1]),
+        "target_recall_at_4": asked.target,
+        "threads": threads,
+        "versions": {**versions(), "faiss": faiss.__version__},
+    }
+    print(json.dumps({**about, "results": found}, indent=1))
+
+
+def place_of(folder: Path) -> Path:
+    """The folder, made."""
+    folder.mkdir(parents=True)
+    return folder
+
+
+def measured(
+    source: Source, shards: Shards, kind: str, folder: Path, rows: Rows, questions: Vectors, asked: Any, threads: int,
+    terminal: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """Build one structure and measure it."""
+    num = sum(number for _, number in shards.folders)
+    scratch = place_of(folder / "scratch")
+    np.savez(scratch / "queries.npz", vectors=questions[:TUNE_AND_MEASURE], rows=rows[:TUNE_AND_MEASURE])
+    given = ray.put(shards)
+    started = time.monotonic()
+    if kind != "exact":
+        build_approximate(given, kind, len(shards.folders), folder, terminal)
+    built = time.monotonic() - started
+    choice: dict[str, Any] = {"kind": kind}
+    if kind != "exact":
+        choice = measure(given, choice, asked.target, len(shards.folders), folder, terminal)
+    tuned = time.monotonic() - started - built
+    for file in scratch.iterdir():
+        file.unlink()
+    scratch.rmdir()
+    names = [{"name": str(Path(path).relative_to(folder)), "rows": number} for path, number in shards.folders]
+    np.save(folder / "deleted.npy", shards.deleted)
+    about = {"kind": "index", "dimension": shards.dimension, "shards": names, "search": choice}
+    write_json(folder / "manifest.json", about)
+    automatic = ann.chosen_kind("auto", num) == kind
+    held = 0 if kind == "exact" else (folder / "search.faiss").stat().st_size
+    return {
+        "passages": num,
+        "synthetic": max(0, num - len(source.vectors)),
+        "kind": kind,
+        "automatic": automatic,
+        "parameters": {name: value for name, value in choice.items() if name not in ("kind", "recall")},
+        "seconds_to_build": round(built, 1),
+        "seconds_to_tune_and_measure": round(tuned, 1),
+        "bytes_per_passage": {
+            "structure": round(held / num, 1),
+            "vectors": 2 * shards.dimension,
+            "text": round(sum(Path(path, "passages.arrow").stat().st_size for path, _ in shards.folders) / num),
+        },
+        "recall_in_manifest": choice.get("recall"),
+        "recall_independent": independent(folder, rows[TUNE_AND_MEASURE:], questions[TUNE_AND_MEASURE:]),
+        "memory_mib": memory(folder, questions),
+        "questions_per_second": speeds(source, folder, choice, questions, asked.runs, threads, automatic),
+    }
+
+
+def independent(folder: Path, rows: Rows, questions: Vectors) -> dict[str, Any]:
+    """Recall by other questions, through `PassageIndex`, against the whole product with what is stored."""
+    store = Store(shard_folders(folder, read_json(folder / "manifest.json")), questions.shape[1])
+    flat = faiss.IndexFlatIP(store.dimension)
+    for _, chunk in store.chunks():
+        flat.add(chunk.astype(np.float32))
+    exact = recall.without(flat.search(questions, 11)[1], rows)
+    pmids = [int(pmid) for pmid in store.pmids(rows)]
+    found = PassageIndex(folder).search(questions, 10, pmids)
+    numbers = np.array([[hit.pmid for hit in hits] for hits in found])  # a PMID is its row here
+    return recall.summary(numbers, exact)
+
+
+def memory(folder: Path, questions: Vectors) -> dict[str, float]:
+    """Resident memory of a process that opens the index and answers all questions, less that of one that imports."""
+    np.save(folder / "questions.npy", questions)
+    code = """
+import sys, pathlib, numpy as np, torch
+from kailin_ray.retrieval.search.index import PassageIndex
+def held():
+    lines = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    return [int(lines[name].split()[0]) / 1024 for name in ("RssAnon", "RssFile")]
+folder = pathlib.Path(sys.argv[1])
+questions = np.load(folder / "questions.npy")
+before = held()
+index = PassageIndex(folder)
+for at in range(0, len(questions), 256):
+    index.search(questions[at : at + 256], 4, [None] * len(questions[at : at + 256]), 0.8)
+print(*[round(now - then, 1) for now, then in zip(held(), before)])
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
+    own, mapped = map(float, done.stdout.split())
+    return {"own": own, "mapped": mapped}
+
+
+def speeds(
+    source: Source, folder: Path, choice: dict[str, Any], questions: Vectors, runs: int, threads: int, automatic: bool
+) -> dict[str, Any]:
+    """Of bare FAISS and the actor, at each size of a batch; medians of interleaved runs."""
+    bare = bare_faiss(folder, choice)
+    options = {"num_cpus": 0, "max_concurrency": 1_000, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(threads)}}}
+    actor: Any = ray.remote(**options)(LookingUp).remote(str(folder), source.encoder, questions)
+    ray.get(actor.ready.remote())
+    told: dict[str, Any] = {}
+    for size in BATCHES:
+        rounds = some_seconds(partial(bare, questions[:size]))
+        batches = [np.arange(at * size, (at + 1) * size) % len(questions) for at in range(rounds)]
+        calls: list[list[Query]] = [[(str(number), 4, None) for number in batch.tolist()] for batch in batches]
+        rates: dict[str, list[float]] = {"bare_faiss": [], "actor": []}
+        for _ in range(runs):
+            rates["bare_faiss"].append(rate(batches, lambda batch: bare(questions[batch])))
+            rates["actor"].append(actor_rate(actor, calls))
+        told[str(size)] = shown(rates)
+    ray.kill(actor)
+    if automatic:
+        told["256, with the encoder"] = with_encoder(source, folder, bare, runs, options)
+    return told
+
+
+def bare_faiss(folder: Path, choice: dict[str, Any]) -> Callable[[Vectors], Any]:
+    """FAISS alone on the same structure: five passages, the least that leave four without the source."""
+    made = read_json(folder / "manifest.json")
+    store = Store(shard_folders(folder, made), made["dimension"])
+    if choice["kind"] == "exact":
+        flat = faiss.IndexFlatIP(store.dimension)
+        for _, chunk in store.chunks():
+            flat.add(chunk.astype(np.float32))
+        return lambda vectors: flat.search(vectors, 5)
+    index = faiss.read_index(str(folder / "search.faiss"), faiss.IO_FLAG_MMAP_IFC)
+    stored = faiss.IndexScalarQuantizer(index.d, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+    for _, chunk in store.chunks():
+        stored.add(chunk.astype(np.float32))
+    refined = faiss.IndexRefine(index, stored)
+    if choice["kind"] == "hnsw":
+        rough: Any = faiss.SearchParametersHNSW(efSearch=choice["ef_search"])
+    else:
+        rough = faiss.SearchParametersIVF(nprobe=choice["nprobe"])
+    parameters = faiss.IndexRefineSearchParameters(k_factor=choice["num_candidates"] / 5, base_index_params=rough)
+    return lambda vectors: (refined.search(vectors, 5, params=parameters), stored)
+
+
+def some_seconds(call: Callable[[], Any]) -> int:
+    """How many such calls take about three seconds; two at the least."""
+    call()
+    started = time.perf_counter()
+    call()
+    return max(2, min(200, int(3 / (time.perf_counter() - started))))
+
+
+def rate(batches: list[Rows], search: Callable[[Rows], Any]) -> float:
+    """Questions a second of calls one after another."""
+    started = time.perf_counter()
+    for batch in batches:
+        search(batch)
+    return sum(map(len, batches)) / (time.perf_counter() - started)
+
+
+def actor_rate(actor: Any, calls: list[list[Query]]) -> float:
+    """Questions a second of an actor that always has the next call at hand."""
+    started = time.perf_counter()
+    flying: list[Any] = []
+    for call in calls:
+        flying.append(actor.search.remote(call))
+        if len(flying) == 2:
+            ray.get(flying.pop(0))
+    ray.get(flying)
+    return sum(map(len, calls)) / (time.perf_counter() - started)
+
+
+def with_encoder(
+    source: Source, folder: Path, bare: Callable[[Vectors], Any], runs: int, options: dict[str, Any]
+) -> dict[str, Any]:
+    """The same with the encoder before both, titles as questions."""
+    titles = [source.passages[at][1] for at in source.asked[:768]]
+    encoder = QueryEncoder(source.encoder, on_gpu=False)
+    actor: Any = ray.remote(**options)(Retriever).remote(str(folder), source.encoder, False, RETRIEVAL)
+    ray.get(actor.ready.remote())
+    batches = [np.arange(at, min(at + 256, len(titles))) for at in range(0, len(titles), 256)]
+    calls: list[list[Query]] = [[(titles[at], 4, None) for at in batch] for batch in batches]
+    rates: dict[str, list[float]] = {"bare_faiss": [], "actor": []}
+    for _ in range(min(runs, 3)):
+        rates["bare_faiss"].append(rate(batches, lambda batch: bare(encoder.encode([titles[at] for at in batch]))))
+        rates["actor"].append(actor_rate(actor, calls))
+    ray.kill(actor)
+    return shown(rates)
+
+
+def shown(rates: dict[str, list[float]]) -> dict[str, Any]:
+    """Medians, and the median of the ratios of neighbours."""
+    ratios = [mine / bare for mine, bare in zip(rates["actor"], rates["bare_faiss"], strict=True)]
+    medians = {name: round(statistics.median(values), 1) for name, values in rates.items()}
+    return {**medians, "ratio": round(statistics.median(ratios), 3), "ratios": [round(one, 3) for one in ratios]}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The command line: parse, compose, call one library function, print, return an exit code."""

@@ -1,0 +1,67 @@
+"""From what Hydra composed to a checked configuration, and back to plain values."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter, ValidationError
+
+from kailin_ray.config.run import DistillConfig
+from kailin_ray.config.secrets import without_secrets
+from kailin_ray.errors import ConfigError
+from kailin_ray.io.storage import SECRET
+from kailin_ray.versions import CHECKOUT, PACKAGE
+
+T = TypeVar("T")
+
+
+def conf_dir() -> Path:
+    """The folder of Hydra's configuration: beside the package in a checkout, inside it when installed."""
+    beside = CHECKOUT / "conf"
+    return beside if beside.is_dir() else PACKAGE / "conf"
+
+
+def check(kind: type[T], composed: DictConfig) -> T:
+    """Turn a composed Hydra configuration into ``kind``.
+
+    Raises ``ConfigError`` with one line for the first wrong key.
+    """
+    missing = sorted(OmegaConf.missing_keys(composed))
+    if missing:
+        raise ConfigError(f"{missing[0]}: missing; give it as {missing[0]}=…")
+    try:
+        return TypeAdapter(kind).validate_python(OmegaConf.to_container(composed, resolve=True))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = _key(first["loc"])
+        found = "" if first["type"] in ("missing", SECRET) else f" (was {without_secrets(first['input'], where)!r})"
+        more = f"; and {error.error_count() - 1} more" if error.error_count() > 1 else ""
+        raise ConfigError(f"{where}: {first['msg']}{found}{more}") from error
+
+
+def _key(place: tuple[int | str, ...]) -> str:
+    """The configuration's key of what pydantic complains about, which puts a source's kind in its way."""
+    parts = [str(part) for part in place]
+    return ".".join(parts[:1] + parts[2:] if parts[:1] == ["source"] else parts)
+
+
+def settings(config: Any) -> dict[str, Any]:
+    """A configuration as plain JSON values, for a manifest; what is secret in it is left out."""
+    values: dict[str, Any] = without_secrets(TypeAdapter(type(config)).dump_python(config, mode="json"))
+    return values
+
+
+def overridden(saved: dict[str, Any], overrides: Sequence[str]) -> "DistillConfig":
+    """A configuration that ``settings`` gave, with Hydra's ``key=value`` over it. Raises ``ConfigError``."""
+    config = OmegaConf.create(saved)
+    OmegaConf.set_struct(config, True)
+    for text in overrides:
+        parsed = OverridesParser.create().parse_override(text)
+        try:
+            OmegaConf.update(config, parsed.key_or_group, parsed.value(), force_add=parsed.is_add())
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{parsed.key_or_group}: not a key of distill's configuration") from error
+    return check(DistillConfig, config)

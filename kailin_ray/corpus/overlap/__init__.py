@@ -1,0 +1,1 @@
+"""Texts that two sets share: n-grams, near-duplicates, benchmark texts."""

@@ -1,0 +1,159 @@
+"""Benchmarks as they are published: JSON, JSON lines, CSV or Parquet files, each also gzipped, as questions and PMIDs.
+
+Known by their keys and columns: PubMedQA (``QUESTION`` by PMID, or ``question`` and ``pubid``; its ground truth has
+PMIDs alone), BioASQ (``body``, and PMIDs in the URLs of its ``documents``), MedQA, MedMCQA and MMLU, whose CSV files
+have no header. An unknown file is refused: taken as empty, it would let all of its questions through.
+"""
+
+import csv
+import io
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kailin_ray.errors import ConfigError
+from kailin_ray.io.compressed import open_unpacked
+
+QUESTION_KEYS = ("question", "body", "stem", "sent1", "query", "prompt", "input")
+"""Without case; the first that an item has."""
+PMID_KEYS = ("pmid", "pmids", "pubid", "pubmed_id")
+LIST_KEYS = ("questions", "data", "examples", "items", "rows")
+"""Where a JSON object holds its list of items."""
+SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
+ALLOWED = (
+    f"allowed: {', '.join(SUFFIXES)}, each also .gz, with a question ({', '.join(QUESTION_KEYS)}) or PMIDs "
+    f"({', '.join(PMID_KEYS)}, pubmed URLs, the keys of a JSON object), or CSV as MMLU's: question, options, letter"
+)
+
+_PMID = re.compile(r"[1-9]\d{0,7}")
+_URL = re.compile(r"https?://\S*pubmed\S*?/(\d{1,8})/?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question of a benchmark. ``question`` is empty where a file has PMIDs alone."""
+
+    id: str
+    question: str
+    texts: tuple[str, ...]
+    """All its texts: the question, its options, answers, explanations, contexts."""
+    pmids: tuple[int, ...]
+
+
+def read_items(path: Path) -> list[Item]:
+    """The items of a benchmark's file. Raises ``ConfigError`` that names the file and says what is allowed."""
+    rows = read_rows(path)
+    with _readable(path):
+        items = [_item(str(number), key, value) for number, (key, value) in enumerate(rows, 1)]
+    lacking = [item for item in items if not item.question and not item.pmids]
+    if lacking or not items:
+        keys = sorted({key for _, value in rows if isinstance(value, dict) for key in value})[:12]
+        raise ConfigError(
+            f"{path}: {len(lacking)} of its {len(items)} items have neither question nor PMID, "
+            f"such as item {lacking[0].id if lacking else 'none'}; keys found: {', '.join(keys) or 'none'}; {ALLOWED}"
+        )
+    return items
+
+
+def read_rows(path: Path) -> list[tuple[str, Any]]:
+    """What a file lists, each with its key in the file, if it has one. Raises ``ConfigError`` as ``read_items``."""
+    with _readable(path):
+        return list(_rows(path))
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, EOFError, ValueError, RecursionError, csv.Error, zlib.error, pa.ArrowException) as error:
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"{path}: cannot be read as a benchmark: {what}; {ALLOWED}") from error
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+    suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    if suffix not in SUFFIXES:
+        raise ValueError(f"its name ends in {suffix or 'no suffix'}")
+    with open_unpacked(path) as stream:
+        data = stream.read()
+    if suffix == ".parquet":
+        return (("", row) for row in pq.read_table(pa.BufferReader(data)).to_pylist())
+    text = data.decode("utf-8-sig")
+    if suffix == ".csv":
+        return (("", row) for row in _csv(text))
+    if suffix == ".json":
+        try:
+            return _listed(json.loads(text))
+        except json.JSONDecodeError as error:
+            if error.msg != "Extra data":  # MedMCQA's .json files are JSON lines
+                raise
+    # Not splitlines: text has separators of its own, such as U+2028.
+    return (("", _line(number, line)) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+
+
+def _line(number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {number}: {error}") from error
+
+
+def _listed(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, list):
+        return (("", one) for one in value)
+    if not isinstance(value, dict):
+        raise ValueError(f"it holds a {type(value).__name__}, not a list or an object")
+    if any(key.lower() in QUESTION_KEYS for key in value):
+        return iter([("", value)])
+    for key in LIST_KEYS:
+        if isinstance(value.get(key), list):
+            return (("", one) for one in value[key])
+    numbers = sorted(int(key) for key in value if _PMID.fullmatch(key) or key == "0")
+    # 1, 2, 3, ... number the items; they would else take the first PMIDs out of the corpus.
+    are_pmids = len(numbers) == len(value) and numbers != list(range(numbers[0], numbers[0] + len(numbers)))
+    return ((key, {"pmid": key, "item": one} if are_pmids else one) for key, one in value.items())
+
+
+def _csv(text: str) -> Iterator[dict[str, str]]:
+    rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
+    header = [cell.strip().lower() for cell in rows[0]] if rows else []
+    if set(header) & {*QUESTION_KEYS, *PMID_KEYS}:
+        return (dict(zip(header, row, strict=False)) for row in rows[1:])
+    if not all(len(row) == len(header) >= 4 and re.fullmatch("[A-Z]", row[-1].strip()) for row in rows):
+        raise ValueError("its first line names no column of questions or PMIDs, and it is not a CSV file as MMLU's")
+    return ({"question": row[0], **{str(i): cell for i, cell in enumerate(row[1:])}} for row in rows)
+
+
+def _item(number: str, key: str, value: Any) -> Item:
+    strings = list(_strings(value))
+    asked = {name: text for name, text in reversed(strings) if name in QUESTION_KEYS and text.strip()}
+    question = next((asked[name] for name in QUESTION_KEYS if name in asked), "")
+    pmids = {int(text) for name, text in strings if name in PMID_KEYS and _PMID.fullmatch(text)}
+    pmids |= {int(found[1]) for _, text in strings if (found := _URL.fullmatch(text))}
+    named = dict(reversed(strings))
+    name = key or named.get("id") or named.get("pmid") or named.get("pubid") or number
+    texts = tuple(text for _, text in strings if " " in text.strip())
+    return Item(name, question, texts, tuple(sorted(pmids)))
+
+
+def _strings(value: Any) -> Iterator[tuple[str, str]]:
+    """All strings and whole numbers inside a JSON value, in their order, each with the key nearest to it."""
+    waiting = [("", value)]
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting.extend((str(name).lower(), one) for name, one in reversed(value.items()))
+        elif isinstance(value, list | tuple):
+            waiting.extend((key, one) for one in reversed(value))
+        elif isinstance(value, str):
+            yield key, value
+        elif isinstance(value, int) and not isinstance(value, bool):
+            yield key, str(value)

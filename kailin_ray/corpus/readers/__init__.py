@@ -1,0 +1,1 @@
+"""Files to citations: PubMed XML and tables."""

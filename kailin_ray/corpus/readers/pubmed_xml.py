@@ -1,0 +1,163 @@
+"""PubMed XML files to citations (``citation.py``), in a stream, in constant memory.
+
+Two thirds of a file are authors, references, histories, of which nothing is wanted; MeSH headings, journals and
+publication types repeat. So a file is read a block of bytes at a time, its records cut into parts as bytes
+(``record_pattern.py``), and of the parts only what was not met before is parsed (``part_cache.py``). A record that is
+not of NLM's form is parsed whole. A file with a DTD of its own or another encoding, and whatever libxml2 refuses, takes
+the careful way: from its start, element by element. What a part says is told in one place for all of these
+(``fields.py``).
+"""
+
+import gzip
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from lxml import etree
+
+from kailin_ray.corpus.readers.citation import Citation, citation
+from kailin_ray.corpus.readers.fields import read_article, read_identity
+from kailin_ray.corpus.readers.gc_pause import no_search
+from kailin_ray.corpus.readers.part_cache import SAFE, Known, OddError, parse
+from kailin_ray.corpus.readers.record_pattern import END, RECORD, only_tags
+from kailin_ray.io.compressed import open_unpacked
+
+MAX_RECORD_BYTES = 16 << 20
+"""XML of one record, and of what may stand between two. The parser holds it in memory; papers of 15,000 authors take
+about 6 MiB."""
+BLOCK_BYTES = 1 << 19
+
+_HEAD = re.compile(
+    rb"(?:\xef\xbb\xbf)?(?:<\?xml version=.1\.0.(?: encoding=.(?i:utf-8).)?(?: standalone=.\w+.)?\s*\?>)?\s*"
+    rb"(?:<!DOCTYPE [^<>\[\]]*>)?\s*<PubmedArticleSet\s*>"
+)
+
+
+class DamagedFileError(ValueError):
+    """A file that cannot be read to its end, or is not PubMed XML; the message names file and fault."""
+
+
+def read_citations(path: Path, skipped: Counter[str]) -> Iterator[Citation]:
+    """Stream the citations of one PubMed XML file (``.xml`` or ``.xml.gz``) in their order.
+
+    A ``DeleteCitation`` gives rows with ``deleted`` true and no text. Records that are no usable citation are
+    counted by reason in ``skipped``. Entities are never expanded and nothing outside the file is read.
+
+    Raises ``DamagedFileError`` if the file is truncated, not well-formed (but for the inside of what is not wanted,
+    such as authors and references, which may not be looked at), or not a ``PubmedArticleSet``; and if it would fill
+    the memory: a gzip bomb, or a record of more than ``MAX_RECORD_BYTES``.
+    """
+    try:
+        with open_unpacked(path) as stream:
+            _, root = next(etree.iterparse(_Watched(path, stream), events=("start",), **SAFE))
+        if root.tag != "PubmedArticleSet":
+            raise DamagedFileError(f"{path}: not PubMed XML: its root element is <{root.tag}>, not <PubmedArticleSet>")
+        counts: Counter[str] = Counter()
+        given = 0
+        try:
+            with open_unpacked(path) as stream:
+                for rows in _blocks(stream, counts):
+                    given += len(rows)
+                    yield from rows
+        except (OddError, etree.XMLSyntaxError):
+            counts = Counter()
+            with open_unpacked(path) as stream:
+                yield from islice(_elements(_Watched(path, stream), counts), given, None)
+        skipped.update(counts)
+    except (etree.XMLSyntaxError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DamagedFileError(f"{path}: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def _blocks(stream: BinaryIO, skipped: Counter[str]) -> Iterator[list[Citation]]:
+    """The citations block by block. Raises ``OddError`` or lxml's ``XMLSyntaxError`` at one for the careful way."""
+    left = stream.read(BLOCK_BYTES)
+    found = _HEAD.match(left)
+    if not found:
+        raise OddError
+    left = left[found.end() :]
+    known = Known()
+    while True:
+        more = stream.read(BLOCK_BYTES)
+        end = left.rfind(END) + len(END) if END in left else 0
+        if len(left) - end > MAX_RECORD_BYTES:
+            raise OddError
+        if end:
+            yield _read_block(left[:end], known, skipped)
+        elif not more:
+            break
+        left = left[end:] + more
+    # What follows the last record: deletions, and the end of the root element.
+    yield _read_elements(b"<PubmedArticleSet>" + left, skipped)
+
+
+@no_search()
+def _read_block(block: bytes, known: Known, skipped: Counter[str]) -> list[Citation]:
+    """The citations of whole records."""
+    pieces = block.split(END)[:-1]
+    plain = only_tags(block)
+    matches = [RECORD.fullmatch(piece) if plain or only_tags(piece) else None for piece in pieces]
+    groups = zip(*(match.groups(b"") for match in matches if match), strict=True)
+    of_nlms_form = map(citation, *known.read(dict(zip(RECORD.groupindex, groups, strict=False))))
+    rows: list[Citation] = []
+    for piece, match in zip(pieces, matches, strict=True):
+        if not match:
+            rows += _read_elements(b"".join((b"<_>", piece, END, b"</_>")), skipped)
+        elif made := next(of_nlms_form):
+            rows.append(made)
+        else:
+            skipped["malformed"] += 1
+    return rows
+
+
+def _read_elements(xml: bytes, skipped: Counter[str]) -> list[Citation]:
+    return [row for element in parse(xml) for row in _record(element, skipped)]
+
+
+def _record(element: Any, skipped: Counter[str]) -> list[Citation]:
+    """The citations that a child of the root element gives: one, none, or, of ``DeleteCitation``, some."""
+    if element.tag == "PubmedBookArticle":
+        skipped["book"] += 1
+    elif element.tag == "DeleteCitation":
+        identities = [read_identity(node) for node in element.iterfind("PMID")]
+        if malformed := sum(pmid is None for pmid, _ in identities):
+            skipped["malformed"] += malformed
+        return [Citation(pmid, version, deleted=True) for pmid, version in identities if pmid is not None]
+    elif element.tag == "PubmedArticle":
+        if made := read_article(element):
+            return [made]
+        skipped["malformed"] += 1
+    return []
+
+
+class _Watched:
+    """A stream that ends with ``DamagedFileError`` where no record ends for too long."""
+
+    def __init__(self, path: Path, stream: BinaryIO):
+        self._path, self._stream, self._mark = path, stream, 0
+        self.name = str(path)  # for the parser's messages
+
+    def read(self, size: int) -> bytes:
+        if self._stream.tell() - self._mark > MAX_RECORD_BYTES:
+            raise DamagedFileError(f"{self._path}: {MAX_RECORD_BYTES:,} bytes without the end of a record")
+        return self._stream.read(size)
+
+    def record_ended(self) -> None:
+        self._mark = self._stream.tell()
+
+
+def _elements(stream: _Watched, skipped: Counter[str]) -> Iterator[Citation]:
+    """The careful way: libxml2 sees every byte."""
+    tags = ("PubmedArticle", "PubmedBookArticle", "DeleteCitation")
+    for _, element in etree.iterparse(stream, tag=tags, **SAFE):
+        if element.getparent().getparent() is not None:
+            continue  # a record inside another is none: it belongs to that one's text
+        yield from _record(element, skipped)
+        stream.record_ended()
+        # Free what has been read: without this the whole tree of the file stays in memory.
+        element.clear()
+        while element.getprevious() is not None:
+            del element.getparent()[0]

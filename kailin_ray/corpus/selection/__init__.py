@@ -1,0 +1,1 @@
+"""The select job: filters, duplicates, sampling."""

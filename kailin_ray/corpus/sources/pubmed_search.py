@@ -1,0 +1,118 @@
+"""Articles from E-utilities, kept batch by batch as PubMed XML files that are then read as any others.
+
+A note says what was asked and which PMIDs it comes to, so that a fetch that was stopped goes on with the same ones. The
+files' names hold the time of the asking: asked anew, the later answer has the later name, and its word is the last.
+"""
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from kailin_ray.config import Pmids, PubmedQuery
+from kailin_ray.corpus.sources.entrez import Eutils, read_pmids
+from kailin_ray.errors import ConfigError
+from kailin_ray.io.files import read_json, write_json
+from kailin_ray.io.locks import locked
+from kailin_ray.io.terminal import progress_bar
+
+BATCH = 200
+"""PMIDs of a request, as NCBI advises."""
+
+
+def query_files(source: PubmedQuery, folder: Path, terminal: TextIO) -> list[Path]:
+    """The files in ``folder`` of what PubMed finds, fetched where they are not there.
+
+    Raises ``ConfigError`` for the query, ``WebError`` where NCBI fails.
+    """
+    client = Eutils(source.base_url, source.email)
+
+    def find() -> list[int]:
+        pmids, found = client.search(source.query, source.max_results)
+        if len(pmids) < found:
+            print(f"source.query: PubMed finds {found:,} articles, {len(pmids):,} are taken", file=terminal)
+        return pmids
+
+    asked = {"query": source.query, "max_results": source.max_results}
+    return _fetched("pubmed_query", asked, find, client, folder, terminal)
+
+
+def pmid_files(source: Pmids, folder: Path, terminal: TextIO) -> list[Path]:
+    """The files in ``folder`` of listed articles, fetched where they are not there.
+
+    Raises ``ConfigError`` for the list, ``WebError`` where NCBI fails.
+    """
+    pmids = read_list(source.path, source.column)
+    digest = hashlib.sha256(json.dumps(pmids).encode()).hexdigest()
+    client = Eutils(source.base_url, source.email)
+    return _fetched("pubmed_pmids", {"pmids": digest}, lambda: pmids, client, folder, terminal)
+
+
+def read_list(path: Path, column: str | None) -> list[int]:
+    """PMIDs of a file, each once: one a line, or of a column of CSV. Raises ``ConfigError`` that names the line."""
+    found: dict[int, None] = {}
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as text:
+            for line, cell in _cells(path, text, column):
+                if not (cell.isascii() and cell.isdigit() and len(cell) < 20 and int(cell)):
+                    raise ConfigError(f"source.path: {path}, line {line}: {cell[:40]!r} is not a PMID")
+                found[int(cell)] = None
+    except (OSError, ValueError, csv.Error) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"source.path: {path}: {getattr(error, 'strerror', None) or error}") from error
+    if not found:
+        raise ConfigError(f"source.path: {path}: no PMID in it")
+    return list(found)
+
+
+def _cells(path: Path, text: TextIO, column: str | None) -> Iterator[tuple[int, str]]:
+    if column is None:
+        yield from ((number, cell) for number, line in enumerate(text, start=1) if (cell := line.strip()))
+        return
+    rows = csv.DictReader(text)
+    names = rows.fieldnames or []
+    if column not in names:
+        raise ConfigError(f"source.column: {path} has no column {column!r}; there are: {', '.join(names) or 'none'}")
+    yield from ((rows.line_num, cell) for row in rows if (cell := (row[column] or "").strip()))
+
+
+def _fetched(
+    kind: str, asked: dict[str, Any], find: Callable[[], list[int]], client: Eutils, folder: Path, terminal: TextIO
+) -> list[Path]:
+    digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]
+    path = folder / f"{kind}-{digest}.json"
+    with locked(path):
+        if path.exists():
+            note = read_json(path)
+        else:
+            begun = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+            note = {"asked": asked, "begun": begun, "pmids": find(), "not_given": None}
+            write_json(path, note)
+        batches = {
+            folder / f"{kind}-{note['begun']}-{digest}-{at // BATCH + 1:06}.xml.gz": note["pmids"][at : at + BATCH]
+            for at in range(0, len(note["pmids"]), BATCH)
+        }
+        if note["not_given"] is None or not all(file.exists() for file in batches):
+            note["not_given"] = _fetch(client, batches, terminal)
+            write_json(path, note)
+    if missing := note["not_given"]:
+        shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
+        print(
+            f"source: NCBI gave no article for {len(missing):,} of {len(note['pmids']):,} PMIDs: {shown}", file=terminal
+        )
+    return list(batches)
+
+
+def _fetch(client: Eutils, batches: dict[Path, list[int]], terminal: TextIO) -> list[int]:
+    """Fetch the batches that are not there; return the PMIDs of all of them that NCBI gave no article for."""
+    missing = []
+    with progress_bar(terminal, "ingest: fetched", sum(map(len, batches.values())), unit=" articles") as bar:
+        for file, pmids in batches.items():
+            given = read_pmids(file) if file.exists() else client.fetch(pmids, file)
+            missing += [pmid for pmid in pmids if pmid not in given]
+            bar.update(len(pmids))
+    return missing

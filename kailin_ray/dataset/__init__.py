@@ -1,0 +1,1 @@
+"""Record files as data: listed, merged, counted, turned into a Hugging Face dataset folder."""

@@ -1,0 +1,161 @@
+"""From a record to the rows of each config of the dataset."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+
+from kailin_ray.agents import evaluation, prompts
+from kailin_ray.agents.prompts import TASKS, ask
+
+Record = dict[str, Any]
+
+_CALL = ("agent", "prompt_hash", "finish_reason", "output")
+_SCORES = ("mesh_score", "judge_probability")
+_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+SCHEMAS = {
+    "triples": pa.schema(
+        [
+            ("pmid", pa.int64()),
+            ("title", pa.string()),
+            ("abstract", pa.string()),
+            ("question", pa.string()),
+            ("contexts", pa.list_(pa.string())),
+            ("context_pmids", pa.list_(pa.int64())),
+            ("answer", pa.string()),
+            ("decision", pa.string()),
+            ("agent", pa.string()),
+            ("preferred_by", pa.string()),
+            ("mesh_score", pa.float64()),
+            ("margin", pa.float64()),
+            ("mesh", pa.list_(pa.string())),
+            ("year", pa.int16()),
+        ]
+    ),
+    "sft": pa.schema([("prompt", pa.string()), ("completion", pa.string())]),
+    "preference": pa.schema(
+        [
+            ("prompt", _MESSAGES),
+            ("chosen", _MESSAGES),
+            ("rejected", _MESSAGES),
+            ("margin", pa.float64()),
+            ("preferred_by", pa.string()),
+            *((f"{score}_{side}", pa.float64()) for score in _SCORES for side in ("chosen", "rejected")),
+            ("pmid", pa.int64()),
+        ]
+    ),
+    "judge": pa.schema(
+        [("prompt", _MESSAGES), ("completion", _MESSAGES), ("margin", pa.float64()), ("pmid", pa.int64())]
+    ),
+    "pretrain": pa.schema([("text", pa.string())]),
+    "rejected": pa.schema(
+        [
+            ("pmid", pa.int64()),
+            ("title", pa.string()),
+            ("status", pa.string()),
+            ("stage", pa.string()),
+            ("reason", pa.string()),
+            ("detail", pa.string()),
+            ("questions", pa.list_(pa.string())),
+            ("answer", pa.string()),
+            ("calls", pa.list_(pa.struct([(name, pa.string()) for name in _CALL]))),
+        ]
+    ),
+    "removed": pa.schema([("pmid", pa.int64()), ("reason", pa.string()), ("detail", pa.string())]),
+}
+
+
+def triple(record: Record) -> Record:
+    """Question, contexts and answer of an accepted record, with where they come from."""
+    chosen = record["candidates"][record["preferred"]]
+    shown = len(record["contexts_text"])
+    return {
+        **{name: record[name] for name in ("pmid", "title", "abstract", "answer", "preferred_by", "margin", "year")},
+        "question": chosen["question"],
+        "contexts": record["contexts_text"],
+        "context_pmids": [context["pmid"] for context in chosen["contexts"]][:shown],
+        "decision": record["decision"]["word"] if record["decision"] else None,
+        "agent": chosen["agent"],
+        "mesh_score": chosen["mesh_score"],
+        "mesh": [heading["name"] for heading in record["mesh"]],
+    }
+
+
+def sft(record: Record) -> Record:
+    """Prompt and completion as plain text. The prompt holds the source abstract: the answer was given with it."""
+    row = triple(record)
+    evidence = "\n".join(f"[{n}] {text}" for n, text in enumerate(row["contexts"], start=1))
+    prompt = f"{prompts.abstract_text(record)}\n\n{evidence}\n\nQuestion: {row['question']}\nAnswer:"
+    return {"prompt": prompt, "completion": f" {row['answer']}"}
+
+
+def preference(record: Record) -> Record | None:
+    """The preferred question and the other one, for the same abstract; None where nothing was compared."""
+    if record["preferred_by"] == "only" or record["margin"] is None:
+        return None
+    sides = {
+        "chosen": record["candidates"][record["preferred"]],
+        "rejected": record["candidates"][1 - record["preferred"]],
+    }
+    return {
+        "prompt": prompts.prompt(record, TASKS["any"], examples=False),
+        **{side: [ask("assistant", candidate["question"])] for side, candidate in sides.items()},
+        **{name: record[name] for name in ("margin", "preferred_by", "pmid")},
+        **{f"{score}_{side}": candidate[score] for score in _SCORES for side, candidate in sides.items()},
+    }
+
+
+def judge(record: Record, min_margin: float) -> list[Record]:
+    """The rule's preference as two examples for the judge, the candidates in either order; none under ``min_margin``.
+
+    The rule's own scores count, whoever preferred, and whatever became of the answer.
+    """
+    candidates = record["candidates"] or []
+    if len({candidate["question"] for candidate in candidates}) < 2:
+        return []
+    verdict = evaluation.prefer([candidate["mesh_score"] for candidate in candidates], min_margin, "rule")
+    if verdict.preferred is None:
+        return []
+    shown = [(one["question"], [context["text"] for context in one["contexts"]]) for one in candidates]
+    return [
+        {
+            "prompt": evaluation.pairwise_messages(record, shown[first], shown[1 - first], examples=False),
+            "completion": [ask("assistant", prompts.SIDES[first != verdict.preferred])],
+            "margin": verdict.margin,
+            "pmid": record["pmid"],
+        }
+        for first in (0, 1)
+    ]
+
+
+def pretrain(record: Record) -> Record:
+    """The paper's first-person text: read the paper, looked up the contexts, pondered the question."""
+    row = triple(record)
+    looked_up = "\n".join(row["contexts"])
+    text = (
+        f"Having read the paper {row['title']}: {row['abstract']}\n\nhaving looked up\n{looked_up}\n\n"
+        f"having pondered {row['question']}"
+    )
+    return {"text": text}
+
+
+def rejected(record: Record) -> Record:
+    """A record that was not accepted: where and why it ended, and what the models wrote, word for word."""
+    return {
+        **{name: record[name] for name in ("pmid", "title", "status", "stage", "reason", "detail", "answer")},
+        "questions": [candidate["question"] for candidate in record["candidates"] or []],
+        "calls": [{name: call[name] for name in _CALL} for call in record["usage"]],
+    }
+
+
+ACCEPTED: dict[str, Callable[[Record], Record | None]] = {
+    "triples": triple,
+    "sft": sft,
+    "preference": preference,
+    "pretrain": pretrain,
+}
+
+
+HELD_OUT = ("preference", "judge")
+"""Configs that train the agents themselves: what they learned is measured on abstracts that are in their test split."""

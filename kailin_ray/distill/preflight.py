@@ -1,0 +1,153 @@
+"""What a configuration names, looked up before Ray or a model starts: models, adapters, encoders, folders."""
+
+import importlib.util
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from kailin_ray.config import Agent, CompareConfig, DistillConfig, Layout, Model
+from kailin_ray.engines.models import (
+    check_engine_arguments,
+    check_files,
+    check_model,
+    found_adapter,
+    found_model,
+    model_identity,
+)
+from kailin_ray.errors import ConfigError
+from kailin_ray.io.files import read_json, read_manifest
+from kailin_ray.io.storage import check_access
+from kailin_ray.planning.stages import Stage, judge_stage, make_stages
+from kailin_ray.schema import REASONS, STEPS
+
+
+def check_run(config: DistillConfig) -> DistillConfig:
+    """The configuration with its models found; what cannot be run is refused."""
+    for key in ("documents", "out", "from_run"):
+        check_access(key.removesuffix("_run"), getattr(config, key))
+    documents = read_manifest(config.documents, "documents", "documents", "ingest")
+    if config.evaluation.by == "rule" and not documents["num_with_mesh"]:
+        raise ConfigError(f"documents: {config.documents} has no document with MeSH headings; the MeSH rule needs them")
+    index = read_manifest(config.index, "index", "index", "index")
+    _check_index(config, index)
+    check_encoder(config, index)
+    _check_clean(config, documents, index)
+    if not config.mesh.is_file():
+        raise ConfigError(f"mesh: {config.mesh} does not exist")
+    _check_vllm()
+    unknown = sorted(config.max_fraction.keys() - REASONS.keys())
+    if unknown:
+        raise ConfigError(f"max_fraction: unknown reason {unknown[0]!r}; allowed: {', '.join(REASONS)}")
+    if config.from_run is None and len(config.stages) < len(STEPS):
+        raise ConfigError(f"stages: {list(config.stages)} need the records of another run; give it as from=")
+    config = replace(config, model=found_models(config))
+    _check_weights(config.model, make_stages(config))
+    return config
+
+
+def check_judge(config: CompareConfig) -> CompareConfig:
+    """The configuration with the judge's model found; what cannot be run is refused."""
+    _check_vllm()
+    config = replace(config, model=_found(config.model, {"judge"}))
+    _check_weights(config.model, [judge_stage(config.model)])
+    return config
+
+
+def _check_vllm() -> None:
+    if importlib.util.find_spec("vllm") is None:
+        raise ConfigError("vllm is not installed: pip install '.[cpu]' or, for GPUs, pip install '.[gpu]'")
+
+
+def found_models(config: Layout) -> Model:
+    """The same models, checked; local paths are made absolute, as actors have other working folders."""
+    return _found(config.model, {agent for stage in make_stages(config) for agent in stage.agents})
+
+
+def _found(model: Model, used: set[str]) -> Model:
+    """The models that these agents use, checked."""
+    check_engine_arguments("model.engine", model.engine)
+    if model.path and any(getattr(model, name).path is None for name in used):
+        model = found_model(model, "model.path")
+    for name in sorted(used):
+        agent = getattr(model, name)
+        check_engine_arguments(f"model.{name}.engine", agent.engine)
+        if agent.path:
+            agent = found_model(agent, f"model.{name}.path")
+        if agent.adapter:
+            agent = replace(agent, adapter=found_adapter(agent.adapter, f"model.{name}.adapter"))
+            _check_trained(agent, name)
+        model = replace(model, **{name: agent})
+    return model
+
+
+def _check_weights(model: Model, stages: Iterable[Stage]) -> None:
+    for stage in stages:
+        if stage.engine.args.get("load_format", "safetensors") == "safetensors":
+            own = [name for name in stage.agents if getattr(model, name).path]
+            check_files(f"model.{own[0]}.path" if own else "model.path", stage.engine.path)
+
+
+TRAINED_FOR = {
+    "general": ("question", "dpo"),
+    "biomedical": ("question", "dpo"),
+    "judge": ("judge",),
+    "answer": (),
+}
+"""Tasks of ``train`` whose adapters are of use to an agent."""
+
+
+def _check_trained(agent: Agent, name: str) -> None:
+    """Raise ``ConfigError`` if an adapter that ``train`` made was made for another agent, or on other prompts."""
+    note = Path(agent.adapter or "", "manifest.json")
+    made = read_json(note) if note.is_file() else {}
+    if made.get("kind") != "adapter":
+        return
+    if made["task"] not in TRAINED_FOR[name]:
+        allowed = " or ".join(TRAINED_FOR[name]) or "none of train's: they are agents, or models of your own"
+        raise ConfigError(f"model.{name}.adapter: {agent.adapter} was trained as {made['task']}; allowed: {allowed}")
+    if agent.examples:
+        raise ConfigError(
+            f"model.{name}.examples: true, but {agent.adapter} was trained without the worked examples; give "
+            f"model.{name}.examples=false"
+        )
+
+
+def _check_index(config: DistillConfig, index: dict[str, Any]) -> None:
+    """Raise ``ConfigError`` for an index of which a file is missing or not as long as it was made, or a part."""
+    folder = config.index
+    if "files" not in index:
+        raise ConfigError(f"index: {folder} was made by an earlier version of kailin_ray; index anew")
+    if config.retrieval.lexical_weight and not index["lexical"]:
+        raise ConfigError(
+            f"retrieval.lexical_weight: {folder} has no index of words; `index` with lexical=true adds one"
+        )
+    for name, size in index["files"].items():
+        file = folder / name
+        found = file.stat().st_size if file.is_file() else None
+        if found != size:
+            held = "is missing" if found is None else f"has {found:,} bytes, not {size:,}"
+            raise ConfigError(f"index: {file} {held}: the index is damaged; index anew")
+
+
+def check_encoder(config: DistillConfig, index: dict[str, Any]) -> None:
+    """Raise ``ConfigError`` if the index's encoder of questions, which alone is needed, is not at hand any more."""
+    from kailin_ray.retrieval.indexing.job import recorded_encoder
+
+    encoder = recorded_encoder(index)
+    asked, part = (encoder.query, "query") if encoder.query else (encoder, "model")
+    check_model(f"index: {config.index} was made with an encoder that is needed", asked.path, asked.revision)
+    check_files("index", asked.path)
+    if model_identity(asked.path, asked.revision) != index["made_from"]["encoder"][part]:
+        raise ConfigError(f"index: {config.index} was made with {asked.path}, which has changed since; index anew")
+
+
+def _check_clean(config: DistillConfig, documents: dict[str, Any], index: dict[str, Any]) -> None:
+    """Raise ``ConfigError`` if contexts could bring back what the documents were cleaned of."""
+    cleaned = index.get("benchmarks", {})
+    missing = [Path(name).name for checksum, name in documents.get("benchmarks", {}).items() if checksum not in cleaned]
+    if missing:
+        raise ConfigError(
+            f"index: {config.index} was made of documents that may hold texts of {', '.join(missing)}, of which "
+            f"{config.documents} was cleaned; index documents that were cleaned of them too"
+        )

@@ -1,0 +1,36 @@
+"""What Ray Data's tasks do with blocks of rows: choose those that are to be done, write those that are."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import ray.data
+
+from kailin_ray.io.files import atomic_file
+from kailin_ray.schema import RECORDS
+
+
+class RecordSink(ray.data.Datasink[None]):
+    """Writes each block of records as one Parquet file, atomically.
+
+    The name comes from the PMIDs, so a task that Ray repeats writes the same file again instead of a second one.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def write(self, blocks: Iterable[pa.Table], ctx: Any) -> None:
+        """Write the blocks of one task as one file."""
+        tables = [block for block in blocks if block.num_rows]
+        if not tables:
+            return
+        table = pa.concat_tables(tables).cast(RECORDS)
+        pmids = table["pmid"].to_numpy()
+        digest = hashlib.sha256(np.sort(pmids).tobytes()).hexdigest()[:16]
+        with atomic_file(self._folder / f"{pmids.min():09}-{digest}.parquet") as partial:
+            pq.write_table(table, partial, compression="zstd")

@@ -1,0 +1,114 @@
+"""A model or adapter that a configuration names: found, checked and pinned."""
+
+import difflib
+import importlib.util
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kailin_ray.config import Agent, Encoder, Model, QueryModel, TrainedModel
+from kailin_ray.errors import ConfigError
+from kailin_ray.io.files import read_json, sha256
+
+
+def model_identity(path: str, revision: str | None, checksum: Callable[[Path], str] = sha256) -> str:
+    """Which model it is, wherever it lies: the checksum of a local directory, or a hub id with its revision."""
+    return checksum(Path(path)) if Path(path).is_dir() else f"{path}@{revision or 'main'}"
+
+
+M = TypeVar("M", Model, Agent, Encoder, QueryModel, TrainedModel)
+
+
+# Of vLLM's engine arguments those that everybody uses. Any other is looked up in vLLM, whose import takes ten seconds.
+_USUAL = frozenset(
+    (
+        "block_size", "distributed_executor_backend", "dtype", "enable_prefix_caching", "enforce_eager",
+        "gpu_memory_utilization", "kv_cache_dtype", "kv_cache_memory_bytes", "language_model_only", "load_format",
+        "max_model_len", "max_num_batched_tokens", "max_num_seqs", "pipeline_parallel_size", "quantization", "seed",
+        "tensor_parallel_size", "trust_remote_code",
+    )
+)  # fmt: skip
+
+
+def check_engine_arguments(key: str, given: dict[str, Any]) -> None:
+    """Raise ``ConfigError`` for arguments that vLLM's engine does not have."""
+    if given.get("data_parallel_size", 1) != 1:
+        raise ConfigError(f"{key}.data_parallel_size: engines are multiplied by cluster.num_engines and the plan")
+    unusual = set(given) - _USUAL
+    # A plan may be made where there is no vLLM; it will look when it starts.
+    if not unusual or importlib.util.find_spec("vllm") is None:
+        return
+    from kailin_ray.engines.vllm_engine import argument_names
+
+    for name in sorted(unusual - argument_names()):
+        close = difflib.get_close_matches(name, argument_names() | _USUAL, n=3)
+        raise ConfigError(f"{key}.{name}: not an engine argument of vLLM; like it: {', '.join(close) or 'none'}")
+
+
+def check_files(key: str, path: str) -> None:
+    """Raise ``ConfigError`` for a model's directory without safetensors, or with modules of its own code."""
+    if not Path(path).is_dir():
+        return  # of the hub, where the loaders look for the same
+    if not any(Path(path).rglob("*.safetensors")):
+        pickled = sorted(file.name for file in Path(path).iterdir() if file.suffix in (".bin", ".pt", ".pth", ".ckpt"))
+        held = f", only {', '.join(pickled[:3])}" if pickled else ""
+        raise ConfigError(
+            f"{key}: {path} has no *.safetensors{held}: pickled weights can run code and are "
+            "not loaded; save the model as safetensors"
+        )
+    modules = Path(path, "modules.json")  # of sentence-transformers
+    for module in read_json(modules) if modules.is_file() else []:
+        if not str(module.get("type")).startswith("sentence_transformers."):
+            raise ConfigError(f"{key}: {path} names the module {module.get('type')!r}: a model's own code is not run")
+
+
+def found_adapter(path: str, key: str) -> str:
+    """The absolute path of a LoRA adapter's directory. Raises ``ConfigError`` if it is none."""
+    for needed in ("adapter_config.json", "adapter_model.safetensors"):
+        if not Path(path, needed).is_file():
+            raise ConfigError(f"{key}: {path} is not a LoRA adapter's directory: it has no {needed}")
+    return str(Path(path).absolute())
+
+
+def model_json(model: Encoder | QueryModel, name: str) -> Any:
+    """A JSON file of a model's, None where it has none."""
+    file = Path(model.path, name)
+    if not Path(model.path).is_dir():
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError
+
+        try:
+            file = Path(hf_hub_download(model.path, name, revision=model.revision))
+        except EntryNotFoundError:
+            return None
+    return read_json(file) if file.is_file() else None
+
+
+def found_model(model: M, key: str) -> M:
+    """The same model or encoder, checked and pinned.
+
+    A local path is made absolute, as actors have other working folders; a hub revision becomes its commit, so that
+    every machine and every session takes the same.
+    """
+    assert model.path
+    commit = check_model(key, model.path, model.revision)
+    return replace(model, revision=commit) if commit else replace(model, path=str(Path(model.path).absolute()))
+
+
+def check_model(key: str, path: str, revision: str | None) -> str | None:
+    """The commit of a hub model, None for a directory. Raises ``ConfigError`` if it cannot be had."""
+    if Path(path).is_dir():
+        if not (Path(path) / "config.json").exists():
+            raise ConfigError(f"{key}: {path} is not a model directory: it has no config.json")
+        return None
+    fault = "not a hub id either (owner/name)"
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", path):
+        from huggingface_hub import hf_hub_download
+
+        try:
+            return Path(hf_hub_download(path, "config.json", revision=revision)).parent.name  # snapshots/<commit>/
+        except Exception as error:  # whatever the hub's client raises, the model cannot be had
+            fault = f"the hub does not give it ({type(error).__name__})"
+    raise ConfigError(f"{key}: {path}: no such directory, and {fault}; `fetch` gets the demo's models")

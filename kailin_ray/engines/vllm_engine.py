@@ -1,0 +1,181 @@
+"""vLLM behind a few verbs: generate text, choose among words with probabilities.
+
+The only module that knows vLLM. Prompts are given to it as token ids (``chat_template.py``), so that text of an
+abstract can never become a special token.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+import time
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from transformers import AutoTokenizer
+from vllm import SamplingParams, TokensPrompt
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.lora.request import LoRARequest
+from vllm.platforms import current_platform
+from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
+from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
+
+from kailin_ray.engines.chat_template import Message, prompt_ids
+from kailin_ray.engines.cpu import multiplies_bfloat16
+from kailin_ray.engines.interface import EngineDeadError, EngineSpec, Generation, PromptTooLongError
+
+_KNOWN_LAYERS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+
+
+class Engine:
+    """One vLLM engine in this process's charge. Many calls may be in flight at once."""
+
+    def __init__(self, spec: EngineSpec, ray_metrics: bool = False):
+        """Start the engine; returns when it can serve. ``spec.args`` go to vLLM untouched, over the defaults here.
+
+        Where they leave the ``dtype`` to it, it is float32 on CPUs without fast products of bfloat16.
+        A float32 head computes the logits in float32: in bfloat16 they come in steps of 1/8 or more, which makes ties
+        of probabilities that differ. It needs a model whose head is not quantized. ``ray_metrics`` sends vLLM's metrics
+        to Ray's Prometheus endpoint.
+        """
+        # Weights are data from outside: safetensors only, unless the user's own arguments say otherwise.
+        defaults: dict[str, Any] = {"load_format": "safetensors", "enable_prefix_caching": True}
+        given = dict(spec.args)
+        if current_platform.is_cpu() and given.get("dtype", "auto") == "auto" and not multiplies_bfloat16():
+            given["dtype"] = "float32"
+        if spec.adapters:
+            ranks = [lora_rank(adapter) for adapter in spec.adapters]
+            defaults |= {"enable_lora": True, "max_loras": len(ranks), "max_lora_rank": _vllm_rank(max(ranks))}
+            if current_platform.is_cpu():
+                defaults["worker_extension_cls"] = "kailin_ray.engines.cpu_lora.Extension"
+                defaults["lora_target_modules"] = lora_modules(spec.adapters)
+        if spec.float32_head:
+            given["hf_overrides"] = {"head_dtype": "float32"} | (given.get("hf_overrides") or {})
+        args = AsyncEngineArgs(model=spec.path, revision=spec.revision, **(defaults | given))
+        loggers: list[Any] | None = [RayPrometheusStatLogger] if ray_metrics else None
+        self._llm = AsyncLLM.from_engine_args(args, stat_loggers=loggers)
+        self._tokenizer = AutoTokenizer.from_pretrained(
+            spec.path, revision=spec.revision, trust_remote_code=args.trust_remote_code
+        )
+        if not self._tokenizer.chat_template:
+            raise ValueError(f"model {spec.path}: its tokenizer has no chat template; an instruct model is needed")
+        self._template = tuple(sorted(spec.chat_template.items()))
+        self._adapters = {path: LoRARequest(path, i, path) for i, path in enumerate(spec.adapters, start=1)}
+        self.max_model_len = int(self._llm.model_config.max_model_len)
+        self._ids = itertools.count()
+
+    async def generate(
+        self, messages: Sequence[Message], sampling: dict[str, Any], adapter: str | None = None
+    ) -> Generation:
+        """Continue ``messages`` with the assistant's turn; ``adapter`` is one of the engine's.
+
+        Raises ``PromptTooLongError`` if prompt and ``max_tokens`` do not fit, ``EngineDeadError`` if the engine died.
+        """
+        return await self._run(messages, SamplingParams(**sampling), adapter)
+
+    async def choose(self, messages: Sequence[Message], words: Sequence[str], adapter: str | None = None) -> Generation:
+        """Let the assistant's turn be one of ``words`` and read their probabilities from its first token.
+
+        The words must differ in their first token. Raises as ``generate`` does.
+        """
+        sampling = SamplingParams(
+            temperature=0.0,
+            max_tokens=1,
+            logprobs=min(20, 4 * len(words)),
+            structured_outputs=StructuredOutputsParams(choice=list(words)),
+        )
+        return await self._run(messages, sampling, adapter, words)
+
+    async def _run(
+        self, messages: Sequence[Message], params: SamplingParams, adapter: str | None, words: Sequence[str] = ()
+    ) -> Generation:
+        arrived = time.monotonic()
+        prompt = prompt_ids(self._tokenizer, messages, self._template)
+        room = self.max_model_len - (params.max_tokens or 1)
+        if len(prompt) > room:
+            raise PromptTooLongError(f"{len(prompt)} prompt tokens, {room} fit")
+        # What came before a text's end is of no use here, and costs a message and a copy per token.
+        params.output_kind = RequestOutputKind.FINAL_ONLY
+        lora = self._adapters[adapter] if adapter else None
+        final = None
+        try:
+            async for output in self._llm.generate(
+                TokensPrompt(prompt_token_ids=prompt), params, str(next(self._ids)), lora_request=lora
+            ):
+                final = output
+        except VllmEngineDeadError as error:
+            raise EngineDeadError(str(error)) from error
+        if final is None:
+            raise RuntimeError("the engine returned nothing")
+        completion, times = final.outputs[0], final.metrics
+        probabilities = word_probabilities(completion.logprobs[0], words) if words and completion.logprobs else {}
+        return Generation(
+            text=max(probabilities, key=probabilities.__getitem__) if probabilities else completion.text.strip(),
+            finish_reason=completion.finish_reason or "none",
+            prompt_tokens=len(prompt),
+            cached_tokens=final.num_cached_tokens or 0,
+            completion_tokens=len(completion.token_ids),
+            probabilities=probabilities,
+            # Without vLLM's statistics (disable_log_stats) there are no times of its own.
+            queue_seconds=max(0.0, times.scheduled_ts - times.queued_ts) if times else 0.0,
+            first_token_seconds=times.first_token_latency if times else 0.0,
+            seconds=time.monotonic() - arrived,
+            prompt_hash=hashlib.sha256(array("I", prompt).tobytes()).hexdigest()[:16],
+        )
+
+    def shutdown(self) -> None:
+        """Stop the engine's processes."""
+        self._llm.shutdown()
+
+
+def lora_rank(adapter: str) -> int:
+    """The rank of a LoRA adapter in PEFT's format."""
+    return int(json.loads(Path(adapter, "adapter_config.json").read_text(encoding="utf-8"))["r"])
+
+
+def lora_modules(adapters: Sequence[str]) -> list[str] | None:
+    """The layers that one of the adapters has weights for, by the ends of their names; ``None`` for all.
+
+    All, where a name may be another one in vLLM, such as an expert's: it would be left out silently. vLLM computes
+    adapters for all layers, zeros where one has nothing.
+    """
+    found = set()
+    for adapter in adapters:
+        with safe_open(Path(adapter, "adapter_model.safetensors"), framework="numpy") as tensors:
+            names = list(tensors.keys())
+        if any(".experts." in name for name in names):
+            return None
+        found |= {name.partition(".lora_")[0].rpartition(".")[2] for name in names}
+    return sorted(found) if found <= _KNOWN_LAYERS else None
+
+
+def _vllm_rank(rank: int) -> int:
+    """The least rank that vLLM reserves room for and that holds ``rank``."""
+    return next((size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= rank), rank)
+
+
+def argument_names() -> set[str]:
+    """The names of vLLM's engine arguments."""
+    return {field.name for field in dataclasses.fields(AsyncEngineArgs)}
+
+
+def word_probabilities(logprobs: dict[int, Any], words: Sequence[str]) -> dict[str, float]:
+    """Probabilities of ``words`` from the log-probabilities of a first token that was constrained to them.
+
+    A token counts for the word that it begins; a token that begins several words counts for none.
+    """
+    mass = dict.fromkeys(words, 0.0)
+    for entry in logprobs.values():
+        begun = [word for word in words if entry.decoded_token and word.startswith(entry.decoded_token.strip() or "\0")]
+        if len(begun) == 1:
+            mass[begun[0]] += math.exp(entry.logprob)
+    total = sum(mass.values())
+    if total <= 0.0:
+        raise RuntimeError(f"no probability for any of {list(words)}: their first tokens cannot be told apart")
+    return {word: value / total for word, value in mass.items()}

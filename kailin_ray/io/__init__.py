@@ -1,0 +1,1 @@
+"""Files, folders, stores, locks, HTTP, the terminal."""

@@ -1,0 +1,51 @@
+"""Read gzip files without unpacking a gzip bomb."""
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from isal import igzip, isal_zlib
+
+GZIP_RATIO = 100
+"""What a gzip file may unpack to, in times its size. PubMed's and MeSH's own: 10 to 20; zeros: 1,000."""
+GZIP_FREE = 64 << 20
+"""Bytes that any gzip file may unpack to."""
+
+
+def open_unpacked(path: Path) -> BinaryIO:
+    """Open a file to be read, through gzip if that is what it holds, whatever its name.
+
+    A read raises ``gzip.BadGzipFile`` where the file unpacks to more than ``GZIP_RATIO`` times its size.
+    """
+    with path.open("rb") as stream:
+        magic = stream.read(2)
+    return cast(BinaryIO, _BoundedGzip(path)) if magic == b"\x1f\x8b" else path.open("rb")
+
+
+class _BoundedGzip(igzip.IGzipFile):
+    """Three times as fast as Python's own, and the same to its users."""
+
+    def __init__(self, path: Path):
+        super().__init__(path)
+        self._most = max(GZIP_FREE, GZIP_RATIO * path.stat().st_size)
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is not None and size >= 0:
+            return self._checked(super().read, size)
+        pieces = []
+        while piece := self._checked(super().read, 1 << 20):
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    def read1(self, size: int = -1) -> bytes:
+        return self._checked(super().read1, size)
+
+    def _checked(self, read: Callable[[int], bytes], size: int) -> bytes:
+        try:
+            data = read(size)
+        except isal_zlib.error as error:  # type: ignore[misc]  # its stub does not say that this is a class
+            raise gzip.BadGzipFile(f"damaged: {error}") from error
+        if self.tell() > self._most:
+            raise gzip.BadGzipFile(f"a gzip bomb: it unpacks to more than {self._most:,} bytes")
+        return data

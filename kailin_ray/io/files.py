@@ -1,0 +1,165 @@
+"""Small file habits used everywhere: write under a temporary name, then rename; JSON that a person can read."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kailin_ray.errors import ConfigError
+from kailin_ray.io.storage import is_remote, remove, upload
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; rename it to ``path`` if the block succeeds, else remove it.
+
+    For a path in an object store it is a local one, written there if the block succeeds.
+    """
+    if is_remote(path):
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder, path.name)
+            upload(Path(folder, path.name), path)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk. What is in an object store is safe already."""
+    if is_remote(path):
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``path``; rename it to ``path`` if the block succeeds, else remove it.
+
+    In an object store, which has no rename, a local folder's files are written one by one; those at its top, which say
+    what the others are, last. Raises ``FileExistsError`` if ``path`` exists and is not an empty folder.
+    """
+    if is_remote(path):
+        with tempfile.TemporaryDirectory() as name:
+            yield Path(name)
+            if path.exists():
+                raise FileExistsError(f"{path} appeared while it was being made")
+            files = [file for file in Path(name).rglob("*") if file.is_file()]
+            for file in sorted(files, key=lambda file: -len(file.parts)):
+                upload(file, path / file.relative_to(name).as_posix())
+        return
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+        if path.exists():
+            raise FileExistsError(f"{path} appeared while it was being made")
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder with all that is in it, if it is there."""
+    if is_remote(path):
+        remove(file for file in path.rglob("*") if file.is_file())
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically."""
+    with atomic_file(path) as partial:
+        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, as hex. Of a folder: of the sorted list of its files' names and checksums."""
+    if path.is_dir():
+        lines = [
+            f"{sha256(file)}  {file.relative_to(path).as_posix()}\n"
+            for file in sorted(path.rglob("*"))
+            if file.is_file() and not file.name.startswith(".")
+        ]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_manifest(folder: Path, kind: str, key: str, command: str) -> dict[str, Any]:
+    """The manifest of a folder that ``command`` made; ``key`` is the configuration's name for it.
+
+    Raises ``ConfigError`` if the folder holds none, or one of another kind.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{key}: {folder} is not a directory")
+    note = folder / "manifest.json"
+    if not note.exists():
+        raise ConfigError(f"{key}: {folder} has no manifest.json: not made by `{command}`, or not to its end")
+    try:
+        found: dict[str, Any] = read_json(note)
+    except ValueError as error:
+        raise ConfigError(f"{key}: {note} is damaged: {error}") from error
+    if found.get("kind") != kind:
+        raise ConfigError(f"{key}: {folder} holds {found.get('kind')}, not {kind}")
+    if kind == "documents" and "updates" not in found:
+        raise ConfigError(f"{key}: {folder} was made by an earlier version of kailin_ray; make it anew")
+    return found
+
+
+@contextmanager
+def updating(out: Path) -> Iterator[Path]:
+    """Yield an empty folder; if the block succeeds, its files take their places in ``out``, else it is removed."""
+    out = out.absolute()
+    with atomic_folder(_beside(out)) as folder:
+        yield folder
+    finish(out)
+
+
+def _beside(out: Path) -> Path:
+    return out.with_name(f".{out.name}.update")
+
+
+def finish(out: Path) -> None:
+    """Move the files of a whole update, the manifest last: without it the folder counts for nothing.
+
+    Stopped between two of them, it goes on with the others.
+    """
+    update = _beside(out)
+    if not update.is_dir():
+        return
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        for file in update.rglob("*"):
+            sync(file)  # what it was made from may go then
+        update.replace(out)
+        return
+    if (update / "manifest.json").exists():  # else all of it has moved already
+        (out / "manifest.json").unlink(missing_ok=True)
+        files = [file for file in update.rglob("*") if file.is_file()]
+        for file in sorted(files, key=lambda file: file.name == "manifest.json"):
+            target = out / file.relative_to(update)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            sync(file)  # before the only other copy goes
+            file.replace(target)
+    shutil.rmtree(update)

@@ -1,0 +1,89 @@
+"""Locks: one process at a time makes a folder."""
+
+import fcntl
+import json
+import os
+import socket
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kailin_ray.io.storage import is_remote
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock for ``path`` on this machine, shared file system or object store, while one process makes it.
+
+    Raises ``BlockingIOError`` if another process holds it.
+    """
+    if is_remote(path):
+        with lock_object(path):
+            yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name}.lock")
+    with lock.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BlockingIOError(f"{path}: another process is at work on it") from error
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+@contextmanager
+def lock_object(path: Any) -> Iterator[None]:
+    """Hold the lock object ``.<name>.lock`` beside ``path``, made only where there is none (a conditional put).
+
+    A killed process leaves it. One of the same machine takes it over; on another a person has to say that the first is
+    gone, by removing it. Raises ``BlockingIOError`` that says who holds it.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    mine = {"host": socket.gethostname(), "pid": os.getpid(), "machine": _machine()}
+    _take(lock, path, mine)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+
+
+def _take(lock: Any, path: Any, mine: dict[str, Any]) -> None:
+    content = json.dumps(mine).encode()
+    try:
+        lock.fs.pipe_file(lock.path, content, mode="create")
+        return
+    except FileExistsError:
+        pass
+    stamp = lock.fs.info(lock.path)["ETag"]
+    holder = json.loads(lock.read_bytes())
+    if holder["machine"] == mine["machine"] and not _alive(holder["pid"]):
+        try:
+            lock.fs.pipe_file(lock.path, content, IfMatch=stamp)
+            return
+        except OSError:  # another process was quicker
+            pass
+    who = f"{holder['pid']} on {holder['host']}"
+    raise BlockingIOError(f"{path}: another process is at work on it: {who}; if it was killed, remove {lock}")
+
+
+def _machine() -> str:
+    """Where a process id means something: one start of a machine, and one container's table of processes."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + str(Path("/proc/self/ns/pid").readlink())
+    except OSError:  # not Linux: then like no other
+        return uuid.uuid4().hex
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -1,0 +1,51 @@
+"""PMIDs of Parquet files as sorted arrays."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from kailin_ray.errors import ConfigError
+from kailin_ray.io.storage import open_parquet
+
+PMIDS = npt.NDArray[np.int64]
+READERS = 16
+"""Files that are read at the same time."""
+
+
+def num_rows(file: Path) -> int:
+    """Rows of a Parquet file, from its footer. Raises ``ConfigError`` that names a damaged file."""
+    with _named(file), open_parquet(file) as opened:
+        return int(opened.metadata.num_rows)
+
+
+def read_pmids(file: Path) -> PMIDS:
+    """The PMIDs of a file of documents or records, in its order. Raises ``ConfigError`` that names a damaged file."""
+    with _named(file), open_parquet(file) as opened:
+        return opened.read(columns=["pmid"])["pmid"].to_numpy()
+
+
+def files_with(files: list[Path], pmids: PMIDS) -> list[Path]:
+    """Those of some files that hold at least one of ``pmids``, a sorted array."""
+    with ThreadPoolExecutor(READERS) as pool:
+        found = pool.map(lambda file: bool(among(read_pmids(file), pmids).any()), files)
+        return [file for file, holds in zip(files, found, strict=True) if holds]
+
+
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ConfigError(f"{file}: cannot be read: {' '.join(str(error).split())}") from error
+
+
+def among(values: PMIDS, ordered: PMIDS) -> npt.NDArray[np.bool_]:
+    """Which of ``values`` are in ``ordered``, a sorted array."""
+    if len(ordered) == 0:
+        return np.zeros(len(values), dtype=bool)
+    return ordered[np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)] == values

@@ -1,0 +1,52 @@
+"""The MeSH hierarchy with the information content of a corpus, which knows each heading by UI or by name."""
+
+from pathlib import Path
+from typing import Any
+
+from kailin_ray.errors import ConfigError
+from kailin_ray.io.files import read_json
+from kailin_ray.mesh import MeshHierarchy
+
+
+def load_mesh(
+    mesh: Path, tolerate_orphans: bool, documents: Path, *others: Path
+) -> tuple[MeshHierarchy, dict[str, Any]]:
+    """The hierarchy with the information content of the corpus that the documents are; and a note for a manifest.
+
+    A heading of the documents, or of ``others`` (folders with a ``descriptors.json``), whose UI the hierarchy does not
+    know is looked up by its name; what stays unknown is counted.
+
+    Raises ``ConfigError`` if the file holds no hierarchy.
+    """
+    try:
+        hierarchy = MeshHierarchy.load(mesh, tolerate_orphans)
+    except ValueError as error:
+        raise ConfigError(f"mesh: {error}") from error
+    corpus = _headings(documents)
+    named = {ui: one for folder in others for ui, one in _headings(folder).items()} | corpus
+    missing = [ui for ui, number in zip(named, hierarchy.find(list(named)), strict=True) if number < 0]
+    numbers = hierarchy.find_names([named[ui]["name"] for ui in missing]).tolist() if missing else []
+    aliases = {ui: number for ui, number in zip(missing, numbers, strict=True) if number >= 0}
+    unknown = sorted((named[ui] for ui in missing if ui not in aliases), key=lambda one: -one["documents"])
+    note = {
+        "num_descriptors": len(hierarchy.uis),
+        "num_tree_numbers": hierarchy.num_tree_numbers,
+        "headings": {
+            "known": len(named) - len(missing),
+            "known_by_name": len(aliases),
+            "unknown": len(unknown),
+            "uses_of_unknown": sum(heading["documents"] for heading in unknown),
+            "most_used_unknown": unknown[:5],
+        },
+    }
+    counts = {ui: heading["documents"] for ui, heading in corpus.items()}
+    return hierarchy.with_aliases(aliases).with_counts(counts), note
+
+
+def _headings(folder: Path) -> dict[str, dict[str, Any]]:
+    """Name and number of documents of each descriptor of a corpus, by UI."""
+    path = folder / "descriptors.json"
+    found: dict[str, dict[str, Any]] = read_json(path) if path.exists() else {"": {}}
+    if not all(isinstance(heading, dict) and heading for heading in found.values()):
+        raise ConfigError(f"{folder} was made by an older version; remove it and make it again")
+    return found

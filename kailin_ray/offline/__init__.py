@@ -1,0 +1,1 @@
+"""Demo assets; wheels, models and assets packed for machines without internet."""

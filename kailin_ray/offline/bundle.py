@@ -1,0 +1,267 @@
+"""What a cluster without internet needs, packed: wheels, this project, models and assets, with a way to install them.
+
+A bundle is a folder: ``install.sh`` and ``unpack.py``, which need Python alone, the parts, ``manifest.json`` that lists
+them and all files in them, and ``SHA256SUMS`` of everything. It appears when it is whole. What is downloaded for it
+lies beside it, and is removed then.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from kailin_ray import __version__
+from kailin_ray.config import BundleConfig
+from kailin_ray.engines.models import check_files
+from kailin_ray.errors import ConfigError
+from kailin_ray.io.files import atomic_folder, read_json, remove_folder, sha256, write_json
+from kailin_ray.io.terminal import progress_bar
+from kailin_ray.offline import assets, wheels
+from kailin_ray.offline.archive import write_parts
+from kailin_ray.versions import CHECKOUT, versions
+
+LEAST_PYTHON = 11
+MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "*.md", "LICENSE*", "NOTICE*")
+"""Of a model: its weights, tokenizer, settings and licence. No pickle, and no code."""
+
+Files = list[tuple[str, Path]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundledModel:
+    """A model that goes into a bundle."""
+
+    name: str
+    """Of its folder there."""
+    given: str
+    path: Path
+    """Where it lies, or will."""
+    revision: str | None = None
+    """The commit of a hub model."""
+    size: int = 0
+
+
+def bundle(config: BundleConfig, terminal: TextIO) -> dict[str, Any]:
+    """Make a bundle and return its manifest.
+
+    Raises ``ConfigError`` for what can be refused before anything is downloaded; ``WheelError``, ``FetchError`` and
+    ``OSError`` later, where what was downloaded is kept.
+    """
+    pins = check(config)
+    downloads = downloads_of(config.out)
+    models = found_models(config.models, downloads)
+    print(f"bundle: asking pip for {len(pins):,} wheels; it takes minutes", file=terminal, flush=True)
+    releases = wheels.resolve(pins, config.target, config.python)
+    check_room(config, releases, models, downloads)
+
+    (downloads / "wheels").mkdir(parents=True, exist_ok=True)
+    for name in config.assets:
+        assets.fetch(name, config.assets_in)
+    wheels.download(releases, config.python, downloads / "wheels", terminal)
+    built = [*wheels.build_sources(pins, downloads / "wheels"), wheels.build_project(CHECKOUT, downloads / "wheels")]
+    for model in models:
+        if model.revision:
+            _download_model(model)
+    files = sorted(
+        [(f"wheels/{path.name}", path) for path in (*(downloads / "wheels" / one.file for one in releases), *built)]
+        + [(f"models/{model.name}/{name}", path) for model in models for name, path in model_files(model.path)]
+        + [file for name in config.assets for file in asset_files(name, config.assets_in)]
+    )
+    with atomic_folder(config.out) as folder:
+        manifest = write(config, files, models, folder, terminal)
+    remove_folder(downloads)
+    return manifest
+
+
+def downloads_of(out: Path) -> Path:
+    """Where the downloads of a bundle lie until it is whole."""
+    return out.absolute().with_name(f".{out.name}.downloads")
+
+
+def check(config: BundleConfig) -> dict[str, str]:
+    """The pins of the bundle; what can be refused without a network is refused."""
+    if config.out.exists():
+        raise ConfigError(f"out: {config.out} exists; choose a new folder, or remove it")
+    if int(config.python.partition(".")[2]) < LEAST_PYTHON:
+        raise ConfigError(f"python: {config.python}; kailin_ray needs 3.{LEAST_PYTHON} or later")
+    for name in config.assets:
+        if name not in assets.ASSETS:
+            raise ConfigError(f"assets: unknown {name!r}; allowed: {', '.join(assets.ASSETS)}")
+    requirements = CHECKOUT / "requirements"
+    if not requirements.is_dir():
+        raise ConfigError(f"bundle needs a checkout of kailin_ray; {CHECKOUT} has no requirements/")
+    locks = [requirements / f"{name}.lock" for name in (config.target, "s3", "train")]
+    pins = wheels.read_pins([config.lock] if config.lock else locks)
+    if not pins:
+        raise ConfigError(f"lock: {config.lock} names no package")
+    return pins
+
+
+def found_models(given: Sequence[str], downloads: Path) -> list[BundledModel]:
+    """The models by name, checked. Raises ``ConfigError`` that names one that cannot be had or holds no safetensors."""
+    models = [_local(text) if Path(text).is_dir() else _of_hub(text, downloads) for text in given]
+    names = [model.name for model in models]
+    for model in models:
+        if names.count(model.name) > 1:
+            raise ConfigError(f"models: two of them are named {model.name}; rename one's directory")
+    return models
+
+
+def _local(text: str) -> BundledModel:
+    path = Path(text).absolute()
+    if not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise ConfigError(f"models: {text} is not a model directory: it has no config.json or adapter_config.json")
+    check_files("models", text)
+    return BundledModel(name=path.name, given=text, path=path, size=_size(path for _, path in model_files(path)))
+
+
+def _of_hub(text: str, downloads: Path) -> BundledModel:
+    repo, _, revision = text.partition("@")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        raise ConfigError(f"models: {text}: no such directory, and not a hub id either (owner/name@revision)")
+    from huggingface_hub import HfApi
+
+    try:
+        about = HfApi().model_info(repo, revision=revision or None, files_metadata=True, timeout=60)
+    except Exception as error:  # whatever the hub's client raises, the model cannot be had
+        raise ConfigError(
+            f"models: {text}: no such directory, and the hub does not give it ({type(error).__name__})"
+        ) from error
+    files = {file.rfilename: file.size or 0 for file in about.siblings or []}
+    if not any(name.endswith(".safetensors") for name in files):
+        raise ConfigError(f"models: {text} has no *.safetensors: pickled weights can run code and are not taken")
+    name = repo.replace("/", "--")
+    size = sum(size for file, size in files.items() if _wanted(Path(file)))
+    return BundledModel(name=name, given=text, path=downloads / "models" / name, revision=about.sha, size=size)
+
+
+def _download_model(model: BundledModel) -> None:
+    from huggingface_hub import snapshot_download
+
+    repo = model.given.partition("@")[0]
+    try:
+        snapshot_download(repo, revision=model.revision, local_dir=model.path, allow_patterns=list(MODEL_FILES))
+    except Exception as error:  # of the network, of the hub: all sorts
+        raise assets.FetchError(
+            f"{model.given}: {type(error).__name__}: {' '.join(str(error).split())[:300]}; what came is kept"
+        ) from error
+
+
+def model_files(folder: Path) -> Files:
+    """What is taken of a model's directory, by its name in there; links are followed."""
+    found = [(path.relative_to(folder), path) for path in sorted(folder.rglob("*")) if path.is_file()]
+    return [(name.as_posix(), path) for name, path in found if _wanted(name)]
+
+
+def _wanted(name: Path) -> bool:
+    return not any(part.startswith(".") for part in name.parts) and any(name.match(glob) for glob in MODEL_FILES)
+
+
+def asset_files(name: str, folder: Path) -> Files:
+    """The files of an asset in place and the note beside it, by which ``fetch`` knows it."""
+    path = folder / assets.ASSETS[name].target.rstrip("/")
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    kept = [file for file in files if not file.name.startswith(".")] + [path.with_name(f".{path.name}.json")]
+    return [(f"assets/{file.relative_to(folder).as_posix()}", file) for file in kept]
+
+
+def check_room(
+    config: BundleConfig, releases: Iterable[wheels.Release], models: Iterable[BundledModel], downloads: Path
+) -> None:
+    """Raise ``ConfigError`` if the disk has no room for what is to come: downloads, then the parts beside them."""
+    releases = list(releases)
+    missing = [one for one in releases if not wheels.in_place(one, downloads / "wheels")]
+    to_come = wheels.num_bytes(missing)
+    total = to_come + _size(downloads / "wheels" / one.file for one in releases if one not in missing)
+    for model in models:
+        total += model.size
+        if model.revision:
+            to_come += model.size
+    for name in config.assets:
+        path = config.assets_in / assets.ASSETS[name].target.rstrip("/")
+        size = _size(path for _, path in asset_files(name, config.assets_in)) if path.exists() else 0
+        total += size or assets.ASSETS[name].size_mb * 10**6
+    there = next(parent for parent in downloads.parents if parent.is_dir())
+    needed, free = to_come + total, shutil.disk_usage(there).free
+    if needed > free:
+        raise ConfigError(
+            f"out: {config.out}: the disk has {free / 1e9:,.1f} GB free; {needed / 1e9:,.1f} GB are needed: "
+            f"{to_come / 1e9:,.1f} of downloads, which are removed in the end, and {total / 1e9:,.1f} of bundle"
+        )
+
+
+def _size(paths: Iterable[Path]) -> int:
+    return sum(path.stat().st_size for path in paths)
+
+
+def write(
+    config: BundleConfig, files: Files, models: Sequence[BundledModel], folder: Path, terminal: TextIO
+) -> dict[str, Any]:
+    """Write a bundle's folder of files by their names in it; return its manifest."""
+    ours = [path for name, path in files if name.startswith("wheels/")]
+    glibc = wheels.least_glibc(path.name for path in ours)
+    stem = f"kailin_ray-{__version__}-{config.target}-py{config.python}-{_identity(files)}"
+    with progress_bar(terminal, "bundle: packed", _size(path for _, path in files), unit="B") as bar:
+        pieces, parts = write_parts(files, folder, stem, config.part_mib << 20, bar.update)
+    sums = {piece.name: piece.sha256 for piece in pieces}
+    lock = folder / "requirements.lock"
+    lines = [f"{name} --hash=sha256:{sums[f'wheels/{file}']}" for name, file in wheels.pinned(ours)]
+    lock.write_text("# Made by bundle: install with --no-deps.\n" + "\n".join(lines) + "\n")
+    for name in ("install.sh", "unpack.py"):
+        shutil.copy(CHECKOUT / "cluster" / "offline" / name, folder)
+    found = versions()
+    manifest = {
+        "kind": "bundle",
+        "id": stem,
+        "made": datetime.now(UTC).isoformat("T", "seconds"),
+        "version": __version__,
+        "commit": found.get("commit"),
+        "target": config.target,
+        "python": config.python,
+        "platform": {"system": "Linux", "machine": "x86_64", "glibc": glibc},
+        "installed_bytes": wheels.unpacked_bytes(ours)
+        + sum(p.size for p in pieces if not p.name.startswith("wheels/")),
+        "models": [{"name": m.name, "from": _shown(m), "revision": m.revision} for m in models],
+        "assets": [read_json(path) for name, path in files if re.fullmatch(r"assets/\.[^/]+\.json", name)],
+        "parts": [asdict(part) for part in parts],
+        "files": [asdict(piece) for piece in pieces],
+    }
+    write_json(folder / "manifest.json", manifest)
+    sums = {part.name: part.sha256 for part in parts}
+    sums |= {name: sha256(folder / name) for name in ("install.sh", "manifest.json", "requirements.lock", "unpack.py")}
+    (folder / "SHA256SUMS").write_text("".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())))
+    return manifest
+
+
+def _shown(model: BundledModel) -> str:
+    """Where a model comes from; of a local one its name alone, as the path says nothing elsewhere."""
+    return model.given.partition("@")[0] if model.revision else model.name
+
+
+def _identity(files: Files) -> str:
+    """Tells the parts of one bundle from those of another by their names."""
+    listed = [[name, path.stat().st_size, path.stat().st_mtime_ns] for name, path in files]
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:8]
+
+
+def summary(out: Path, manifest: dict[str, Any]) -> str:
+    """What was made, and what to do with it."""
+    num_wheels = sum(piece["name"].startswith("wheels/") for piece in manifest["files"])
+    size = sum(part["size"] for part in manifest["parts"])
+    names = ", ".join([model["name"] for model in manifest["models"]] + [one["asset"] for one in manifest["assets"]])
+    return "\n".join(
+        (
+            f"{out}: {size / 1e9:,.2f} GB in {len(manifest['parts']):,} parts",
+            f"  {manifest['installed_bytes'] / 1e9:,.2f} GB when installed",
+            f"  {num_wheels:,} wheels for {manifest['target']}, Python {manifest['python']}, x86-64 Linux with glibc "
+            f"{manifest['platform']['glibc']} or later",
+            f"  {names or 'no models and assets'}",
+            f"  sha256 of SHA256SUMS: {sha256(out / 'SHA256SUMS')}",
+            f"Carry the folder over, and there: {out.name}/install.sh FOLDER",
+        )
+    )

@@ -1,0 +1,250 @@
+"""The wheels of a lock for another machine's Python and x86-64 Linux: found, then downloaded, both by pip.
+
+pip's dry run says of each pin which wheel it would take and with which SHA-256, and downloads none where the index
+publishes the wheels' metadata. So a pin without a wheel is refused at once, and each download is held to that SHA-256.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
+
+from packaging.utils import canonicalize_name, parse_wheel_filename
+
+from kailin_ray.errors import ConfigError
+from kailin_ray.io.files import sha256
+from kailin_ray.io.http import Web, WebError
+from kailin_ray.io.terminal import progress_bar
+
+SOURCES_ONLY = frozenset({"antlr4-python3-runtime"})
+"""Packages without a wheel on the index, of Python alone: their wheel is built here."""
+TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+AT_ONCE = 8
+"""Wheels that one pip downloads: what is there when it breaks off is kept."""
+
+_MANYLINUX = ("manylinux1", "manylinux2010", "manylinux2014", *(f"manylinux_2_{minor}" for minor in range(5, 40)))
+# From the oldest glibc on: of two wheels of one version the one that runs on more machines.
+_PLATFORMS = [argument for name in (*_MANYLINUX, "linux") for argument in ("--platform", f"{name}_x86_64")]
+
+
+def _for(python: str) -> list[str]:
+    return ["--implementation", "cp", "--python-version", python, *_PLATFORMS]
+
+
+class WheelError(RuntimeError):
+    """A wheel could not be had; one line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """A wheel of an index."""
+
+    name: str
+    version: str
+    url: str
+    sha256: str
+
+    @property
+    def file(self) -> str:
+        """The wheel's name."""
+        return unquote(urlsplit(self.url).path.rpartition("/")[2])
+
+
+def read_pins(locks: Iterable[Path]) -> dict[str, str]:
+    """Versions by package of lock files, a later one's over an earlier one's.
+
+    Raises ``ConfigError`` for a line other than ``name==version`` or a comment, and for a file that cannot be read.
+    """
+    pins = {}
+    for lock in locks:
+        try:
+            lines = lock.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"lock: {lock}: {getattr(error, 'strerror', None) or error}") from error
+        for number, line in enumerate(lines, start=1):
+            if not (text := line.partition("#")[0].strip()):
+                continue
+            if not (found := re.fullmatch(r"([A-Za-z0-9][\w.-]*)==([\w.!+-]+)", text)):
+                raise ConfigError(
+                    f"lock: {lock}:{number}: {text!r}; expected name==version, complete as --no-deps needs"
+                )
+            pins[str(canonicalize_name(found[1]))] = found[2]
+    return pins
+
+
+def resolve(pins: Mapping[str, str], target: str, python: str) -> list[Release]:
+    """The wheel of each pin that is not built here.
+
+    Raises ``ConfigError`` that names the first pin without a wheel, ``WheelError`` where pip fails for another reason.
+    """
+    wanted = {name: f"{name}=={version}" for name, version in pins.items() if name not in SOURCES_ONLY}
+    found = []
+    if "torch" in wanted and target == "cpu":
+        torch = [wanted.pop("torch")]
+        try:
+            found = _resolve(torch, python)
+        except ConfigError:
+            # PyTorch's CPU build is on its own index, unless pip is set up with a place that has it.
+            found = _resolve(torch, python, "--retries", "1", "--index-url", TORCH_CPU_INDEX)
+    elif "torch" in wanted:
+        # == would also take a build such as +cpu, from a place that pip is set up with.
+        wanted["torch"] = f"torch==={pins['torch']}"
+    return found + (_resolve(list(wanted.values()), python) if wanted else [])
+
+
+def _resolve(pins: list[str], python: str, *arguments: str) -> list[Release]:
+    with tempfile.TemporaryDirectory() as scratch:
+        lock, report = Path(scratch, "lock.txt"), Path(scratch, "report.json")
+        lock.write_text("\n".join(pins) + "\n")
+        fault = _pip(
+            *("install", "--dry-run", "--ignore-installed", "--no-deps", "--only-binary=:all:", "--quiet"),
+            *("--report", str(report), "--target", str(Path(scratch, "none"))),
+            *(*_for(python), *arguments, "-r", str(lock)),
+        )
+        if fault:
+            raise _no_wheel(fault, python)
+        taken = json.loads(report.read_text())["install"]
+    releases = []
+    for item in taken:
+        name, version = item["metadata"]["name"], item["metadata"]["version"]
+        hashes = item["download_info"].get("archive_info", {}).get("hashes", {})
+        if "sha256" not in hashes:
+            raise WheelError(f"{name}=={version}: pip found no SHA-256 of {item['download_info']['url']}")
+        url = item["download_info"]["url"]
+        releases.append(Release(name=name, version=version, url=url, sha256=hashes["sha256"]))
+    return releases
+
+
+def _no_wheel(fault: str, python: str) -> Exception:
+    """The error of a dry run: whose wheel is missing, or whatever else pip says."""
+    if found := re.search(r"(?:No matching distribution found for|Cannot install) ([^\s=]+==+\S+)", fault):
+        pin = found[1].replace("===", "==")
+        return ConfigError(
+            f"python: {python}: {pin} has no wheel for Python {python} on x86-64 Linux that pip can find"
+        )
+    return WheelError(_last_error(fault))
+
+
+def num_bytes(releases: Iterable[Release]) -> int:
+    """How large wheels are together, where their servers say so."""
+    web = Web()
+
+    def size(release: Release) -> int:
+        if release.url.startswith("file:"):
+            return Path(url2pathname(urlsplit(release.url).path)).stat().st_size
+        try:
+            with web.opened("HEAD", release.url) as answer:
+                return int(answer.headers.get("Content-Length", 0))
+        except (WebError, ValueError):
+            return 0
+
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        return sum(threads.map(size, releases))
+
+
+def download(releases: list[Release], python: str, folder: Path, terminal: TextIO) -> None:
+    """Put the wheels into ``folder``; what is there and right stays.
+
+    Raises ``WheelError``; what came is kept.
+    """
+    todo = [release for release in releases if not in_place(release, folder)]
+    with progress_bar(terminal, "bundle: wheels", len(releases), unit="", initial=len(releases) - len(todo)) as bar:
+        for start in range(0, len(todo), AT_ONCE):
+            some = todo[start : start + AT_ONCE]
+            with tempfile.TemporaryDirectory(dir=folder) as scratch:
+                lock = Path(scratch, "lock.txt")
+                lock.write_text("".join(f"{one.name} @ {one.url} --hash=sha256:{one.sha256}\n" for one in some))
+                if fault := _pip(
+                    *("download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", scratch),
+                    *(*_for(python), "-r", str(lock)),
+                ):
+                    raise WheelError(f"{_last_error(fault)}; what came is kept, and the same command goes on")
+                for one in some:
+                    Path(scratch, one.file).rename(folder / one.file)
+            bar.update(len(some))
+
+
+def in_place(release: Release, folder: Path) -> bool:
+    """Whether a wheel is in a folder, as it should be."""
+    path = folder / release.file
+    return path.is_file() and sha256(path) == release.sha256
+
+
+def build_sources(pins: Mapping[str, str], folder: Path) -> list[Path]:
+    """Build the wheels of those pins that the index has as sources only.
+
+    Raises ``WheelError``, also where the wheel would not run on other machines.
+    """
+    return [_build([f"{name}=={pins[name]}"], folder) for name in sorted(SOURCES_ONLY & pins.keys())]
+
+
+def build_project(checkout: Path, folder: Path) -> Path:
+    """Build this project's wheel from what it consists of: a ``build/`` in the checkout may hold old modules."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in ("pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(checkout / name, scratch)
+        for name in ("kailin_ray", "conf"):
+            shutil.copytree(checkout / name, Path(scratch, name), ignore=shutil.ignore_patterns("__pycache__"))
+        return _build(["--no-build-isolation", scratch], folder)
+
+
+def _build(what: list[str], folder: Path) -> Path:
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        fault = _pip("wheel", "--quiet", "--no-deps", "--use-pep517", "--wheel-dir", scratch, *what)
+        if fault:
+            raise WheelError(f"{what[-1]}: {_last_error(fault)}")
+        (made,) = Path(scratch).glob("*.whl")
+        if not made.name.endswith("-none-any.whl"):
+            raise WheelError(f"{what[-1]}: the wheel built here, {made.name}, runs on machines like this one only")
+        return made.replace(folder / made.name)
+
+
+def pinned(paths: Iterable[Path]) -> list[tuple[str, str]]:
+    """``name==version`` and file name of wheels."""
+    parsed = [(parse_wheel_filename(path.name), path.name) for path in paths]
+    return sorted((f"{name}=={version}", file) for (name, version, *_), file in parsed)
+
+
+def least_glibc(names: Iterable[str]) -> str:
+    """The oldest glibc that wheels of these names run on, such as ``2.28``."""
+    old = {"manylinux1": 5, "manylinux2010": 12, "manylinux2014": 17}
+    most = 17
+    for name in names:
+        minors = []
+        for tag in parse_wheel_filename(name)[3]:
+            base = tag.platform.removesuffix("_x86_64")
+            if base in old or base.startswith("manylinux_2_"):
+                minors.append(old.get(base) or int(base.removeprefix("manylinux_2_")))
+        most = max(most, min(minors, default=0))
+    return f"2.{most}"
+
+
+def unpacked_bytes(paths: Iterable[Path]) -> int:
+    """What wheels take when they are installed."""
+    total = 0
+    for path in paths:
+        with zipfile.ZipFile(path) as wheel:
+            total += sum(member.file_size for member in wheel.infolist())
+    return total
+
+
+def _pip(*arguments: str) -> str:
+    """Run pip; return what it said where it failed, else nothing."""
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
+    done = subprocess.run(pip, capture_output=True, text=True)
+    return (done.stderr or f"pip ended with {done.returncode}") if done.returncode else ""
+
+
+def _last_error(fault: str) -> str:
+    lines = [line.removeprefix("ERROR: ") for line in fault.splitlines() if line.startswith("ERROR")]
+    return f"pip: {(lines or fault.split(chr(10))[-1:])[-1].strip()[:300]}"

@@ -1,0 +1,1 @@
+"""Agents to stages, stages to replicas, replicas to machines. Arithmetic only."""

@@ -1,0 +1,89 @@
+"""A plan as a table that a person can check: what runs where, and the arithmetic behind it."""
+
+from collections import Counter
+
+from kailin_ray.planning.plan import Plan
+from kailin_ray.planning.pools import GIB, RUNTIME_GIB, Pool
+
+
+def describe(plan: Plan, brief: bool = False) -> str:
+    """The plan's table; ``brief`` leaves out the arithmetic."""
+    lines = ["plan", *_stages(plan), *_retrievers(plan)]
+    if not brief:
+        lines = [*_machines(plan), *_models(plan), *lines, *_memory(plan), *_tokens(plan)]
+    return "\n".join(lines)
+
+
+def _pools(plan: Plan) -> list[Pool]:
+    return [pool for part in plan.parts for pool in part]
+
+
+def _machines(plan: Plan) -> list[str]:
+    lines = ["cluster"]
+    for node, number in Counter(plan.nodes).items():
+        gpus = f"{node.gpus:g} GPUs of {node.gpu_memory_gib:g} GiB, " if node.gpus else "no GPU, "
+        lines.append(f"  {number} x  {gpus}{node.cpus:g} CPUs, {node.memory_gib:.0f} GiB of memory")
+    return lines
+
+
+def _models(plan: Plan) -> list[str]:
+    lines = ["models"]
+    for engine in {(pool.stage.engine.path, pool.stage.engine.revision): pool for pool in _pools(plan)}.values():
+        size, spec = engine.size, engine.stage.engine
+        active = f" ({size.num_active / 1e9:.1f} B active)" if size.num_active < size.num_parameters else ""
+        lines.append(
+            f"  {spec.path}{'@' + spec.revision if spec.revision else ''}: {size.num_parameters / 1e9:.2f} B parameters"
+            f"{active}, {size.weight_bytes / GIB:.1f} GiB of weights, "
+            f"{size.kv_bytes(engine.max_length) / engine.max_length / 1024:.0f} KiB of KV cache a token, "
+            f"{engine.max_length:,} tokens long" + (f", {len(spec.adapters)} adapters" if spec.adapters else "")
+        )
+    return lines
+
+
+def _stages(plan: Plan) -> list[str]:
+    on_gpus = any(pool.demand.gpus for pool in _pools(plan))
+    unit = "GPUs" if on_gpus else "CPUs"
+    width = max(len(pool.stage.name) for pool in _pools(plan))
+    lines = [f"  part  {'stage':<{width}}  replicas x {unit:<6}{unit:>5}  work of an abstract  busy"]
+    least = min(pool.work for pool in _pools(plan))
+    for number, part in enumerate(plan.parts, start=1):
+        slowest = max(pool.work / pool.replicas for pool in part)
+        for pool in part:
+            each = pool.demand.gpus if on_gpus else pool.demand.cpus
+            lines.append(
+                f"  {number:<6}{pool.stage.name:<{width}}  {pool.replicas:>8} x {each:<6g}{pool.replicas * each:>5g}"
+                f"  {pool.work / least:>19.2f}  {100 * pool.work / pool.replicas / slowest:>3.0f} %"
+            )
+    if len(plan.parts) > 1:
+        lines.append("  the parts run one after another over all abstracts, with Parquet between them")
+    return lines
+
+
+def _retrievers(plan: Plan) -> list[str]:
+    lines = []
+    for number, machines in enumerate(plan.retrievers, start=1):
+        if machines:
+            each = Counter(machines).values()
+            part = f" of part {number}" if len(plan.parts) > 1 else ""
+            shares = f" ({' + '.join(map(str, each))})" if max(each) > 1 else ""
+            lines.append(f"  retrievers{part}: {len(machines)}, on {len(each)} of {len(plan.nodes)} machines{shares}")
+    return lines
+
+
+def _memory(plan: Plan) -> list[str]:
+    width = max(len(pool.stage.name) for pool in _pools(plan))
+    on_gpus = any(pool.demand.gpus for pool in _pools(plan))
+    about = f" on each GPU, with {RUNTIME_GIB:g} more for activations" if on_gpus else ""
+    lines = [f"memory of an engine, GiB{about}", f"  {'stage':<{width}}  weights  KV cache  = calls at once"]
+    return lines + [
+        f"  {pool.stage.name:<{width}}  {pool.weights_gib:>7.1f}  {pool.cache_gib:>8.1f}  {pool.room:>15,}"
+        for pool in _pools(plan)
+    ]
+
+
+def _tokens(plan: Plan) -> list[str]:
+    lines = ["expected tokens of an abstract", "  agent        prompt  not cached  completion"]
+    for pool in _pools(plan):
+        for agent, call in pool.calls.items():
+            lines.append(f"  {agent:<11}{call.prompt:>8,}  {call.fresh:>10,}  {call.completion:>10.0f}")
+    return lines

@@ -1,0 +1,134 @@
+"""Documents to passages with their vectors: a Ray Data actor pool, resumable by row.
+
+What is encoded is written in small Parquet parts beside the index that is being made, each whole or not at all;
+those of a killed job are taken as they are.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+import ray.data
+
+from kailin_ray.config import IndexConfig
+from kailin_ray.corpus.changes import changed_since
+from kailin_ray.io.files import atomic_file, read_json, write_json
+from kailin_ray.io.pmids import PMIDS, among, read_pmids
+from kailin_ray.io.terminal import progress_bar
+from kailin_ray.retrieval.encoder import EncodeDocuments
+from kailin_ray.runtime.session import encoder_environment
+from kailin_ray.runtime.tasks import select_rows
+
+FIELDS = ("title", "abstract", "mesh")
+"""Of a document, that a passage has: where one of them changed, it is encoded anew."""
+BATCHES_A_BLOCK = 8
+"""Among so many batches texts are sorted by length; what a kill costs is a block of each encoder."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be encoded."""
+
+    files: list[Path]
+    """That hold the documents."""
+    num_documents: int
+    wanted: PMIDS | None
+    """PMIDs, sorted; None for all that the files hold."""
+    kept: PMIDS
+    """PMIDs, sorted, that the index has already."""
+
+
+def open_parts(config: IndexConfig, made_from: dict[str, Any], num_updates: int) -> Path:
+    """The folder of parts beside ``config.out``: of a killed job for the same index what is still true, else empty."""
+    scratch = config.out.absolute().with_name(f".{config.out.name}.encoded")
+    note = scratch / "encoded.json"
+    before = read_json(note) if note.exists() else {}
+    if before.get("made_from") != made_from:
+        shutil.rmtree(scratch, ignore_errors=True)
+    else:
+        changed = changed_since(config.documents, before["num_updates"], FIELDS)
+        for part in encoded_parts(scratch):
+            if among(read_pmids(part), changed).any():
+                part.unlink()
+    scratch.mkdir(exist_ok=True)
+    write_json(note, {"made_from": made_from, "num_updates": num_updates})
+    return scratch
+
+
+def drop_parts(scratch: Path, work: Work) -> None:
+    """Remove parts with rows that the index has already, or that are not wanted (any more): they are made again.
+
+    A job that was killed as the last thing it did has left its parts, though the index has them.
+    """
+    for part in encoded_parts(scratch):
+        pmids = read_pmids(part)
+        if among(pmids, work.kept).any() or (work.wanted is not None and not among(pmids, work.wanted).all()):
+            part.unlink()
+
+
+def encoded_parts(scratch: Path) -> list[Path]:
+    """The whole parts, in order."""
+    return sorted(scratch.glob("[0-9]*.parquet"))
+
+
+def encode(config: IndexConfig, work: Work, scratch: Path, terminal: TextIO) -> dict[str, Any]:
+    """Encode what is wanted and neither kept nor in the parts. Returns what it took, for the manifest."""
+    there = [read_pmids(part) for part in encoded_parts(scratch)]
+    done = np.unique(np.concatenate([work.kept, *there]))
+    told = {"abstracts": 0, "seconds": 0.0}
+    if len(done) < work.num_documents:
+        with progress_bar(terminal, "index: encoded", work.num_documents, initial=len(done)) as bar:
+            # Rows of counts come to the driver, not the passages.
+            for row in _passages(config, work, done, scratch).iter_rows():
+                bar.update(row["abstracts"])
+                told = {name: told[name] + row[name] for name in told}
+    return {
+        "num_encoders": config.cluster.num_encoders,
+        "device": "gpu" if config.cluster.gpus_per_encoder else "cpu",
+        "num_taken_over": sum(map(len, there)),
+        "num_encoded": told["abstracts"],
+        "abstracts_per_second_per_encoder": round(told["abstracts"] / told["seconds"], 2) if told["seconds"] else None,
+    }
+
+
+def _passages(config: IndexConfig, work: Work, done: PMIDS, scratch: Path) -> ray.data.Dataset:
+    """The encoding, to be run: of each part that it writes how many abstracts it has, and the encoder's seconds."""
+    cluster = config.cluster
+    rows_per_block = BATCHES_A_BLOCK * config.encoder.batch_size
+    selected = {"wanted": ray.put(work.wanted), "done": ray.put(done)}
+    return (
+        ray.data.read_parquet([str(file) for file in work.files], columns=["pmid", *FIELDS])
+        .map_batches(select_rows, batch_format="pyarrow", batch_size=None, fn_kwargs=selected)
+        .map_batches(_with_text, batch_format="pyarrow", batch_size=None)
+        .repartition(target_num_rows_per_block=rows_per_block)
+        .map_batches(
+            EncodeDocuments,
+            fn_constructor_args=(config.encoder, cluster.gpus_per_encoder > 0),
+            batch_format="pyarrow",
+            batch_size=rows_per_block,  # of actors with GPUs Ray Data wants to be told
+            compute=ray.data.ActorPoolStrategy(size=cluster.num_encoders),
+            num_cpus=1,
+            num_gpus=cluster.gpus_per_encoder,
+            runtime_env={"env_vars": encoder_environment(cluster)},
+        )
+        .map_batches(_write_part, batch_format="pyarrow", batch_size=None, fn_kwargs={"scratch": str(scratch)})
+    )
+
+
+def _with_text(block: pa.Table) -> pa.Table:
+    return block.filter(pc.greater(pc.utf8_length(block["abstract"]), 0))
+
+
+def _write_part(block: pa.Table, scratch: str) -> pa.Table:
+    seconds = pc.sum(block["seconds"]).as_py() or 0.0
+    if block.num_rows:
+        # By what is in it: a task that Ray does again writes over what it wrote before.
+        with atomic_file(Path(scratch, f"{block['pmid'][0].as_py():09}.parquet")) as partial:
+            pq.write_table(block.drop_columns("seconds"), partial)
+    return pa.table({"abstracts": [block.num_rows], "seconds": [seconds]})

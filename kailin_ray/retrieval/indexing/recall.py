@@ -1,0 +1,80 @@
+"""How much of what exact search finds a structure finds, and the cheapest parameters that find enough.
+
+recall@k: of the k passages that exact search finds for a question, the share that is among the k that were found. Some
+questions tune; the manifest says what others find, by which nothing was chosen.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kailin_ray.retrieval.search.store import Rows
+
+DEPTHS = (4, 10)
+"""Of the recall that is told: the paper's k, and one that asks more."""
+TUNED_AT = DEPTHS[0]
+SPARE = 0.015
+"""By which tuning aims higher than the target, as other questions will find a little less."""
+NUM_CANDIDATES = (32, 64, 128, 256, 512, 1_024)
+NPROBE = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1_024, 2_048, 4_096)
+EF_SEARCH = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1_024, 2_048)
+
+Find = Callable[[dict[str, Any]], Rows]
+"""Rows (q, k), best first, that are found with some parameters."""
+
+
+def without(rows: Rows, sources: Rows) -> Rows:
+    """(q, k - 1): the first of rows (q, k) that are not the row of each query's own source (q,), -1 for none."""
+    order = np.argsort(rows == sources[:, None], axis=1, kind="stable")
+    return np.take_along_axis(rows, order, axis=1)[:, :-1]
+
+
+def shares(found: Rows, exact: Rows, k: int) -> npt.NDArray[np.float64]:
+    """(q,) each query's recall@k."""
+    exact = exact[:, :k]
+    hits = (found[:, :k, None] == exact[:, None, :]) & (exact >= 0)[:, None, :]
+    return np.asarray(hits.sum(axis=(1, 2)) / np.maximum(1, (exact >= 0).sum(axis=1)))
+
+
+def summary(found: Rows, exact: Rows) -> dict[str, Any]:
+    """recall@k of both depths, with the half-width of its 95 % interval over queries."""
+    told: dict[str, Any] = {"num_queries": len(exact)}
+    for k in DEPTHS:
+        each = shares(found, exact, k)
+        told[f"recall_at_{k}"] = round(float(each.mean()), 4)
+        told[f"recall_at_{k}_ci95"] = round(float(1.96 * each.std() / np.sqrt(len(each))), 4)
+    return told
+
+
+def parameters(kind: str, num_lists: int) -> tuple[str, list[int]]:
+    """The parameter that says how far a structure looks, and the values that are tried, rising."""
+    if kind == "hnsw":
+        return "ef_search", list(EF_SEARCH)
+    return "nprobe", [value for value in NPROBE if value < num_lists] + [num_lists]
+
+
+def tune(find: Find, exact: Rows, kind: str, num_lists: int, target: float) -> dict[str, int]:
+    """The cheapest parameters whose recall@4 is the target and a little more; the farthest-looking ones if none is.
+
+    First as few candidates as suffice for a search that looks far, then as short a look as suffices for these.
+    """
+    name, values = parameters(kind, num_lists)
+
+    def enough(look: int, number: int) -> bool:
+        recall = shares(find({name: look, "num_candidates": number}), exact, TUNED_AT).mean()
+        return bool(recall >= min(1.0, target + SPARE))
+
+    for far in _steps(values):
+        for number in NUM_CANDIDATES:
+            if enough(far, number):
+                look = next(value for value in values if value == far or enough(value, number))
+                return {name: look, "num_candidates": number}
+    return {name: values[-1], "num_candidates": NUM_CANDIDATES[-1]}
+
+
+def _steps(values: list[int]) -> Iterator[int]:
+    """A look that is far but cheap enough to try first, then all farther ones."""
+    middle = len(values) * 2 // 3
+    yield from values[middle:]

@@ -1,0 +1,222 @@
+"""The tasks that make an index' structure from its shards, and measure what it finds.
+
+A task reads what it needs from the folders and writes what it made there; numbers and names come to the driver. A large
+structure is trained on a sample by one task, filled shard by shard by many, and put together by one.
+"""
+
+import os
+import shutil
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TextIO
+
+import faiss
+import numpy as np
+import ray
+
+from kailin_ray.config import Encoder
+from kailin_ray.io.terminal import progress_bar
+from kailin_ray.retrieval.encoder import QueryEncoder
+from kailin_ray.retrieval.indexing import recall
+from kailin_ray.retrieval.search import ann
+from kailin_ray.retrieval.search.exact import best_of, nearest
+from kailin_ray.retrieval.search.store import Rows, Store, Vectors
+from kailin_ray.runtime.tasks import each
+
+NUM_QUERIES = 1_536
+"""Titles that are searched for: a third to tune by, the others to measure."""
+TITLE_WORDS = 15
+"""Of a text without a title."""
+SEED = 0
+OUTGROWN = 4
+"""A structure is made anew when there are so many times the passages that it was made for."""
+
+
+@dataclass(frozen=True)
+class Shards:
+    """What a structure is made from."""
+
+    folders: tuple[tuple[str, int], ...]
+    """Of each shard its folder and number of rows, in order."""
+    dimension: int
+    deleted: Rows
+
+    def store(self) -> Store:
+        """The shards, opened."""
+        return Store([(Path(folder), rows) for folder, rows in self.folders], self.dimension)
+
+    def num_live(self) -> int:
+        """Passages that count."""
+        return sum(rows for _, rows in self.folders) - len(self.deleted)
+
+
+def make_search(
+    shards: Shards,
+    kind: str,
+    target: float,
+    encoder: Encoder,
+    folder: Path,
+    before: tuple[Path, dict[str, Any]] | None,
+    terminal: TextIO,
+) -> dict[str, Any]:
+    """Write ``folder/search.faiss`` (none for exact) and return what the manifest says of it: kind, parameters, recall.
+
+    ``before``: the file of an earlier structure of the first of these shards, and what its manifest says, which is
+    added to where it still suits. ``encoder`` encodes the titles that measure.
+    """
+    if kind == "exact":
+        return {"kind": kind}
+    given = ray.put(shards)
+    scratch = folder / "scratch"
+    scratch.mkdir()
+    made_for = total = shards.num_live()
+    if before and before[1]["kind"] == kind and total <= OUTGROWN * before[1]["made_for"]:
+        made_for = before[1]["made_for"]
+        ray.get(_extended.remote(given, str(before[0]), str(folder)))
+    else:
+        build_approximate(given, kind, len(shards.folders), folder, terminal)
+    ray.get(_queries.remote(given, encoder, str(scratch)))
+    found = measure(given, {"kind": kind, "made_for": made_for}, target, len(shards.folders), folder, terminal)
+    shutil.rmtree(scratch)
+    return found
+
+
+def build_approximate(given: Any, kind: str, num_shards: int, folder: Path, terminal: TextIO) -> None:
+    """Write ``folder/search.faiss`` of the shards that ``given`` refers to, with ``folder/scratch`` on the way."""
+    if kind == "hnsw":
+        ray.get(_grown.remote(given, str(folder)))
+        return
+    scratch = str(folder / "scratch")
+    ray.get(_trained.remote(given, scratch))
+    _shown(fill_part, num_shards, {"shards": given, "scratch": scratch}, "structured", terminal)
+    ray.get(_merged.remote(num_shards, str(folder), scratch))
+
+
+def measure(
+    given: Any, choice: dict[str, Any], target: float, num_shards: int, folder: Path, terminal: TextIO
+) -> dict[str, Any]:
+    """``choice`` with the parameters that reach the target and their recall, by ``folder/scratch/queries.npz``."""
+    scratch = str(folder / "scratch")
+    _shown(exact_part, num_shards, {"shards": given, "scratch": scratch}, "measured", terminal)
+    found: dict[str, Any] = ray.get(_tuned.remote(given, choice, target, str(folder), scratch))
+    return found
+
+
+def _shown(task: Any, num_shards: int, keys: dict[str, Any], done: str, terminal: TextIO) -> None:
+    with progress_bar(terminal, f"index: {done}", num_shards, unit=" shards") as bar:
+        for _ in each(task, range(num_shards), keys):
+            bar.update()
+
+
+def use_all_cores() -> None:
+    """Let this task's libraries use the machine: Ray gives a task of one CPU one thread."""
+    import torch
+
+    faiss.omp_set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(os.cpu_count() or 1)
+
+
+def _write(index: Any, folder: str, name: str = "search.faiss") -> None:
+    faiss.write_index(index, str(Path(folder, name)))
+
+
+@ray.remote
+def _trained(shards: Shards, scratch: str) -> None:
+    use_all_cores()
+    _write(ann.train("ivf_pq", _sample(shards), shards.num_live()), scratch, "trained.faiss")
+
+
+def _sample(shards: Shards) -> Vectors:
+    store = shards.store()
+    rows = np.random.default_rng(SEED).choice(len(store), ann.sample_size(len(store)), replace=False)
+    return store.vectors(np.sort(rows)).astype(np.float32)
+
+
+def fill_part(number: int, shards: Any, scratch: str) -> dict[str, Any]:
+    """Write the structure of one shard."""
+    index = faiss.read_index(str(Path(scratch, "trained.faiss")))
+    ann.add(index, ray.get(shards).store().chunks([number]))
+    _write(index, scratch, f"{number:05}.faiss")
+    return {}
+
+
+@ray.remote
+def _merged(number: int, folder: str, scratch: str) -> None:
+    _write(ann.merged([Path(scratch, f"{shard:05}.faiss") for shard in range(number)]), folder)
+
+
+@ray.remote
+def _grown(shards: Shards, folder: str) -> None:
+    use_all_cores()
+    index = ann.train("hnsw", _sample(shards), shards.num_live())
+    ann.add(index, shards.store().chunks())
+    _write(index, folder)
+
+
+@ray.remote
+def _extended(shards: Shards, before: str, folder: str) -> None:
+    use_all_cores()
+    index = faiss.read_index(before)
+    store = shards.store()
+    new = [number for number in range(len(store.shards)) if store.offsets[number] >= index.ntotal]
+    ann.add(index, store.chunks(new))
+    _write(index, folder)
+
+
+@ray.remote
+def _queries(shards: Shards, encoder: Encoder, scratch: str) -> None:
+    """Titles of some passages, or how their texts begin, encoded as questions; a passage is no answer to its own."""
+    use_all_cores()
+    store = shards.store()
+    order = np.random.default_rng(SEED + 1).permutation(len(store))[: 4 * NUM_QUERIES]
+    rows = np.setdiff1d(order, shards.deleted)
+    titles = [title or " ".join(text.split()[:TITLE_WORDS]) for _, title, text, _ in store.passages(rows)]
+    chosen = np.random.default_rng(SEED + 2).permutation(len(rows))[:NUM_QUERIES]
+    vectors = QueryEncoder(encoder, on_gpu=False).encode([titles[at] for at in chosen])
+    np.savez(Path(scratch, "queries.npz"), vectors=vectors, rows=rows[chosen])
+
+
+def exact_part(number: int, shards: Any, scratch: str) -> dict[str, Any]:
+    """Write the nearest neighbours in one shard of all queries."""
+    held: Shards = ray.get(shards)
+    with np.load(Path(scratch, "queries.npz"), allow_pickle=False) as queries:
+        scores, rows = nearest(held.store().chunks([number]), queries["vectors"], held.deleted, max(recall.DEPTHS) + 1)
+    np.savez(Path(scratch, f"exact-{number:05}.npz"), scores=scores, rows=rows)
+    return {}
+
+
+@ray.remote
+def _tuned(shards: Shards, choice: dict[str, Any], target: float, folder: str, scratch: str) -> dict[str, Any]:
+    use_all_cores()
+    with np.load(Path(scratch, "queries.npz"), allow_pickle=False) as queries:
+        vectors, sources = queries["vectors"], queries["rows"]
+    parts = [np.load(file, allow_pickle=False) for file in sorted(Path(scratch).glob("exact-*.npz"))]
+    depth = max(recall.DEPTHS) + 1
+    _, rows = best_of([part["scores"] for part in parts], [part["rows"] for part in parts], depth)
+    return tuned(shards, choice, target, Path(folder, "search.faiss"), vectors, sources, rows)
+
+
+def tuned(
+    shards: Shards, choice: dict[str, Any], target: float, file: Path, vectors: Vectors, sources: Rows, exact: Rows
+) -> dict[str, Any]:
+    """``choice`` with the cheapest parameters that reach the target, and the recall that they have.
+
+    ``vectors`` (q, dimension) of queries, ``sources`` (q,) the row that is no answer to each (-1 for none), and
+    ``exact`` (q, k) the rows that exact search finds.
+    """
+    store = shards.store()
+    index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
+    lists = index.nlist if choice["kind"] == "ivf_pq" else 0
+    exact = recall.without(exact, sources)
+    third = len(vectors) // 3
+    tune, measure = slice(0, third), slice(third, None)
+
+    def find(which: slice, parameters: dict[str, Any]) -> Rows:
+        search = ann.open_search(file, choice | parameters, store, shards.deleted, "cpu")
+        _, rows = search.search(vectors[which], max(recall.DEPTHS) + 1)
+        return recall.without(rows, sources[which])
+
+    found = recall.tune(partial(find, tune), exact[tune], choice["kind"], lists, target)
+    measured = recall.summary(find(measure, found), exact[measure])
+    return choice | found | {"target_recall_at_4": target, "recall": measured}

@@ -1,0 +1,1 @@
+"""An opened index: what is searched and how."""

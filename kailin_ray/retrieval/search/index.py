@@ -1,0 +1,138 @@
+"""An index, opened: questions' vectors in, passages out.
+
+``index/``: ``shards/`` (see ``store.py``), ``search.faiss`` (the structure, unless it is exact: see ``ann.py``),
+``deleted.npy`` (rows of passages that count no more), ``manifest.json``.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kailin_ray.corpus.overlap.ngrams import places_in
+from kailin_ray.io.files import read_json
+from kailin_ray.retrieval.search.ann import open_search, scored
+from kailin_ray.retrieval.search.fusion import reciprocal_rank_fusion
+from kailin_ray.retrieval.search.lexical import LexicalIndex
+from kailin_ray.retrieval.search.near_copies import near_copies
+from kailin_ray.retrieval.search.store import Rows, Store, Vectors
+
+SPARE = 4
+"""Passages that are found beyond those asked for, as some nearly repeat others."""
+FUSED = 100
+"""Passages of each ranking that are fused."""
+
+
+class Hit(NamedTuple):
+    """One passage found for a query; a tuple, as thousands a second go from process to process."""
+
+    pmid: int
+    score: float
+    title: str
+    text: str
+    mesh: list[str]
+
+
+def shard_folders(folder: Path, manifest: dict[str, Any]) -> list[tuple[Path, int]]:
+    """The folders of an index' shards with their numbers of rows, as ``Store`` takes them."""
+    return [(folder / one["name"], one["rows"]) for one in manifest["shards"]]
+
+
+def load_deleted(folder: Path) -> Rows:
+    """Rows of an index, sorted, of passages that count no more. Raises ``ValueError`` for a damaged file."""
+    path = folder / "deleted.npy"
+    if not path.exists():
+        return np.zeros(0, np.int64)
+    found: Rows = np.load(path, allow_pickle=False)
+    return found
+
+
+class PassageIndex:
+    """An opened index. ``found`` is not for use by two threads at once, nor is ``passages``; one each is well."""
+
+    def __init__(self, folder: Path, device: str = "cpu", lexical_weight: float = 0.0):
+        """Open ``folder`` memory-mapped. Raises ``ValueError`` that names the file that is damaged or does not fit.
+
+        ``lexical_weight``: of BM25's ranking, to 1 of the dense one; 0 for dense search alone.
+        """
+        manifest = read_json(folder / "manifest.json")
+        self.dimension = int(manifest["dimension"])
+        self._store = Store(shard_folders(folder, manifest), self.dimension)
+        deleted = load_deleted(folder)
+        self._search = open_search(folder / "search.faiss", manifest["search"], self._store, deleted, device)
+        self._lexical: LexicalShards | None = None
+        if lexical_weight:
+            folders = [path / "lexical" for path, _ in shard_folders(folder, manifest)]
+            self._lexical = LexicalShards(folders, self._store, deleted)
+        self._weights = [1.0, lexical_weight]
+
+    def search(
+        self,
+        vectors: Vectors,
+        k: int,
+        exclude: Sequence[int | None],
+        jaccard: float | None = None,
+        questions: Sequence[str] = (),
+    ) -> list[list[Hit]]:
+        """The ``k`` best passages of each query, best first, without the PMID that ``exclude`` names for it.
+
+        With ``jaccard`` also without passages that nearly repeat a better one, or the one that is left out. Where
+        words count too, ``questions`` are what ``vectors`` stand for. A score is the inner product in any case.
+        """
+        return self.passages(*self.found(vectors, k, jaccard, questions), k, exclude, jaccard)
+
+    def found(
+        self, vectors: Vectors, k: int, jaccard: float | None = None, questions: Sequence[str] = ()
+    ) -> tuple[Vectors, Rows]:
+        """Scores and rows (q, n) from which ``passages`` takes; n is larger than ``k``."""
+        depth = k + 1 + (SPARE if jaccard is not None else 0)
+        scores, rows = self._search.search(vectors, max(depth, FUSED) if self._lexical else depth)
+        if self._lexical:
+            rows = self._fused(self._lexical, rows, questions, depth)
+            scores = scored(self._store, vectors, rows)
+        return scores, rows
+
+    def passages(
+        self, scores: Vectors, rows: Rows, k: int, exclude: Sequence[int | None], jaccard: float | None = None
+    ) -> list[list[Hit]]:
+        """The ``k`` best passages of each query of what ``found`` gave; see ``search``."""
+        sources = self._store.rows(np.array([-1 if pmid is None else pmid for pmid in exclude], np.int64))
+        keep = (rows >= 0) & (rows != sources[:, None])
+        if jaccard is not None:
+            keep &= ~near_copies(self._store, np.column_stack([sources, rows]), jaccard)[:, 1:]
+        keep &= np.cumsum(keep, axis=1) <= k
+        passages = iter(self._store.passages(rows[keep]))
+        found: list[list[Hit]] = []
+        for kept, score in zip(keep, scores, strict=True):
+            hits = [(next(passages), float(value)) for value in score[kept]]
+            found.append([Hit(pmid, value, title, text, mesh) for (pmid, title, text, mesh), value in hits])
+        return found
+
+    def _fused(self, lexical: "LexicalShards", rows: Rows, questions: Sequence[str], depth: int) -> Rows:
+        """(q, depth) rows of both rankings made into one."""
+        fused = np.full((len(rows), depth), -1, np.int64)
+        for at, (dense, question) in enumerate(zip(rows, questions, strict=True)):
+            rankings = [dense[dense >= 0].tolist(), lexical.search(question, FUSED)]
+            best = [row for row, _ in reciprocal_rank_fusion(rankings, self._weights)[:depth]]
+            fused[at, : len(best)] = best
+        return fused
+
+
+class LexicalShards:
+    """The lexical indexes of all shards."""
+
+    def __init__(self, folders: Sequence[Path], store: Store, deleted: Rows):
+        """Raises ``ValueError`` that names a folder that is none."""
+        self._shards = [LexicalIndex(folder) for folder in folders]
+        self._store, self._deleted = store, set(deleted.tolist())
+
+    def search(self, question: str, k: int) -> list[int]:
+        """The rows of the ``k`` passages with the best BM25 scores, each by what its shard holds, best first."""
+        scored: list[tuple[float, int]] = []
+        for shard, lexical, first in zip(self._store.shards, self._shards, self._store.offsets, strict=False):
+            found = lexical.search(question, k)
+            places = places_in(np.array([pmid for pmid, _ in found], np.int64), shard.pmids)
+            rows = (places + first).tolist()
+            scored += [(-score, row) for row, (_, score) in zip(rows, found, strict=True) if row not in self._deleted]
+        return [row for _, row in sorted(scored)[:k]]

@@ -1,0 +1,1 @@
+"""Ray: session, machines, tasks, signals, faults, job submission."""

@@ -1,0 +1,78 @@
+"""The Ray session: connect or start, and what its engines are given."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import ray
+import ray.data
+
+from kailin_ray.config import Cluster, without_secrets
+from kailin_ray.errors import ConfigError
+from kailin_ray.io.terminal import output_to
+
+LINEAGE_BYTES = 32 << 20
+"""What the driver may keep of how finished tasks were made, so that Ray can make a lost block again: about 50 KB a
+block of rows, of which those in flight matter. Ray's own 1 GiB is filled by millions of rows that are long written."""
+
+
+@contextmanager
+def ray_session(cluster: Cluster, log: Path, num_cpus: int | None = None) -> Iterator[TextIO]:
+    """Connect to the cluster, or start one on this machine with so many CPUs; yield the person's terminal.
+
+    Inside the block this process's output goes to ``log``: Ray writes there from Python and from C++, and none
+    of it is for the person who watches.
+
+    Raises ``ConfigError`` if the cluster cannot be reached.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with output_to(log) as terminal:
+        _start_ray(cluster, num_cpus)
+        try:
+            yield terminal
+        finally:
+            ray.shutdown()
+
+
+def _start_ray(cluster: Cluster, num_cpus: int | None) -> None:
+    # Without an address Ray would join whatever cluster runs on this machine, somebody else's too.
+    address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
+    local: dict[str, Any] = {"include_dashboard": False, "num_cpus": num_cpus} if address == "local" else {}
+    os.environ.setdefault("RAY_max_lineage_bytes", str(LINEAGE_BYTES))
+    try:
+        ray.init(address=address, log_to_driver=False, **local)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        said = without_secrets(f"{address}: {' '.join(str(error).split())}")
+        raise ConfigError(f"cluster.address: {said}") from error
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.memory_usage_poll_interval_s = None  # else a thread for each block, only for Ray Data's own statistics
+
+
+def engine_environment(cluster: Cluster, num_engines: int) -> dict[str, str]:
+    """Environment of an engine actor, one of ``num_engines`` on its machine.
+
+    On CPUs: so many threads, free to move, as other actors share the cores.
+    """
+    if cluster.device == "gpu":
+        return {}
+    threads = cluster.threads_per_engine or max(1, min(_cores()) // num_engines)
+    return {"OMP_NUM_THREADS": str(threads), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+
+
+def encoder_environment(cluster: Cluster) -> dict[str, str]:
+    """Environment of an encoder actor: on CPUs, its share of the machines' cores as threads."""
+    if cluster.gpus_per_encoder:
+        return {}
+    cores = _cores()
+    return {"OMP_NUM_THREADS": str(max(1, min(max(cores), sum(cores) // cluster.num_encoders)))}
+
+
+def _cores() -> list[int]:
+    """Of each machine that works, as Ray counts them: a container's or an allocation's, and not the host's."""
+    if not ray.is_initialized():
+        return [os.cpu_count() or 1]
+    return [int(cpus) for node in ray.nodes() if node["Alive"] and (cpus := node["Resources"].get("CPU"))] or [1]

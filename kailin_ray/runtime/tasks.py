@@ -1,0 +1,43 @@
+"""A task an item, as many at once as the cluster has CPUs; only what the tasks report comes to the driver."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+
+from kailin_ray.io.pmids import among
+
+Report = dict[str, Any]
+
+
+def each(task: Callable[..., Report], items: Sequence[Any], keys: Mapping[str, Any]) -> Iterator[Report]:
+    """What ``task(item, **keys)`` reports of each item, in the order in which they end.
+
+    Items and reports are JSON values. A task whose machine is lost is done again, so it must be able to.
+    """
+    if not items:  # of which Ray Data makes no dataset
+        return
+    # As text: rows of one column's dicts would have to agree on their keys.
+    rows = ray.data.from_items([{"item": json.dumps(item)} for item in items], override_num_blocks=len(items))
+    for row in rows.map(_run, fn_kwargs={"task": task, "keys": dict(keys)}).iter_rows():
+        yield json.loads(row["report"])
+
+
+def _run(row: dict[str, str], task: Callable[..., Report], keys: dict[str, Any]) -> dict[str, str]:
+    return {"report": json.dumps(task(json.loads(row["item"]), **keys))}
+
+
+def select_rows(block: pa.Table, wanted: Any, done: Any) -> pa.Table:
+    """Those rows of a block that are wanted and not done.
+
+    ``wanted`` (None inside for all) and ``done`` are references to sorted arrays: a node holds each once.
+    """
+    pmids = block["pmid"].to_numpy()
+    chosen, finished = ray.get([wanted, done])
+    keep = ~among(pmids, finished)
+    if chosen is not None:
+        keep &= among(pmids, chosen)
+    return block.filter(pa.array(keep))

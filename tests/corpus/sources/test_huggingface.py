@@ -1,0 +1,115 @@
+import io
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import datasets
+import pyarrow.parquet as pq
+import pytest
+
+from kailin_ray.config import Columns, HuggingFace
+from kailin_ray.corpus.sources import huggingface
+from kailin_ray.corpus.sources.huggingface import dataset_files
+from kailin_ray.errors import ConfigError
+
+FIELDS = dict.fromkeys(Columns.__dataclass_fields__)
+WANTED = ["id", "context.contexts"]
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface, "ROWS_PER_FILE", 300)
+    monkeypatch.setattr(huggingface, "_BATCH_ROWS", 100)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    folder = tmp_path / "dataset"
+    folder.mkdir()
+    for number in range(3):
+        rows = [
+            {"id": number * 250 + row, "context": {"contexts": ["a", "b"], "other": 1}, "wide": "x" * 50}
+            for row in range(250)
+        ]
+        (folder / f"train-{number}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def source(path: Path | str, **changes: str) -> HuggingFace:
+    given = {"kind": "huggingface", "path": str(path), "name": None, "split": "train", "revision": None} | changes
+    return HuggingFace(**given, columns=Columns(**FIELDS | {"pmid": "id"}))  # type: ignore[arg-type]
+
+
+def ids(files: list[Path]) -> list[int]:
+    return [number for file in files for number in pq.read_table(file)["id"].to_pylist()]
+
+
+def test_a_local_dataset_becomes_files_of_its_columns(dataset: Path, tmp_path: Path) -> None:
+    files = dataset_files(source(dataset), WANTED, tmp_path / "f", io.StringIO())
+    assert [pq.read_metadata(file).num_rows for file in files] == [300, 300, 150]
+    assert ids(files) == list(range(750))
+    assert pq.read_schema(files[0]).names == ["id", "context"]
+    # Whole: it is not opened again.
+    for file in dataset.iterdir():
+        file.unlink()
+    assert dataset_files(source(dataset), WANTED, tmp_path / "f", io.StringIO()) == files
+
+
+def test_a_stream_that_breaks_off_goes_on_behind_the_last_file(dataset: Path, tmp_path: Path) -> None:
+    last = dataset / "train-2.jsonl"
+    whole = last.read_text()
+    last.write_text(whole[:2_000] + '{"id": "broken')
+    with pytest.raises(RuntimeError, match="dataset: .*; what came is kept, and the same command goes on"):
+        dataset_files(source(dataset), WANTED, tmp_path / "f", io.StringIO())
+    kept = sorted((tmp_path / "f").glob("*.parquet"))
+    assert ids(kept) == list(range(300))
+    stamps = [file.stat().st_mtime_ns for file in kept]
+    last.write_text(whole)
+    files = dataset_files(source(dataset), WANTED, tmp_path / "f", io.StringIO())
+    assert ids(files) == list(range(750))
+    assert [file.stat().st_mtime_ns for file in kept] == stamps
+
+
+def test_wrong_columns_splits_and_places_are_refused(dataset: Path, tmp_path: Path) -> None:
+    for given, columns, fault in [
+        (source(dataset), ["pmid"], r"source.columns: .*dataset has no column 'pmid'; there are: id, context, wide"),
+        (source(dataset, split="test"), WANTED, r"source.path: .*Bad split: test. Available splits: \['train'\]"),
+        (source(dataset, name="other"), WANTED, "source.path: .*'other' not found"),
+        (source("owner/name"), WANTED, "source.path: owner/name: no such folder, and the hub does not give it"),
+    ]:
+        with pytest.raises(ConfigError, match=fault):
+            dataset_files(given, columns, tmp_path / "f", io.StringIO())
+
+
+def test_code_of_a_dataset_is_not_run(dataset: Path, tmp_path: Path) -> None:
+    (dataset / "dataset.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nimport datasets\n")
+    with pytest.raises(ConfigError, match="Dataset scripts are no longer supported"):
+        dataset_files(source(dataset), WANTED, tmp_path / "f", io.StringIO())
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_hub_dataset_is_taken_at_the_commit_that_the_hub_names(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "0123456789" * 4
+    asked: list[tuple[str, str | None]] = []
+
+    class Api:
+        def dataset_info(self, path: str, revision: str | None, timeout: float) -> SimpleNamespace:
+            asked.append((path, revision))
+            return SimpleNamespace(sha=commit)
+
+    def load(path: str, name: str | None, **given: object) -> object:
+        assert (path, given) == ("owner/name", {"split": "train", "revision": commit, "streaming": True})
+        return datasets.load_dataset.original(str(dataset), name, split="train", streaming=True)
+
+    load.original = datasets.load_dataset  # type: ignore[attr-defined]
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    files = dataset_files(source("owner/name", revision="main"), WANTED, tmp_path / "f", io.StringIO())
+    assert ids(files) == list(range(750))
+    assert asked == [("owner/name", "main")]
+    (note,) = (tmp_path / "f").glob("*.json")
+    assert json.loads(note.read_text())["asked"]["revision"] == commit

@@ -1,0 +1,238 @@
+"""Runs in an object store, against a real S3 server on this machine."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pytest
+
+from kailin_ray.dataset import records
+from kailin_ray.dataset.records import compact, load_pmids, record_files
+from kailin_ray.distill.sink import RecordSink
+from kailin_ray.errors import ConfigError
+from kailin_ray.io import locks
+from kailin_ray.io.files import atomic_file, atomic_folder, read_json, remove_folder, sha256, write_json
+from kailin_ray.io.locks import locked
+from kailin_ray.io.storage import check_access, is_remote, parse_folder
+from kailin_ray.schema import RECORDS
+from tests.conftest import MESH, ROOT, Command
+
+LIMIT = 24
+KEYS = {
+    "AWS_ACCESS_KEY_ID": "made-up-key",
+    "AWS_SECRET_ACCESS_KEY": "made-up-secret",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
+
+
+def serve(connection: Any) -> None:
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    connection.send(server.get_host_and_port()[1])
+    connection.recv()
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[str]:
+    """An empty bucket of a server in a process of its own; the environment says where it is, as for a user."""
+    mine, other = multiprocessing.get_context("spawn").Pipe()
+    server = multiprocessing.get_context("spawn").Process(target=serve, args=(other,))
+    server.start()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for name, value in (KEYS | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{mine.recv()}"}).items():
+            monkeypatch.setenv(name, value)
+        parse_folder("s3://bucket/x").fs.call_s3("create_bucket", Bucket="bucket")
+        yield "s3://bucket"
+    server.terminate()
+    server.join()
+
+
+def test_an_object_appears_whole_or_not_at_all(store: str) -> None:
+    folder = parse_folder(f"{store}/atomic")
+    with atomic_file(folder / "a") as partial:
+        partial.write_text("whole")
+        assert not (folder / "a").exists()
+    assert (folder / "a").read_text() == "whole"
+    with pytest.raises(RuntimeError), atomic_file(folder / "b") as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert [path.name for path in folder.iterdir()] == ["a"]
+    write_json(folder / "sub" / "c.json", {"β": 1})
+    assert read_json(folder / "sub" / "c.json") == {"β": 1}
+    assert len(sha256(folder / "sub" / "c.json")) == 64
+    with pytest.raises(FileExistsError), atomic_folder(folder) as partial:
+        (partial / "x").write_text("1")
+    with pytest.raises(RuntimeError), atomic_folder(folder / "new") as partial:
+        (partial / "x").write_text("1")
+        raise RuntimeError
+    assert not (folder / "new").exists()
+    remove_folder(folder)
+    assert not folder.exists()
+
+
+def test_one_process_at_a_time_holds_a_run(store: str) -> None:
+    run = parse_folder(f"{store}/held")
+    lock = run.with_name(".held.lock")
+    with (
+        locked(run),
+        pytest.raises(BlockingIOError, match=f"{os.getpid()} on .*; if it was killed, remove {lock}"),
+        locked(run),
+    ):
+        pass
+    assert not lock.exists()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    holder = {"host": "here", "pid": gone.pid, "machine": locks._machine()}
+    lock.write_text(json.dumps(holder))
+    with locked(run):  # of this machine, and killed
+        assert json.loads(lock.read_text())["pid"] == os.getpid()
+    lock.write_text(json.dumps(holder | {"machine": "another"}))
+    with pytest.raises(BlockingIOError), locked(run):
+        pass
+    lock.unlink()
+
+
+def test_a_lock_that_two_find_abandoned_is_taken_by_one(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = parse_folder(f"{store}/raced")
+    lock = run.with_name(".raced.lock")
+    lock.write_text(json.dumps({"host": "here", "pid": 0, "machine": locks._machine()}))
+
+    def other_is_quicker(pid: int) -> bool:
+        lock.write_text(json.dumps({"host": "there", "pid": 1, "machine": "another"}))
+        return False
+
+    monkeypatch.setattr(locks, "_alive", other_is_quicker)
+    with pytest.raises(BlockingIOError), locked(run):
+        pass
+    assert json.loads(lock.read_text())["host"] == "there"
+    lock.unlink()
+
+
+def test_record_files_are_merged_in_a_store(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "ROWS_PER_FILE", 8)
+    run = parse_folder(f"{store}/merged")
+    for first in range(1, 21, 4):
+        block = pa.Table.from_pylist([{"pmid": pmid, "title": "T"} for pmid in range(first, first + 4)], RECORDS)
+        RecordSink(run / "records").write([block], None)
+    before = records.records(run).to_table().to_pylist()
+    compact(run / "records")
+    # Two and a rest of one, which stays.
+    assert [path.name.startswith("merged-") for path in record_files(run / "records")] == [False, True, True]
+    RecordSink(run / "records").write([pa.Table.from_pylist(before[:4], RECORDS)], None)
+    assert load_pmids(run / "records").tolist() == list(range(1, 21))
+    after = records.records(run).to_table().to_pylist()
+    assert sorted(after, key=lambda row: row["pmid"]) == before
+
+
+def test_a_process_that_stops_reading_early_ends_in_good_order(store: str) -> None:
+    run = parse_folder(f"{store}/early")
+    for first in range(1, 200, 40):
+        block = pa.Table.from_pylist([{"pmid": pmid, "title": "T"} for pmid in range(first, first + 40)], RECORDS)
+        RecordSink(run / "records").write([block], None)
+    code = f"""if True:
+        from kailin_ray.dataset.records import record_batches
+        from kailin_ray.io.storage import parse_folder
+        batches = record_batches(parse_folder("{run}"), size=8)
+        assert next(batches).num_rows == 8"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("s3://me:hidden@bucket/runs", "environment"),
+        ("s3://bucket/runs?AWSAccessKeyId=hidden", "environment"),
+        ("gs://bucket/runs", "allowed: a local folder, or s3://bucket/folder"),
+        ("s3://bucket", "name a folder of the bucket"),
+    ],
+)
+def test_urls_that_are_refused(kailin: Command, url: str, said: str) -> None:
+    done = kailin("report", f"run='{url}'")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert said in done.stderr
+    assert "run:" in done.stderr
+    assert "hidden" not in done.stderr + done.stdout
+
+
+def test_what_stays_local_says_so(kailin: Command) -> None:
+    done = kailin("index", "documents=s3://bucket/documents", "out=index")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "documents: this must be a local path" in done.stderr
+
+
+def test_a_store_that_cannot_be_used_is_named_in_one_line(store: str, kailin: Command) -> None:
+    check_access("out", parse_folder(f"{store}//nothing/yet/"))
+    assert str(parse_folder(f"{store}//nothing/yet/")) == f"{store}/nothing/yet"
+    with pytest.raises(ConfigError, match="out: s3://nonesuch/run: .*bucket"):
+        check_access("out", parse_folder("s3://nonesuch/run"))
+    done = kailin("report", "run=s3://nonesuch/run")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+
+
+def test_a_run_in_a_store_is_killed_goes_on_and_is_published(
+    store: str, kailin: Command, documents: Path, index: Path, tmp_path: Path
+) -> None:
+    corpus, run = parse_folder(f"{store}/documents"), parse_folder(f"{store}/runs/a")
+    for file in documents.rglob("*.*"):
+        (corpus / file.relative_to(documents).as_posix()).write_bytes(file.read_bytes())
+    command = [
+        sys.executable, "-m", "tests.distil_with_a_fake_engine", f"documents={corpus}", f"index={index}",
+        f"mesh={MESH}", f"out={run}", f"limit={LIMIT}", "cluster.rows_per_block=2", "cluster.rows_in_flight=2",
+    ]  # fmt: skip
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TMPDIR": str(tmp_path), "RAY_TMPDIR": "/tmp"}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not list((run / "records").glob("*.parquet")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (run / "manifest.json").exists()
+    killed = set(load_pmids(run / "records").tolist())
+    assert 0 < len(killed) < LIMIT
+
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"{LIMIT - len(killed)} of {LIMIT} abstracts to distil; logs in {tmp_path}/kailin_ray/bucket" in done.stdout
+    pmids = load_pmids(run / "records").tolist()
+    assert len(set(pmids)) == len(pmids) == LIMIT
+    assert killed < set(pmids)
+    assert sorted(path.name for path in run.iterdir()) == [
+        "coverage.png", "manifest.json", "records", "run.json", "sessions",
+    ]  # fmt: skip
+    assert not run.with_name(".a.lock").exists()
+    again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert "complete, nothing to do" in again.stdout
+    # No secret is written down anywhere.
+    written = [file.read_bytes() for file in run.rglob("*") if file.is_file() and file.suffix == ".json"]
+    written += [file.read_bytes() for file in tmp_path.rglob("*.log")]
+    assert len(written) >= 4
+    assert not any(secret.encode() in text for secret in list(KEYS.values())[:2] for text in written)
+
+    shown = kailin("report", f"run={run}", "examples=1")
+    assert f"{LIMIT} abstracts" in shown.stdout
+    for out in (parse_folder(f"{store}/dataset"), tmp_path / "dataset"):
+        done = kailin("publish", f"run={run}", f"out={out}")
+        assert done.returncode == 0, done.stderr
+        refused = kailin("publish", f"run={run}", f"out={out}")
+        assert (refused.returncode, "exists" in refused.stderr) == (2, True)
+    here = {file.relative_to(tmp_path / "dataset").as_posix() for file in (tmp_path / "dataset").rglob("*.*")}
+    remote = parse_folder(f"{store}/dataset")
+    assert {str(file).removeprefix(f"{remote}/") for file in remote.rglob("*.*")} == here
+    files = [str(file) for file in (tmp_path / "dataset" / "triples").iterdir()]
+    loaded = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    assert 0 < len(loaded) <= LIMIT
+    assert is_remote(remote)

@@ -1,0 +1,200 @@
+"""The whole way through the real command line and the real model: interrupted, killed, resumed, published, loaded."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from kailin_ray.dataset.records import record_files
+from kailin_ray.schema import REASONS, RECORDS
+from tests.conftest import MESH, ROOT, Command
+
+LIMIT = 10
+MARK = "KAILIN_RAY_TESTED"
+
+LOAD = """
+import json, sys, datasets
+folder = sys.argv[1]
+configs = datasets.get_dataset_config_names(folder)
+rows = {c: [row for split in datasets.load_dataset(folder, c).values() for row in split] for c in configs}
+print(json.dumps(rows))
+assert datasets.load_dataset(folder, split="train").column_names[0] == "pmid"  # triples are the default
+"""
+
+
+def records(run: Path) -> list[dict]:
+    return [row for file in record_files(run / "records") for row in pq.read_table(file).to_pylist()]
+
+
+def written(run: Path) -> set[str]:
+    """Names of files that hold one block; what was there before a session is merged when it starts."""
+    return {path.name for path in (run / "records").glob("0*.parquet")}
+
+
+def stop_midway(arguments: list[str], run: Path, number: int) -> int:
+    """Start the command, send the signal once some but not all records are there; return the exit code."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kailin_ray", *arguments],
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.DEVNULL,
+        # Where the tests run in the background, a shell lets children ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    already = written(run)
+    deadline = time.monotonic() + 400
+    while written(run) <= already:
+        assert process.poll() is None, "it ended before it could be stopped"
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(number)
+    return process.wait(timeout=120)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The run's folder, which all processes of its commands have in their environment."""
+    folder = tmp_path_factory.mktemp("runs") / "a"
+    os.environ[MARK] = str(folder)
+    yield folder
+    del os.environ[MARK]
+
+
+@pytest.fixture(scope="module")
+def run(kailin: Command, documents: Path, index: Path, out: Path) -> tuple[Path, list[str]]:
+    """A run that was interrupted once, killed once, and then completed; and the arguments that do it."""
+    arguments = [
+        "distill", f"documents={documents}", f"index={index}", f"mesh={MESH}", f"out={out}", f"limit={LIMIT}",
+        "retrieval=brief", "cluster.rows_per_block=2", "cluster.rows_in_flight=4",
+    ]  # fmt: skip
+    assert stop_midway(arguments, out, signal.SIGINT) == 130
+    first = {row["pmid"] for row in records(out)}
+    assert 0 < len(first) < LIMIT
+    assert stop_midway(arguments, out, signal.SIGKILL) == -signal.SIGKILL
+    second = {row["pmid"] for row in records(out)}
+    assert first < second
+    assert not (out / "manifest.json").exists()
+    done = kailin(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert f"{LIMIT - len(second)} of {LIMIT} abstracts to distil" in done.stdout
+    assert first < second < {row["pmid"] for row in records(out)}
+    return out, arguments
+
+
+def test_every_abstract_has_exactly_one_record_with_a_status_and_a_reason(
+    run: tuple[Path, list[str]], documents: Path
+) -> None:
+    rows = records(run[0])
+    first = pq.read_table(next(documents.glob("part-*.parquet")))["pmid"].to_pylist()[:LIMIT]
+    assert sorted(row["pmid"] for row in rows) == first
+    assert {row["status"] for row in rows} <= {"ok", "rejected"}
+    assert all((row["reason"] in REASONS) == (row["status"] != "ok") for row in rows)
+    for row in rows:
+        for candidate in row["candidates"] or []:
+            assert candidate["question"].endswith("?")
+            assert len(candidate["contexts"]) == 4
+            assert row["pmid"] not in [context["pmid"] for context in candidate["contexts"]]
+    assert pq.read_schema(next((run[0] / "records").glob("*.parquet"))).equals(RECORDS)
+    assert not [path for path in (run[0] / "records").iterdir() if path.name.startswith(".")]
+
+
+def test_the_manifest_adds_up(run: tuple[Path, list[str]]) -> None:
+    manifest = json.loads((run[0] / "manifest.json").read_text())
+    rows = records(run[0])
+    assert manifest["num_documents"] == sum(manifest["num_by_status"].values()) == LIMIT
+    assert sum(manifest["num_by_reason"].values()) == LIMIT - manifest["num_by_status"]["ok"]
+    for name in ("prompt", "cached", "completion"):
+        used = sum(call[f"{name}_tokens"] for row in rows for call in row["usage"])
+        assert manifest["tokens"][name] == used
+        assert sum(agent[name] for agent in manifest["tokens"]["by_agent"].values()) == used
+    assert manifest["seconds"]["total"] >= manifest["seconds"]["distill"] > 0
+    assert set(manifest["sha256"]) == {"mesh"}
+    assert manifest["index"]["search"] == {"kind": "exact"}
+    # Documents may be updated under a run: they have a name of their own, and a count of updates.
+    documents = json.loads((Path(manifest["config"]["documents"]) / "manifest.json").read_text())
+    assert (manifest["documents"]["id"], manifest["documents"]["num_updates"]) == (documents["id"], 1)
+
+
+def test_the_same_line_again_does_nothing(kailin: Command, run: tuple[Path, list[str]]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run[0].rglob("*.parquet")}
+    done = kailin(*run[1])
+    assert (done.returncode, "complete, nothing to do" in done.stdout) == (0, True)
+    assert {path: path.stat().st_mtime_ns for path in run[0].rglob("*.parquet")} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [("evaluation.aggregate=mean", "evaluation.aggregate"), ("model.answer.sampling.max_tokens=9", "max_tokens")],
+)
+def test_another_run_into_the_same_folder_is_refused(
+    kailin: Command, run: tuple[Path, list[str]], change: str, name: str
+) -> None:
+    done = kailin(*run[1], change)
+    assert done.returncode == 2
+    assert name in done.stderr
+    assert "choose a new out=" in done.stderr
+
+
+def test_the_dataset_loads_in_a_fresh_process(kailin: Command, run: tuple[Path, list[str]], tmp_path: Path) -> None:
+    done = kailin("publish", f"run={run[0]}", f"out={tmp_path}/dataset")
+    assert done.returncode == 0, done.stderr
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
+    loaded = subprocess.run(
+        [sys.executable, "-c", LOAD, str(tmp_path / "dataset")], capture_output=True, text=True, env=environment
+    )
+    assert loaded.returncode == 0, loaded.stderr
+    configs = json.loads(loaded.stdout)
+    rows = records(run[0])
+    ok = [row for row in rows if row["status"] == "ok"]
+    assert len(ok) > 0
+    triples = configs["triples"]
+    assert sorted(row["pmid"] for row in triples) == sorted(row["pmid"] for row in ok)
+    assert all(row["question"].endswith("?") and len(row["contexts"]) == 4 and row["answer"] for row in triples)
+    assert len(configs["sft"]) == len(configs["pretrain"]) == len(ok)
+    # Of preferences some are held out, in a split of their own. A config without rows is left out.
+    assert len(configs.get("rejected", [])) == LIMIT - len(ok)
+    assert all(row["reason"] in REASONS for row in configs.get("rejected", []))
+    assert len(configs.get("preference", [])) == sum(row["preferred_by"] == "rule" for row in ok)
+    for row in configs.get("preference", []):
+        assert [m["role"] for m in (*row["prompt"], *row["chosen"], *row["rejected"])] == [
+            "system", "user", "assistant", "assistant",
+        ]  # fmt: skip
+        assert row["chosen"] != row["rejected"]
+        assert row["margin"] > 0
+    assert "<|im_" not in loaded.stdout
+    # Each making has a name of its own, or `datasets` would take its rows for those of an earlier folder of this name.
+    assert "description: made 20" in (tmp_path / "dataset" / "README.md").read_text()
+    again = kailin("publish", f"run={run[0]}", f"out={tmp_path}/dataset")
+    assert (again.returncode, "exists" in again.stderr) == (2, True)
+    shown = kailin("report", f"run={run[0]}", "examples=2")
+    assert f"{LIMIT} abstracts" in shown.stdout
+    assert shown.stdout.count("question  ") == min(2, len(ok))
+
+
+def test_nothing_is_left_running(run: tuple[Path, list[str]]) -> None:
+    started = time.monotonic()
+    while left := _left_running(run[0]):
+        # An engine of vLLM whose parent is killed while it starts waits five minutes for it (its handshake), then ends.
+        only_engines = all("EngineCore" in line for line in left)
+        assert time.monotonic() - started < (360 if only_engines else 60), f"still running: {left}"
+        time.sleep(1)
+
+
+def _left_running(out: Path) -> list[str]:
+    """Command lines of what the run's commands started; they themselves are waited for, and were our children."""
+    found, own = [], os.getpid()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if own not in (process.pid, process.ppid()) and process.environ().get(MARK) == str(out):
+                found.append(" ".join(process.cmdline()))
+    return found

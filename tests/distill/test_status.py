@@ -1,0 +1,138 @@
+"""What `status` says of runs in every state; of real ones, running and killed, see test_faults."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from kailin_ray.dataset.records import compact
+from kailin_ray.distill.accounting import rate_of
+from kailin_ray.distill.sink import RecordSink
+from kailin_ray.distill.status import duration, status, told
+from kailin_ray.errors import ConfigError
+from kailin_ray.io.files import write_json
+from kailin_ray.schema import RECORDS
+from tests.conftest import Command
+
+NOW = 1_800_000_000.0
+STAGE = {
+    "replicas": 2, "gpus": 1, "starts": 3, "restarts": 1, "seconds": 120.0, "gpu_seconds": 120.0, "start": 20.0,
+    "busy": 90.0, "retrieval": 0.0, "idle": 10.0, "calls": 10.0, "prompt_tokens": 1000, "cached_tokens": 750,
+    "completion_tokens": 500, "searches_retried": 0,
+}  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """Sixty rows in three files, of which 40 were accepted."""
+    write_json(tmp_path / "run.json", {})
+    reasons = [None, None, None, None, "answer_truncated", "no_mesh"]
+    for first in (1, 21, 41):
+        rows = [
+            {
+                "pmid": pmid,
+                "title": "T",
+                "status": "rejected" if reasons[pmid % 6] else "ok",
+                "reason": reasons[pmid % 6],
+            }
+            for pmid in range(first, first + 20)
+        ]
+        RecordSink(tmp_path / "records").write([pa.Table.from_pylist(rows, RECORDS)], None)
+    return tmp_path
+
+
+def session(run: Path, name: str = "20270115T080000-a", **progress: Any) -> None:
+    marks = [[NOW - 610, 20], [NOW - 300, 40], [NOW - 10, 60]]
+    default = {
+        "state": "running", "why": None, "part": 1, "parts": 1, "total": 1260, "done": 60, "marks": marks,
+        "engines": {"ready": 1, "wanted": 2, "begun": 2}, "host": "node7", "updated": NOW - 10,
+    }  # fmt: skip
+    seconds = {"total": 100.0, "engine_start": 10.0, "distill": 90.0}
+    write_json(
+        run / "sessions" / f"{name}.json",
+        {"plan": [], "seconds": seconds, "stages": {"general": STAGE}, "progress": default | progress},
+    )
+
+
+def test_a_run_at_work_says_how_far_how_fast_what_fails_and_until_when(run: Path) -> None:
+    session(run)
+    found = status(run, NOW)
+    assert (found["state"], found["done"], found["documents"]) == ("running", 60, 1260)
+    assert found["by_status"] == {"ok": 40, "rejected": 20}
+    assert found["by_reason"] == {"answer_truncated": 10, "no_mesh": 10}
+    assert (found["abstracts_per_second"], found["seconds_left"]) == (round(40 / 600, 3), 18_000)
+    assert found["engines"] == {
+        "ready": 1, "wanted": 2, "begun": 2, "restarts": 1,
+        "stages": {
+            "general": {"replicas": 2, "gpus": 1, "busy": 0.9, "output_tokens_per_second": 5.0, "cached": 0.75}
+        },
+    }  # fmt: skip
+    said = told(found, NOW)
+    for words in ("on node7, last word 10 s ago", "60 of 1,260 abstracts, 4.8 %", "5 h 0 min left", "1 of 2 ready"):
+        assert words in said
+    assert "answer_truncated: the answer ran into its token limit" in said
+
+
+@pytest.mark.parametrize(
+    ("progress", "state", "words"),
+    [
+        ({"updated": NOW - 91}, "dead", "no word from node7 for 1 min 31 s"),
+        ({"updated": NOW - 89}, "running", "at work"),
+        ({"state": "stopping"}, "stopping", "stopping on node7"),
+        ({"state": "ended", "why": "stopped; the same command goes on from there"}, "stopped", "in good order"),
+        ({"state": "ended", "why": "30 of 60 rows failed"}, "failed", "30 of 60 rows failed"),
+        ({"state": "ended", "why": "done"}, "between", "all abstracts are done"),
+        ({"part": 1, "parts": 2, "done": 60}, "running", "part 1 of 2: 60 of 1,260"),
+        ({"marks": []}, "running", "at work"),
+    ],
+)
+def test_each_state_is_told_by_name(run: Path, progress: dict[str, Any], state: str, words: str) -> None:
+    session(run, **progress)
+    found = status(run, NOW)
+    assert found["state"] == state
+    assert words in told(found, NOW)
+
+
+def test_the_last_session_counts_and_a_manifest_says_that_all_is_done(run: Path) -> None:
+    assert status(run, NOW)["state"] == "unknown"
+    session(run, "20270115T070000-a", state="ended", why="x", updated=NOW - 5000)
+    session(run, "20270115T080000-b")
+    assert (status(run, NOW)["state"], status(run, NOW)["sessions"]) == ("running", 2)
+    write_json(run / "manifest.json", {})
+    found = status(run, NOW)
+    assert (found["state"], found["documents"]) == ("finished", 60)
+    assert "kailin_ray report run=" in told(found, NOW)
+
+
+def test_a_row_counts_once_while_files_are_merged(run: Path) -> None:
+    before = list((run / "records").iterdir())
+    contents = [path.read_bytes() for path in before]
+    compact(run / "records")
+    for path, content in zip(before, contents, strict=True):  # as if the merge had been cut off before it removed them
+        path.write_bytes(content)
+    assert status(run, NOW)["done"] == 60
+
+
+def test_on_the_command_line(kailin_here: Command, run: Path, tmp_path: Path) -> None:
+    session(run)
+    done = kailin_here("status", f"run={run}", "json=true")
+    assert (done.returncode, json.loads(done.stdout)["done"]) == (0, 60)
+    refused = kailin_here("status", f"run={run}/records")
+    assert (refused.returncode, "run.json" in refused.stderr) == (2, True)
+    with pytest.raises(ConfigError, match=r"no run\.json"):
+        status(tmp_path / "nothing", NOW)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0 s"), (59.6, "1 min 0 s"), (600, "10 min"), (3660, "1 h 1 min"), (90_000, "1 d 1 h")],
+)
+def test_durations_have_two_units(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_a_rate_needs_two_marks() -> None:
+    assert rate_of([]) is rate_of([(1.0, 1)]) is rate_of([(1.0, 1), (1.0, 2)]) is None
+    assert rate_of([(0.0, 1), (4.0, 9), (10.0, 11)]) == 1.0

@@ -1,0 +1,247 @@
+"""The real job on documents that change: real encoder, real Ray, small corpora."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hydra import compose, initialize_config_dir
+
+from kailin_ray.config import IndexConfig, check, conf_dir
+from kailin_ray.corpus.changes import CHANGES
+from kailin_ray.corpus.documents import first_documents
+from kailin_ray.errors import ConfigError
+from kailin_ray.io.files import read_json, write_json
+from kailin_ray.retrieval.indexing import encoding, job
+from kailin_ray.retrieval.search.index import PassageIndex, load_deleted, shard_folders
+from kailin_ray.retrieval.search.store import Store, write_shard
+from kailin_ray.runtime.session import ray_session
+from kailin_ray.schema import DOCUMENTS
+from tests.conftest import ENCODER, ROOT
+from tests.support import indexes as built
+
+WORDS = "insulin glucose kidney liver mouse rat enzyme tumour virus antibody receptor membrane artery bone".split()
+
+
+@pytest.fixture(scope="module")
+def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A Ray session for all tests of this file; its terminal."""
+    config = index_config(Path("documents"), Path("out"))
+    with ray_session(config.cluster, tmp_path_factory.mktemp("log") / "ray.log", num_cpus=2) as terminal:
+        yield terminal
+
+
+def index_config(documents: Path, out: Path, *overrides: str) -> IndexConfig:
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        fixed = [f"documents={documents}", f"out={out}", f"encoder.path={ENCODER}", "encoder.max_length=32"]
+        return check(IndexConfig, compose("index", [*fixed, *overrides]))
+
+
+def document(pmid: int, salt: str = "") -> dict[str, Any]:
+    rng = np.random.default_rng(pmid)
+    words = " ".join(rng.choice(WORDS, 6))
+    filled = {field.name: None for field in DOCUMENTS} | {
+        "pmid": pmid,
+        "title": f"{words.title()} {pmid}{salt}",
+        "abstract": f"The {words} of {pmid}{salt}.",
+        "mesh": [{"ui": f"D{pmid % 7:06}", "name": "x", "major": False, "qualifiers": []}],
+    }
+    return filled
+
+
+def write_documents(
+    folder: Path, parts: dict[int, list[dict[str, Any]]], changes: dict[int, str] | None = None
+) -> Path:
+    """A folder of documents as ``ingest`` makes it, or its next update."""
+    folder.mkdir(exist_ok=True)
+    for number, rows in parts.items():
+        pq.write_table(pa.Table.from_pylist(rows, DOCUMENTS), folder / f"part-{number:05}.parquet")
+    note = folder / "manifest.json"
+    made = read_json(note) if note.exists() else {"kind": "documents", "id": folder.name, "updates": []}
+    made["updates"].append({})
+    if changes:
+        place = folder / "changes" / f"{len(made['updates']):04}"
+        place.mkdir(parents=True)
+        rows = [{"pmid": pmid, "change": kind, "fields": ["title"]} for pmid, kind in sorted(changes.items())]
+        pq.write_table(pa.Table.from_pylist(rows, CHANGES), place / "part-00000.parquet")
+    write_json(folder / "descriptors.json", {})
+    write_json(note, made)
+    return folder
+
+
+def make(config: IndexConfig, terminal: Any) -> dict[str, Any]:
+    made = job.opened_index(config)
+    assert not job.up_to_date(config, made)
+    manifest = job.make_index(config, made, terminal)
+    assert job.up_to_date(config, job.opened_index(config))
+    return manifest
+
+
+def live(folder: Path) -> dict[int, str]:
+    """Title of each passage that counts, by its PMID."""
+    manifest = read_json(folder / "manifest.json")
+    store = Store(shard_folders(folder, manifest), manifest["dimension"])
+    rows = np.setdiff1d(np.arange(len(store)), load_deleted(folder))
+    found = {pmid: title for pmid, title, _, _ in store.passages(rows)}
+    assert len(found) == len(rows) == manifest["num_passages"]
+    return found
+
+
+def test_an_index_follows_its_documents_without_being_made_anew(
+    tmp_path: Path, terminal: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = {number: [document(pmid) for pmid in range(start, start + 20)] for number, start in ((0, 100), (1, 200))}
+    first[1][3]["abstract"] = ""
+    documents, out = write_documents(tmp_path / "documents", first), tmp_path / "index"
+    made = make(index_config(documents, out), terminal)
+    titles = {row["pmid"]: row["title"] for rows in first.values() for row in rows if row["abstract"]}
+    assert live(out) == titles
+    assert made["search"] == {"kind": "exact"}
+    before = (out / "shards/00000/vectors.f16").stat().st_mtime_ns
+
+    # One revised, one deleted, five new.
+    changed = [document(pmid, "b" if pmid == 204 else "") for pmid in range(200, 225) if pmid != 207]
+    write_documents(documents, {1: changed}, {204: "revised", 207: "deleted", **dict.fromkeys(range(220, 225), "new")})
+    made = make(index_config(documents, out), terminal)
+    wanted = titles | {row["pmid"]: row["title"] for row in changed}
+    del wanted[207]
+    assert live(out) == wanted
+    assert (out / "shards/00000/vectors.f16").stat().st_mtime_ns == before
+    assert [(one["added"], one["deleted"]) for one in made["updates"]] == [(39, 0), (7, 2)]
+    assert made["updates"][1]["encoding"]["num_encoded"] == 7  # 203 has an abstract now
+    assert {one["name"]: one["rows"] for one in made["shards"]} == {"shards/00000": 39, "shards/00001": 7}
+    sizes = {file.relative_to(out).as_posix(): file.stat().st_size for file in out.rglob("*.*")}
+    assert made["files"] == {name: size for name, size in sizes.items() if name != "manifest.json"}
+    index = PassageIndex(out)
+    store = Store(shard_folders(out, made), made["dimension"])
+    (row,) = store.rows(np.array([204]))
+    assert index.search(store.vectors(np.array([row])).astype(np.float32), 1, [None])[0][0].title.endswith("204b")
+
+    # The same with words: of all shards, with the next update of the new one alone.
+    made = make(index_config(documents, out, "lexical=true"), terminal)
+    assert {"shards/00000/lexical/meta.json", "shards/00001/lexical/meta.json"} < made["files"].keys()
+    asked = f"Is it {wanted[211]}?"
+    found = PassageIndex(out, lexical_weight=1_000.0).search(np.ones((1, 384), np.float32), 1, [None], None, [asked])
+    assert found[0][0].pmid == 211
+
+    # The same with a limit: those beyond it go, nothing is encoded.
+    made = make(index_config(documents, out, "limit=25"), terminal)
+    assert sorted(live(out)) == sorted(wanted)[:25]
+    assert made["updates"][-1]["encoding"]["num_encoded"] == 0
+
+
+def test_another_structure_is_made_of_the_vectors_that_are_there(tmp_path: Path, terminal: Any) -> None:
+    rows = [document(pmid) for pmid in range(1_000, 2_100)]
+    documents = write_documents(tmp_path / "documents", {0: rows})
+    out = tmp_path / "index"
+    with pytest.raises(ConfigError, match=r"structure: ivf_pq wants 1,000 passages, there are 900"):
+        make(index_config(documents, out, "limit=900", "structure=ivf_pq"), terminal)
+    assert not out.exists()
+    made = make(index_config(documents, out, "structure=ivf_pq"), terminal)
+    assert made["search"]["kind"] == "ivf_pq"
+    assert made["search"]["recall"]["recall_at_4"] >= 0.95
+    for structure in ("hnsw", "exact"):
+        made = make(index_config(documents, out, f"structure={structure}"), terminal)
+        assert made["search"]["kind"] == structure
+        assert made["updates"][-1]["encoding"]["num_encoded"] == 0
+        assert len(live(out)) == 1_100
+    # An update of an approximate structure adds to it.
+    make(index_config(documents, out, "structure=hnsw"), terminal)
+    more = [*rows, *(document(pmid) for pmid in range(3_000, 3_100))]
+    write_documents(documents, {0: more}, dict.fromkeys(range(3_000, 3_100), "new"))
+    made = make(index_config(documents, out, "structure=hnsw"), terminal)
+    assert made["search"]["made_for"] == 1_100
+    assert made["search"]["recall"]["recall_at_4"] >= 0.95
+    assert len(live(out)) == 1_200
+
+
+def test_documents_without_an_abstract_make_no_index(tmp_path: Path, terminal: Any) -> None:
+    rows = [document(1) | {"abstract": None}, document(2) | {"abstract": ""}]
+    documents = write_documents(tmp_path / "documents", {0: rows})
+    with pytest.raises(ConfigError, match="documents has no document with an abstract to index"):
+        make(index_config(documents, tmp_path / "index"), terminal)
+    assert not (tmp_path / "index").exists()
+
+
+def test_a_killed_job_goes_on_row_by_row_and_gives_the_same(tmp_path: Path, terminal: Any) -> None:
+    documents = write_documents(tmp_path / "documents", {0: [document(pmid) for pmid in range(1, 401)]})
+    out = tmp_path / "index"
+    options = [f"documents={documents}", f"out={out}", f"encoder.path={ENCODER}", "encoder.max_length=32"]
+    command = [sys.executable, "-m", "kailin_ray", "index", *options, "encoder.batch_size=4"]
+    first = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
+    parts = tmp_path / ".index.encoded"
+    while len(list(parts.glob("[0-9]*.parquet"))) < 2:
+        assert first.poll() is None
+        time.sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    config = index_config(documents, out, "encoder.batch_size=4")
+    made = make(config, terminal)
+    told = made["updates"][0]["encoding"]
+    assert told["num_taken_over"] >= 64
+    assert told["num_taken_over"] + told["num_encoded"] == 400
+    assert sorted(live(out)) == list(range(1, 401))
+    assert not parts.exists()
+    whole = make(index_config(documents, tmp_path / "whole", "encoder.batch_size=4"), terminal)
+    one, other = (
+        Store(shard_folders(folder, read), 384) for folder, read in ((out, made), (tmp_path / "whole", whole))
+    )
+    rows = np.arange(400)
+    assert np.array_equal(one.pmids(rows), other.pmids(rows))
+    assert np.allclose(one.vectors(rows), other.vectors(rows), atol=2e-3)  # other neighbours in a batch
+
+
+def test_parts_of_documents_that_changed_since_are_encoded_anew(tmp_path: Path) -> None:
+    documents = write_documents(tmp_path / "documents", {0: [document(pmid) for pmid in range(1, 9)]})
+    config = index_config(documents, tmp_path / "index")
+    scratch = encoding.open_parts(config, {"documents": "1"}, 1)
+    for pmids in ([1, 2], [3, 4]):
+        pq.write_table(pa.table({"pmid": pa.array(pmids, pa.int64())}), scratch / f"{pmids[0]:09}.parquet")
+    write_documents(documents, {}, {2: "revised", 9: "new"})
+    assert encoding.open_parts(config, {"documents": "1"}, 2) == scratch
+    assert [part.name for part in encoding.encoded_parts(scratch)] == ["000000003.parquet"]
+    encoding.open_parts(config, {"documents": "another"}, 2)
+    assert encoding.encoded_parts(scratch) == []
+    assert first_documents(documents, None)[1] == 8
+
+
+def test_parts_that_are_in_the_index_or_not_wanted_are_not_taken_again(tmp_path: Path, terminal: Any) -> None:
+    rows = [document(pmid) for pmid in (10, 20, 30)]
+    documents, out = write_documents(tmp_path / "documents", {0: rows}), tmp_path / "index"
+    config = index_config(documents, out)
+    kept: list[bytes] = []
+    scratch = tmp_path / ".index.encoded"
+
+    def keep(*_: Any) -> None:
+        kept.extend(part.read_bytes() for part in encoding.encoded_parts(scratch))
+
+    with pytest.MonkeyPatch.context() as patch:
+        real = job.shutil.rmtree
+        patch.setattr(job.shutil, "rmtree", lambda path, **o: keep() if Path(path) == scratch else real(path, **o))
+        make(config, terminal)  # killed before it removed its parts
+    assert kept
+    write_documents(documents, {0: [*rows, document(40)]}, {40: "new"})
+    made = make(config, terminal)
+    assert sorted(live(out)) == [10, 20, 30, 40]
+    assert made["updates"][1]["added"] == 1
+
+    # A limit, parts of a killed job, and a document that comes before them.
+    other = index_config(documents, tmp_path / "limited", "limit=3")
+    scratch = encoding.open_parts(other, job.made_from(other) | {"limit": 3}, 2)
+    (scratch / "000000010.parquet").write_bytes(kept[0])
+    write_documents(documents, {0: [document(5), *rows, document(40)]}, {5: "new"})
+    made = make(other, terminal)
+    assert sorted(live(tmp_path / "limited")) == [5, 10, 20]
+    assert made["updates"][0]["encoding"]["num_encoded"] == 3
+
+
+def test_a_shard_can_be_written_again(tmp_path: Path) -> None:
+    part = built.part(tmp_path / "p.parquet", [1, 2], built.unit(2))
+    assert write_shard([part], tmp_path / "s") == write_shard([part], tmp_path / "s")
