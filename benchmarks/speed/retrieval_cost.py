@@ -27,7 +27,7 @@ from typing import Any
 import pyarrow.dataset as ds
 import ray
 
-from kailin_ray.cli.main import run
+from kailin_ray.cli.main import run_command
 from kailin_ray.dataset.records import records
 from kailin_ray.distill import pipeline
 from kailin_ray.distill.accounting import all_sessions
@@ -102,7 +102,7 @@ def distil_given(first: Path, documents: Path, keys: list[str]) -> int:
         distill(*arguments, retrievers=[Given(hits)], **options)
 
     pipeline.distill = with_given
-    return run("distill", keys)
+    return run_command(["distill", *keys])
 
 
 def found_by(first: Path, documents: Path) -> Hits:

@@ -1,24 +1,20 @@
-"""The command line: ``python -m kailin_ray <command> [key=value …]``.
+"""The command line: ``kailin-ray <command> [key=value …]``.
 
 Exit codes: 0 done; 1 done in part, or failed; 2 wrong configuration, path or model; 75 stopped in good order by SIGTERM
 or ``max_hours`` (the same command goes on); 130 interrupted.
 """
 
 import os
-import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import hydra
-from hydra.errors import HydraException
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import OmegaConf
 
-from kailin_ray.cli import corpus, deploy, plan, train
-from kailin_ray.cli import run as run_module
-from kailin_ray.cli.overrides import as_hydra_reads, raising_hydra, set_apart, with_keys
+from kailin_ray.cli import corpus, deploy, plan, run, train
+from kailin_ray.cli.help import format_help
+from kailin_ray.cli.overrides import add_keys, compose_keys, quote_query, split_overrides
 from kailin_ray.config import (
     BundleConfig,
     CompareConfig,
@@ -37,9 +33,10 @@ from kailin_ray.config import (
     SubmitConfig,
     TrainConfig,
     check,
-    conf_dir,
+    compose,
 )
-from kailin_ray.errors import CommandFailedError, CommandStoppedError, ConfigError
+from kailin_ray.errors import CommandFailedError, ConfigError, StoppedError
+from kailin_ray.io.logs import warn_on_terminal
 
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int], str]] = {
     "fetch": (FetchConfig, corpus.fetch, "download what the demo needs: MeSH, PubMed, a small model, an encoder"),
@@ -51,103 +48,112 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int], str]] = {
     ),
     "select": (SelectConfig, corpus.select, "the documents of a corpus that are worked on"),
     "index": (IndexConfig, corpus.index, "documents to a dense index"),
-    "distill": (DistillConfig, run_module.distill, "documents to records: question, contexts, answer"),
+    "distill": (DistillConfig, run.distill, "documents to records: question, contexts, answer"),
     "replay": (
         ReplayConfig,
-        run_module.replay,
-        "a run's rows that ended for a reason again, with another configuration",
+        run.replay,
+        "retry rows of a run that ended for a given reason, with changed settings",
     ),
     "plan": (PlanConfig, plan.plan, "what distill would run where, with the arithmetic; nothing starts"),
-    "publish": (PublishConfig, run_module.publish, "a run's records to a Hugging Face dataset folder"),
+    "publish": (PublishConfig, run.publish, "a run's records to a Hugging Face dataset folder"),
     "train": (TrainConfig, train.train, "agents by SFT and DPO, and downstream models, as adapters or whole models"),
     "refine": (RefineConfig, train.refine, "distil, train judge and question agent on that, distil again, compare"),
-    "compare": (CompareConfig, train.compare, "what a run's questions are worth beside another run's"),
-    "report": (ReportConfig, run_module.report, "what a run gave, and some of its triples"),
-    "status": (StatusConfig, run_module.status, "how far a run is, how fast, what fails, until when; running or dead"),
+    "compare": (CompareConfig, train.compare, "the questions of one run compared with those of another"),
+    "report": (ReportConfig, run.report, "the figures of a run, and some of its triples"),
+    "status": (StatusConfig, run.status, "progress, throughput, failures and time left of a run, alive or not"),
     "submit": (SubmitConfig, deploy.submit, "one of these commands as a job of a Ray cluster"),
     "bundle": (BundleConfig, deploy.bundle, "wheels, models and assets, for machines without internet"),
 }
 
-STOPPED = 75
-"""EX_TEMPFAIL: what batch systems take for "try again"."""
+EXIT_STOPPED = 75
+"""EX_TEMPFAIL, which batch systems take for "try again"."""
+EXIT_INTERRUPTED = 130
 
-HELP = """kailin_ray: PubMed abstracts to question-context-answer training data, on Ray and vLLM, guided by MeSH.
+HELP = """kailin-ray: PubMed abstracts to question-context-answer training data, on Ray and vLLM, guided by MeSH.
 
-  python -m kailin_ray <command> [key=value ...]
+  kailin-ray <command> [key=value ...]
 
 {commands}
 
-  python -m kailin_ray <command> --help      its keys, with their defaults
-  python -m kailin_ray <command> --cfg job   the configuration as it would run
+  kailin-ray <command> --help      its keys, with their defaults
+  kailin-ray <command> --cfg job   the configuration as it would run
 """
 
 
 def main() -> None:
-    """Run one command and exit."""
-    arguments = sys.argv[1:]
+    """Run the command that the process was started with, and exit."""
+    warn_on_terminal()
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run a command line; return its exit code. What goes wrong is one line on standard error."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP.format(commands="\n".join(f"  {name:<9}{about}" for name, (*_, about) in COMMANDS.items())))
-        sys.exit(0 if arguments else 2)
-    name, *overrides = arguments
-    if name not in COMMANDS:
-        sys.exit(_say(f"unknown command {name!r}; allowed: {', '.join(COMMANDS)}"))
-    sys.exit(run(name, overrides))
-
-
-def run(name: str, overrides: list[str]) -> int:
-    """Compose the command's configuration with Hydra, check it, and run it; return the exit code."""
-    kind, command, _ = COMMANDS[name]
-    if name == "submit" and overrides and re.fullmatch(r"\w+", overrides[0]):
-        overrides = [f"command={overrides[0]}", *overrides[1:]]
-    apart = set_apart(name, kind, overrides)
-    overrides = [text for text in overrides if not any(text in texts for texts in apart.values())]
-    code = 0
-    fault: BaseException | None = None
-
-    def job(composed: DictConfig) -> None:
-        # Hydra puts a line of its own before what a job raises, so nothing is raised through it.
-        nonlocal code, fault
-        try:
-            config = check(kind, with_keys(composed, apart))
-            if name == "submit":
-                check_keys(config.command, list(config.keys))
-            code = command(config)
-        except (Exception, KeyboardInterrupt) as error:
-            fault = error
-
-    wanted_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    sys.argv = [f"kailin_ray {name}", *map(as_hydra_reads, overrides)]
+        return 0 if arguments else 2
     try:
-        with raising_hydra():
-            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
-        if fault:
-            raise fault
+        return _run(arguments[0], arguments[1:])
     except KeyboardInterrupt:
-        return _say("interrupted; what is done is kept, and the same command goes on from there", 130)
-    except (ConfigError, HydraException, OmegaConfBaseException) as error:
-        if wanted_traceback:
-            traceback.print_exc()
-        return _say(" ".join(str(error).split()))
-    except CommandStoppedError as error:
-        return _say(str(error), STOPPED)
+        return _fail("interrupted; what is done is kept, and the same command goes on from there", EXIT_INTERRUPTED)
+    except StoppedError as error:
+        return _fail(str(error), EXIT_STOPPED)
+    except ConfigError as error:
+        _print_traceback_if_asked()
+        return _fail(str(error), 2)
     except (CommandFailedError, OSError, RuntimeError) as error:
-        if wanted_traceback:
-            traceback.print_exc()
-        return _say(" ".join(str(error).split()), 1)
-    return code
+        _print_traceback_if_asked()
+        return _fail(str(error), 1)
+
+
+def _run(name: str, words: Sequence[str]) -> int:
+    if name not in COMMANDS:
+        raise ConfigError(f"unknown command {name!r}; allowed: {', '.join(COMMANDS)}")
+    kind, command, _ = COMMANDS[name]
+    flags, overrides = _split_flags(compose_keys(name, words))
+    own, apart = split_overrides(name, kind, overrides)
+    own = [quote_query(text) for text in own]
+    if flags & {"--help", "-h"}:
+        print(format_help(compose(name, own, with_help=True)))
+        return 0
+    composed = add_keys(compose(name, own), apart)
+    if flags:
+        print(OmegaConf.to_yaml(composed), end="")
+        return 0
+    config = check(kind, composed)
+    if name == "submit":
+        check_keys(config.command, list(config.keys))
+    return command(config)
+
+
+def _split_flags(words: Sequence[str]) -> tuple[set[str], list[str]]:
+    """The flags among the words of a command, ``--cfg job`` as one, and its overrides."""
+    text = [word for word in words if word.startswith("-")]
+    rest = [word for word in words if not word.startswith("-")]
+    if set(text) & {"--cfg", "-c"}:
+        if "job" not in rest:
+            raise ConfigError("--cfg: allowed: --cfg job")
+        rest.remove("job")
+    unknown = sorted(set(text) - {"--help", "-h", "--cfg", "-c"})
+    if unknown:
+        raise ConfigError(f"unknown flag {unknown[0]}; allowed: --help, --cfg job, and key=value")
+    return set(text), rest
 
 
 def check_keys(name: str, overrides: list[str]) -> None:
-    """Raise what a command would say of its keys; inside ``hydra.main``."""
+    """Raise ``ConfigError`` for what a command would refuse of its keys before it looks at files."""
     allowed = [command for command in COMMANDS if command != "submit"]
     if name not in allowed:
         raise ConfigError(f"command: {name!r}; allowed: {', '.join(allowed)}")
     kind = COMMANDS[name][0]
-    apart = set_apart(name, kind, overrides)
-    own = [as_hydra_reads(text) for text in overrides if not any(text in texts for texts in apart.values())]
-    check(kind, with_keys(hydra.compose(name, own), apart))
+    own, apart = split_overrides(name, kind, overrides)
+    check(kind, add_keys(compose(name, [quote_query(text) for text in own]), apart))
 
 
-def _say(message: str, code: int = 2) -> int:
-    print(f"kailin_ray: {message}", file=sys.stderr)
+def _fail(message: str, code: int) -> int:
+    print(f"kailin_ray: {' '.join(message.split())}", file=sys.stderr)
     return code
+
+
+def _print_traceback_if_asked() -> None:
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        traceback.print_exc()

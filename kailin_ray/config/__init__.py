@@ -22,7 +22,7 @@ from kailin_ray.config.corpus import (
     Table,
 )
 from kailin_ray.config.fields import Fraction, NotNegative, Positive, Step, WebAddress
-from kailin_ray.config.loading import check, conf_dir, overridden, settings
+from kailin_ray.config.loading import check, compose, conf_dir, load, overridden, settings
 from kailin_ray.config.offline import BundleConfig, FetchConfig
 from kailin_ray.config.retrieval import Encoder, IndexConfig, QueryModel, Retrieval
 from kailin_ray.config.run import (
@@ -115,7 +115,9 @@ __all__ = [
     "WebAddress",
     "Workers",
     "check",
+    "compose",
     "conf_dir",
+    "load",
     "overridden",
     "settings",
     "without_secrets",

@@ -1,10 +1,14 @@
 """From what Hydra composed to a checked configuration, and back to plain values."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
@@ -24,6 +28,29 @@ def conf_dir() -> Path:
     return beside if beside.is_dir() else PACKAGE / "conf"
 
 
+@contextmanager
+def composing() -> Iterator[None]:
+    """Hydra set up for ``compose``, whatever the caller uses it for. Raises ``ConfigError`` for what it refuses."""
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+            yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+    finally:
+        GlobalHydra.instance().hydra = before
+
+
+def compose(command: str, overrides: Sequence[str], with_help: bool = False) -> DictConfig:
+    """The configuration of a command: the defaults of ``conf/``, and Hydra's ``key=value`` over them.
+
+    ``with_help`` keeps the node ``hydra``, which holds the command's help. Raises ``ConfigError``.
+    """
+    with composing():
+        return hydra.compose(command, list(overrides), return_hydra_config=with_help)
+
+
 def check(kind: type[T], composed: DictConfig) -> T:
     """Turn a composed Hydra configuration into ``kind``.
 
@@ -34,12 +61,26 @@ def check(kind: type[T], composed: DictConfig) -> T:
         raise ConfigError(f"{missing[0]}: missing; give it as {missing[0]}=…")
     try:
         return TypeAdapter(kind).validate_python(OmegaConf.to_container(composed, resolve=True))
+    except OmegaConfBaseException as error:
+        raise ConfigError(" ".join(str(error).split())) from error
     except ValidationError as error:
         first = error.errors()[0]
         where = _key(first["loc"])
         found = "" if first["type"] in ("missing", SECRET) else f" (was {without_secrets(first['input'], where)!r})"
         more = f"; and {error.error_count() - 1} more" if error.error_count() > 1 else ""
         raise ConfigError(f"{where}: {first['msg']}{found}{more}") from error
+
+
+def load(kind: type[T], command: str, overrides: Sequence[str] = ()) -> T:
+    """The checked configuration of a command, as its library function takes it.
+
+    ::
+
+        config = load(DistillConfig, "distill", ["documents=documents", "index=index", "mesh=mesh.tsv", "out=run"])
+
+    Raises ``ConfigError`` with one line for the first wrong key.
+    """
+    return check(kind, compose(command, overrides))
 
 
 def _key(place: tuple[int | str, ...]) -> str:

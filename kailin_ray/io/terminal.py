@@ -9,6 +9,14 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+_redirected: list[TextIO] = []
+"""The person's terminal, while this process's output goes to a log."""
+
+
+def terminal() -> TextIO:
+    """Where a person reads: standard error, also while ``output_to`` sends this process's output to a log."""
+    return _redirected[-1] if _redirected else sys.stderr
+
 
 def progress_bar(terminal: TextIO, stage: str, total: int | None, unit: str = " abstracts", **options: Any) -> Any:
     """A stage's line with rate and time left: one that moves on a terminal, one now and then in a log file."""
@@ -29,19 +37,21 @@ def progress_bar(terminal: TextIO, stage: str, total: int | None, unit: str = " 
 def output_to(log: Path) -> Iterator[TextIO]:
     """Send this process's output, also that of its C++ parts, to ``log``; yield the person's terminal."""
     sys.stdout.flush()
-    stdout, terminal = os.dup(1), os.fdopen(os.dup(2), "w", buffering=1)
+    stdout, shown = os.dup(1), os.fdopen(os.dup(2), "w", buffering=1)
     with log.open("ab") as sink:
         os.dup2(sink.fileno(), 1)
         os.dup2(sink.fileno(), 2)
+    _redirected.append(shown)
     try:
-        yield terminal
+        yield shown
     finally:
+        _redirected.remove(shown)
         sys.stdout.flush()
         sys.stderr.flush()
         os.dup2(stdout, 1)
-        os.dup2(terminal.fileno(), 2)
+        os.dup2(shown.fileno(), 2)
         os.close(stdout)
-        terminal.close()
+        shown.close()
 
 
 def send_output_to(log: Path) -> None:

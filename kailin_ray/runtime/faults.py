@@ -5,10 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kailin_ray.config import (
-    without_secrets,
-)
-from kailin_ray.errors import CommandFailedError, CommandStoppedError, ConfigError
+from kailin_ray.config import without_secrets
+from kailin_ray.errors import CommandFailedError, ConfigError, TooManyFailuresError
 from kailin_ray.io.files import remove_folder
 
 
@@ -29,12 +27,8 @@ def one_line_faults(log: Path) -> Iterator[None]:
     """Turn what Ray raises into one line that names the log; the traceback goes there."""
     from ray.exceptions import RayError
 
-    from kailin_ray.errors import StoppedError, TooManyFailuresError
-
     try:
         yield
-    except StoppedError as error:
-        raise CommandStoppedError(str(error)) from error
     except TooManyFailuresError as error:
         raise CommandFailedError(f"{error}; see {log.parent}") from error
     except RayError as error:

@@ -11,6 +11,7 @@ import ray.data
 
 from kailin_ray.config import Cluster, without_secrets
 from kailin_ray.errors import ConfigError
+from kailin_ray.io.logs import log_to
 from kailin_ray.io.terminal import output_to
 
 LINEAGE_BYTES = 32 << 20
@@ -28,7 +29,7 @@ def ray_session(cluster: Cluster, log: Path, num_cpus: int | None = None) -> Ite
     Raises ``ConfigError`` if the cluster cannot be reached.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with output_to(log) as terminal:
+    with output_to(log) as terminal, log_to(log):
         _start_ray(cluster, num_cpus)
         try:
             yield terminal

@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 
-from kailin_ray.cli.main import run
+from kailin_ray.cli.main import run_command
 from kailin_ray.distill import pipeline
 from kailin_ray.engines.interface import Generation
 from kailin_ray.retrieval.search.index import Hit
@@ -38,4 +38,4 @@ def with_fakes(*arguments: Any, **options: Any) -> None:
 
 if __name__ == "__main__":
     pipeline.distill = with_fakes
-    sys.exit(run("distill", sys.argv[1:]))
+    sys.exit(run_command(["distill", *sys.argv[1:]]))

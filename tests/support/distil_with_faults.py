@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from kailin_ray.cli.main import run
+from kailin_ray.cli.main import run_command
 from kailin_ray.distill import pipeline
 from kailin_ray.distill.actor import start_vllm
 from kailin_ray.engines.interface import EngineDeadError, EngineSpec, Generation
@@ -87,4 +87,4 @@ def with_faults(*arguments: Any, **options: Any) -> None:
 
 if __name__ == "__main__":
     pipeline.distill = with_faults
-    sys.exit(run(sys.argv[1], sys.argv[2:]))
+    sys.exit(run_command(sys.argv[1:]))

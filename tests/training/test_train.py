@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kailin_ray.cli.main import run
+from kailin_ray.cli.main import run_command
 from tests.conftest import ROOT, Command
 from tests.training.test_examples import HELD_OUT, TRAINED
 from tests.training.test_loop import make_tiny
@@ -117,7 +117,7 @@ def test_what_cannot_be_trained_is_refused_in_a_line(
     base: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str], keys: list[str], said: str
 ) -> None:
     # In this process: the command's imports take eight seconds each time.
-    assert run("train", [*base[1:], f"out={tmp_path / 'out'}", *keys]) == 2
+    assert run_command([*base, f"out={tmp_path / 'out'}", *keys]) == 2
     out, err = capfd.readouterr()
     assert said in err
     assert (out, len(err.splitlines())) == ("", 1)

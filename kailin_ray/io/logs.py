@@ -1,0 +1,52 @@
+"""Logging: one logger a module, all below ``kailin_ray``.
+
+A person's terminal shows progress, results and warnings; a command's log file holds everything, with time and level. As
+a library the package adds no handler and sets no level of its own outside a command.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from kailin_ray.io.terminal import terminal
+
+ROOT = logging.getLogger("kailin_ray")
+FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class TerminalHandler(logging.StreamHandler[TextIO]):
+    """Writes to the person's terminal, also while the process's output goes to a log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        self.stream = terminal()
+        super().emit(record)
+
+
+def warn_on_terminal() -> None:
+    """Show warnings on the terminal as ``kailin_ray: …``, as the command line does."""
+    if not any(isinstance(handler, TerminalHandler) for handler in ROOT.handlers):
+        handler = TerminalHandler(terminal())
+        handler.setLevel(logging.WARNING)
+        handler.setFormatter(logging.Formatter("kailin_ray: %(message)s"))
+        ROOT.addHandler(handler)
+
+
+@contextmanager
+def log_to(path: Path) -> Iterator[None]:
+    """Write what the package logs inside the block to a file, from level INFO on unless the logger's level is set."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter(FORMAT))
+    level = ROOT.level
+    if level == logging.NOTSET:
+        ROOT.setLevel(logging.INFO)
+    ROOT.addHandler(handler)
+    try:
+        yield
+    finally:
+        ROOT.removeHandler(handler)
+        ROOT.setLevel(level)
+        handler.close()

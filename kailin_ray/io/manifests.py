@@ -1,0 +1,98 @@
+"""Manifests: the file that marks a folder complete and says what it holds.
+
+Each kind of folder (documents, index, run, dataset, adapter ...) has a frozen dataclass of its manifest, a subclass of
+``Manifest``; this module alone reads and writes them. A handle (``Documents.open(path)``, ``Index.open(path)`` ...) is
+a folder with its manifest: it is opened once and handed down.
+
+A manifest's JSON begins with its ``kind`` and ``format_version``. Folders that were made before all had a version are
+read as their ``format``, or 1.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from kailin_ray.errors import ConfigError
+from kailin_ray.io.files import sha256, write_json
+
+NAME = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a folder holds. A subclass narrows ``kind`` to a ``Literal`` with a default, and names its command."""
+
+    FORMAT_VERSION: ClassVar[int] = 1
+    """Of the JSON that is written; to be raised when a reader of before could not understand it."""
+    OLDEST_VERSION: ClassVar[int] = 1
+    """The first one that is still read."""
+    COMMAND: ClassVar[str]
+    """The command that makes such a folder."""
+
+    kind: str
+
+
+M = TypeVar("M", bound=Manifest)
+
+
+def read_manifest(folder: Path, kind: type[M], key: str) -> M:
+    """The manifest of a folder, as ``kind``; ``key`` is the configuration's name for the folder.
+
+    Raises ``ConfigError`` if the folder has none, or one of another kind, of a later version, or a damaged one.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{key}: {folder} is not a directory")
+    path = folder / NAME
+    if not path.exists():
+        raise ConfigError(f"{key}: {folder} has no {NAME}: not made by `{kind.COMMAND}`, or not to its end")
+    try:
+        values: Any = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{key}: {path} is damaged: {error}") from error
+    _check_kind(values, kind, folder, key)
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"{key}: {path} is damaged: {where}: {first['msg']}") from error
+
+
+def _check_kind(values: Any, kind: type[Manifest], folder: Path, key: str) -> None:
+    kinds = get_args(get_type_hints(kind)["kind"])
+    found = values.get("kind") if isinstance(values, dict) else None
+    if found not in kinds:
+        raise ConfigError(f"{key}: {folder} holds {found or 'something else'}, not {' or '.join(kinds)}")
+    version = values.get("format_version", values.get("format", 1))
+    if not isinstance(version, int) or version > kind.FORMAT_VERSION:
+        raise ConfigError(
+            f"{key}: {folder} is of format version {version}; this kailin_ray reads up to {kind.FORMAT_VERSION}: "
+            "upgrade it"
+        )
+    if version < kind.OLDEST_VERSION:
+        raise ConfigError(f"{key}: {folder} was made by an earlier version of kailin_ray; make it anew")
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest of a folder, atomically. It is written last, as it marks the folder complete."""
+    values = TypeAdapter(type(manifest)).dump_python(manifest, mode="json")
+    head = {"kind": values.pop("kind"), "format_version": manifest.FORMAT_VERSION}
+    write_json(folder / NAME, head | values)
+
+
+def has_manifest(folder: Path) -> bool:
+    """Whether a folder is marked complete."""
+    return (folder / NAME).exists()
+
+
+def remove_manifest(folder: Path) -> None:
+    """Mark a folder as not complete."""
+    (folder / NAME).unlink(missing_ok=True)
+
+
+def manifest_checksum(folder: Path) -> str:
+    """SHA-256 of a folder's manifest: it changes whenever the folder does."""
+    return sha256(folder / NAME)
