@@ -2,22 +2,21 @@
 
 ``.mesh.tsv.<checksum>.npz`` holds the arrays as numpy's own file, read without pickle. It is only ever a copy: where it
 is missing, damaged, of another version or cannot be written, the source is parsed.
+
+A hierarchy is a dict of its fields here: numpy arrays, numbers, ``names`` and ``entry_terms`` as Arrow arrays.
 """
 
 import glob
 import hashlib
 import zipfile
-from dataclasses import fields
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from kailin_ray.io.files import atomic_file, sha256
-
-if TYPE_CHECKING:
-    from kailin_ray.mesh.hierarchy import MeshHierarchy
 
 # Of the code that parses: a copy made by another version is not read.
 _CODE = [
@@ -33,28 +32,22 @@ def place(path: Path, tolerate_orphans: bool) -> Path:
     return path.with_name(f".{path.name}.{sha256(path)[:16]}.{kind}.npz")
 
 
-def load(place: Path) -> "MeshHierarchy | None":
-    """The hierarchy that was kept in ``place``, or None."""
-    from kailin_ray.mesh.hierarchy import MeshHierarchy
-
+def load(place: Path) -> dict[str, Any] | None:
+    """The fields that were kept in ``place``, or None."""
     try:
         with np.load(place, allow_pickle=False) as kept:
             values = {name: kept[name] for name in kept.files}
         values |= {name: _strings(values, name) for name in ("names", "entry_terms_flat")}
         offsets = pa.array(values.pop("entry_terms_rows"))
         values["entry_terms"] = pa.ListArray.from_arrays(offsets, values.pop("entry_terms_flat"))
-        values |= {name: values[name].item() for name in ("total", "max_information_content")}
-        for value in values.values():
-            if isinstance(value, np.ndarray):
-                value.flags.writeable = False
-        return MeshHierarchy(**values)
+        return values | {name: values[name].item() for name in ("total", "max_information_content")}
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, pa.ArrowException):
         return None
 
 
-def keep(place: Path, mesh: "MeshHierarchy") -> None:
-    """Keep ``mesh`` for next time, if the folder can be written, instead of what other versions or contents left."""
-    values: dict[str, Any] = {field.name: getattr(mesh, field.name) for field in fields(mesh)}
+def keep(place: Path, mesh: Mapping[str, Any]) -> None:
+    """Keep the fields for next time, if the folder can be written, instead of what other versions or contents left."""
+    values = dict(mesh)
     terms = values.pop("entry_terms")
     values |= _bytes("names", values.pop("names")) | _bytes("entry_terms_flat", terms.values)
     values["entry_terms_rows"] = terms.offsets.to_numpy()
