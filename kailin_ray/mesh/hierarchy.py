@@ -87,21 +87,22 @@ class MeshHierarchy:
     def load(cls, path: str | Path, tolerate_orphans: bool = False) -> "MeshHierarchy":
         """Read a hierarchy from NLM's descriptor XML or tree list, from OBO, or from a table; see ``mesh/readers.py``.
 
-        What was parsed is kept beside the file under its checksum, and read from there next time.
+        What was parsed is kept in the cache folder (``io/cache.py``) under the file's checksum, and read from there
+        next time.
 
         Raises ``ValueError`` that names file and fault: not MeSH, damaged, or as ``from_descriptors`` does.
         """
         path = Path(path)
-        place = cache.place(path, tolerate_orphans)
-        kept = cache.load(place)
+        name = cache.name_copy(path, tolerate_orphans)
+        kept = cache.load(name)
         if kept is not None and kept.keys() == {field.name for field in fields(cls)}:
             return cls(**_frozen(kept))
         try:
             parsed = cls.from_descriptors(read_descriptors(path), tolerate_orphans)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        if cache.place(path, tolerate_orphans) == place:  # the file did not change while it was read
-            cache.keep(place, parsed.__dict__)
+        if cache.name_copy(path, tolerate_orphans) == name:  # the file did not change while it was read
+            cache.keep(name, parsed.__dict__)
         return parsed
 
     @classmethod
