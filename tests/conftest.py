@@ -4,7 +4,7 @@ import gzip
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -14,6 +14,7 @@ from lxml import etree
 
 from kailin_ray.cli.main import main
 from kailin_ray.config import DistillConfig, check, conf_dir
+from kailin_ray.io.cache import CACHE
 from kailin_ray.mesh import MeshHierarchy
 
 # No test asserts a time: a busy machine takes longer over an example, and so does a first call that compiles.
@@ -26,6 +27,14 @@ SHARD = ASSETS / "pubmed20n0014.xml.gz"
 MODEL = ASSETS / "smollm2-135m-instruct"
 ENCODER = ASSETS / "all-minilm-l6-v2"
 MESH = ASSETS / "mesh.tsv"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache folder for the whole session: no test finds the user's copies, and MeSH is parsed once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE, str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

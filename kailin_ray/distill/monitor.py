@@ -12,6 +12,7 @@ import ray
 
 from kailin_ray.config import DistillConfig, without_secrets
 from kailin_ray.distill.accounting import Session, rate_of
+from kailin_ray.distill.engine_load import describe_load
 from kailin_ray.distill.metrics import RunMetrics
 from kailin_ray.errors import STOPPED, StoppedError, TooManyFailuresError
 from kailin_ray.io.terminal import progress_bar
@@ -25,6 +26,11 @@ MAX_STARTS_IN_VAIN = 5
 """Engine starts in a row after which no row was finished: they die at once, or of one row that comes again."""
 MIN_ROWS_TO_JUDGE = 20
 """Rows done before a fraction of failures is believed."""
+LOOKS = 30
+"""Looks over which the engines' load is taken, a second apart: calls of many tokens end seldom."""
+LINE = "{desc}{n_fmt}/{total_fmt} {percentage:3.0f}% [{elapsed}<{remaining}, {rate_fmt}{postfix}]{bar:0}"
+"""The line as tqdm takes it. The bar is empty: tqdm cuts a line to the terminal's width only if it has one, and a line
+that runs over is repeated at each step."""
 MARKS = 60
 """Writings over which the rate of late is taken: ten minutes."""
 SETTLE_S = 5.0
@@ -64,6 +70,8 @@ class Watch:
         self._written = 0.0
         self._worked_at_start = (0, 0)
         self._marks: deque[tuple[float, int]] = deque(maxlen=MARKS)
+        self._looks: deque[list[dict[str, Any]]] = deque(maxlen=LOOKS)
+        self._drawn = time.monotonic()
         self._ended: str | None = None
         self._metrics = RunMetrics(config.out.name)
 
@@ -82,11 +90,9 @@ class Watch:
             raise self._failure from error
 
     def _run(self) -> None:
-        form = "{desc}{n_fmt}/{total_fmt} {percentage:3.0f}% [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
         total, done = self._rows
-        with progress_bar(
-            self._terminal, f"{self._name()}, engines ready 0: ", total, initial=done, bar_format=form
-        ) as bar:
+        stage, cut = f"{self._name()}, engines ready 0: ", self._terminal.isatty()
+        with progress_bar(self._terminal, stage, total, initial=done, bar_format=LINE, dynamic_ncols=cut) as bar:
             while not self._stop.wait(POLL_S):
                 self._look(bar)
             self._written = 0.0
@@ -106,7 +112,7 @@ class Watch:
         if self._began is None and ready:
             # The rate, and so the time left, counts from the first engine that can serve.
             self._began = time.monotonic()
-            bar.unpause()
+            bar.last_print_t = time.time()
         # Those that have not begun wait for room on a machine.
         doing = f", engines ready {ready} of {wanted}, begun {len(accounts)}" if ready < wanted else ""
         if self._stop_request.is_set():
@@ -120,12 +126,24 @@ class Watch:
             if account["stage"] == last:
                 rows.update(account["rows"])
                 reasons.update(account["reasons"])
-        bar.set_postfix(dict(sorted(rows.items())), refresh=False)
+        self._looks.append(accounts)
+        load = "" if self._ended else describe_load(self._looks[0], accounts)
+        shown = [*(f"{status}={number}" for status, number in sorted(rows.items())), *filter(None, [load])]
+        bar.set_postfix_str(", ".join(shown), refresh=False)
         done = self._rows[1] + sum(rows.values())
-        bar.update(done - bar.n)
+        self._draw(bar, done)
         if time.monotonic() - self._written > WRITE_S:
             self._write(accounts, done, {"ready": ready, "wanted": wanted, "begun": len(accounts)})
         self._judge(rows, reasons, len(accounts), state["num_left"])
+
+    def _draw(self, bar: Any, done: int) -> None:
+        """Move the line on, and draw it now and then where no row was done: the load changes."""
+        # Never update(0): tqdm takes the next rows to have been done since then, and their rate to be far too high.
+        drawn = bar.update(done - bar.n) if done != bar.n else False
+        if not drawn and time.monotonic() - self._drawn >= bar.mininterval:
+            drawn = bar.refresh()
+        if drawn:
+            self._drawn = time.monotonic()
 
     def _write(self, accounts: list[dict[str, Any]], done: int, engines: dict[str, int]) -> None:
         """Keep the session's file up to date; ``status`` reads it."""

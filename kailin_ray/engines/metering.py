@@ -4,11 +4,14 @@ Sample (seconds but for the counts)::
 
     {"stage": "general+biomedical+answer", "seconds": 620.0, "start": 41.0, "busy": 560.2, "retrieval": 3.1,
      "idle": 15.7, "calls": 41022.5, "prompt_tokens": 1903311, "cached_tokens": 1500123, "completion_tokens": 40112,
-     "searches_retried": 0, "rows": {"ok": 902, "rejected": 301}, "reasons": {"answer_truncated": 200, ...}}
+     "searches_retried": 0, "rows": {"ok": 902, "rejected": 301}, "reasons": {"answer_truncated": 200, ...},
+     "ready": true, "in_flight": 64, "searching": 1}
 
 ``busy``: at least one call is in the engine; ``retrieval``: none is, and rows wait for their contexts; ``idle``:
 neither. ``calls`` is the integral of the calls in the engine over time: by ``busy``, the mean number of them at once.
 ``searches_retried``: questions put to another retriever, or again, as the one that was asked had died.
+``in_flight`` and ``searching``: calls in the engine, and searches at the retrievers, at this moment. Tokens are those
+of calls that have ended.
 """
 
 import threading

@@ -1,23 +1,27 @@
-"""A parsed hierarchy, kept beside its source under the source's checksum: reading it takes a tenth of parsing.
+"""A parsed hierarchy, kept in the cache folder under its source's checksum: reading it takes a hundredth of parsing.
 
-``.mesh.tsv.<checksum>.npz`` holds the arrays as numpy's own file, read without pickle. It is only ever a copy: where it
-is missing, damaged, of another version or cannot be written, the source is parsed.
+``mesh/<checksum>.<version>.npz`` holds the arrays as numpy's own file, read without pickle. It is only ever a copy:
+where it is missing, damaged, of another version or cannot be written, the source is parsed. The few that were used last
+are kept.
+
+A hierarchy is a dict of its fields here: numpy arrays, numbers, ``names`` and ``entry_terms`` as Arrow arrays.
 """
 
-import glob
 import hashlib
-import zipfile
-from dataclasses import fields
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from kailin_ray.io.cache import cache_folder, mark_used, remove_oldest
 from kailin_ray.io.files import atomic_file, sha256
 
-if TYPE_CHECKING:
-    from kailin_ray.mesh.hierarchy import MeshHierarchy
+KIND = "mesh"
+"""The folder in the cache."""
+NUM_KEPT = 8
+"""Copies that are kept; one of all of MeSH takes 12 MB."""
 
 # Of the code that parses: a copy made by another version is not read.
 _CODE = [
@@ -25,47 +29,42 @@ _CODE = [
     for name in ("readers", "build", "hierarchy", "information_content", "cache")
 ]
 _VERSION = hashlib.sha256(b"".join(_CODE)).hexdigest()[:8]
+_NAMES = f"{'[0-9a-f]' * 64}.*.npz"
 
 
-def place(path: Path, tolerate_orphans: bool) -> Path:
-    """Where the parsed hierarchy of ``path``, as it is now, is kept."""
-    kind = f"{_VERSION}{'-orphans' if tolerate_orphans else ''}"
-    return path.with_name(f".{path.name}.{sha256(path)[:16]}.{kind}.npz")
+def name_copy(source: Path, tolerate_orphans: bool) -> str:
+    """Name the copy of what ``source`` holds now."""
+    return f"{sha256(source)}.{_VERSION}{'-orphans' if tolerate_orphans else ''}.npz"
 
 
-def load(place: Path) -> "MeshHierarchy | None":
-    """The hierarchy that was kept in ``place``, or None."""
-    from kailin_ray.mesh.hierarchy import MeshHierarchy
-
+def load(name: str) -> dict[str, Any] | None:
+    """The fields that were kept under ``name``, or None."""
     try:
-        with np.load(place, allow_pickle=False) as kept:
-            values = {name: kept[name] for name in kept.files}
-        values |= {name: _strings(values, name) for name in ("names", "entry_terms_flat")}
+        path = cache_folder(KIND) / name
+        with np.load(path, allow_pickle=False) as kept:
+            values = {field: kept[field] for field in kept.files}
+        values |= {field: _strings(values, field) for field in ("names", "entry_terms_flat")}
         offsets = pa.array(values.pop("entry_terms_rows"))
         values["entry_terms"] = pa.ListArray.from_arrays(offsets, values.pop("entry_terms_flat"))
-        values |= {name: values[name].item() for name in ("total", "max_information_content")}
-        for value in values.values():
-            if isinstance(value, np.ndarray):
-                value.flags.writeable = False
-        return MeshHierarchy(**values)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, pa.ArrowException):
+        values["entry_terms"].validate(full=True)
+        values |= {field: values[field].item() for field in ("total", "max_information_content")}
+    except Exception:  # zipfile, numpy and Arrow raise a dozen kinds for damage, and no copy is worth a fault
         return None
+    mark_used(path)
+    return values
 
 
-def keep(place: Path, mesh: "MeshHierarchy") -> None:
-    """Keep ``mesh`` for next time, if the folder can be written, instead of what other versions or contents left."""
-    values: dict[str, Any] = {field.name: getattr(mesh, field.name) for field in fields(mesh)}
+def keep(name: str, mesh: Mapping[str, Any]) -> None:
+    """Keep the fields for next time, if the cache folder can be written."""
+    values = dict(mesh)
     terms = values.pop("entry_terms")
     values |= _bytes("names", values.pop("names")) | _bytes("entry_terms_flat", terms.values)
     values["entry_terms_rows"] = terms.offsets.to_numpy()
-    source = place.name.rsplit(".", 3)[0]
     try:
-        with atomic_file(place) as partial, partial.open("wb") as sink:
+        folder = cache_folder(KIND)
+        with atomic_file(folder / name) as partial, partial.open("wb") as sink:
             np.savez(sink, **values)
-        for other in place.parent.glob(f"{glob.escape(source)}.{'[0-9a-f]' * 16}.*.npz"):
-            checksum, kind = other.name.rsplit(".", 3)[1:3]
-            if checksum != place.name.rsplit(".", 3)[1] or not kind.startswith(_VERSION):
-                other.unlink(missing_ok=True)
+        remove_oldest(folder, _NAMES, NUM_KEPT)
     except OSError:
         pass
 

@@ -25,7 +25,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kailin_ray.mesh import build, similarity
+from kailin_ray.mesh import build, cache, similarity
 from kailin_ray.mesh.information_content import counted
 from kailin_ray.mesh.readers import Descriptor, descriptor, read_descriptors
 
@@ -87,23 +87,22 @@ class MeshHierarchy:
     def load(cls, path: str | Path, tolerate_orphans: bool = False) -> "MeshHierarchy":
         """Read a hierarchy from NLM's descriptor XML or tree list, from OBO, or from a table; see ``mesh/readers.py``.
 
-        What was parsed is kept beside the file under its checksum, and read from there next time.
+        What was parsed is kept in the cache folder (``io/cache.py``) under the file's checksum, and read from there
+        next time.
 
         Raises ``ValueError`` that names file and fault: not MeSH, damaged, or as ``from_descriptors`` does.
         """
-        from kailin_ray.mesh import cache
-
         path = Path(path)
-        place = cache.place(path, tolerate_orphans)
-        kept = cache.load(place)
-        if kept is not None:
-            return kept
+        name = cache.name_copy(path, tolerate_orphans)
+        kept = cache.load(name)
+        if kept is not None and kept.keys() == {field.name for field in fields(cls)}:
+            return cls(**_frozen(kept))
         try:
             parsed = cls.from_descriptors(read_descriptors(path), tolerate_orphans)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        if cache.place(path, tolerate_orphans) == place:  # the file did not change while it was read
-            cache.keep(place, parsed)
+        if cache.name_copy(path, tolerate_orphans) == name:  # the file did not change while it was read
+            cache.keep(name, parsed.__dict__)
         return parsed
 
     @classmethod
@@ -225,7 +224,17 @@ class MeshHierarchy:
         one, two = self._numbers(sources), self._numbers(contexts)
         if len(one[0]) != len(two[0]):
             raise ValueError(f"{len(one[0]) - 1} sources for {len(two[0]) - 1} contexts")
-        scores = similarity.of_sets(self, one, two, measure, aggregate)
+        scores = similarity.score_sets(
+            one,
+            two,
+            measure,
+            aggregate,
+            ancestors=(self.ancestor_offsets, self.ancestor_nodes),
+            information_content=self.information_content,
+            max_information_content=self.max_information_content,
+            trees=(self.lineage_offsets, self.lineage, self.tree_holder, self.tree_length),
+            branches=(self.branch_offsets, self.branches, self.branch_ic, self.branch_max_ic),
+        )
         return pa.array(scores, mask=np.isnan(scores))
 
     def __repr__(self) -> str:

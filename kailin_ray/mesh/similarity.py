@@ -12,14 +12,11 @@ common ancestor every measure is 0. ``IC`` and ``freq`` as in ``mesh/hierarchy.p
 Sets: ``bma``, the best-match average (Pesquita et al. 2008, doi:10.1186/1471-2105-9-S5-S4); ``mean`` over all pairs.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numba
 import numpy as np
 import numpy.typing as npt
-
-if TYPE_CHECKING:
-    from kailin_ray.mesh.hierarchy import MeshHierarchy
 
 MEASURES = ("resnik", "lin", "jc", "rel", "kailin")
 AGGREGATES = ("bma", "mean")
@@ -29,6 +26,11 @@ _RESNIK, _LIN, _JC, _REL, _KAILIN = range(len(MEASURES))
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
 Ragged = tuple[npt.NDArray[Any], Ints]
+"""(n+1,) offsets and values: row i is ``values[offsets[i]:offsets[i+1]]``."""
+Trees = tuple[Ints, Ints, Ints, Ints]
+"""``lineage_offsets``, ``lineage``, ``tree_holder`` and ``tree_length`` of a hierarchy."""
+Branches = tuple[Ints, Ints, Floats, Floats]
+"""``branch_offsets``, ``branches``, ``branch_ic`` and ``branch_max_ic`` of a hierarchy."""
 
 
 def check(measure: str, aggregate: str) -> None:
@@ -39,17 +41,30 @@ def check(measure: str, aggregate: str) -> None:
         raise ValueError(f"aggregate: unknown {aggregate!r}; allowed: {', '.join(AGGREGATES)}")
 
 
-def of_sets(mesh: "MeshHierarchy", one: Ragged, two: Ragged, measure: str, aggregate: str) -> Floats:
-    """(n,) similarity of n pairs of ragged sets of descriptor numbers; NaN where either set has no placed one."""
-    return _of_sets(
+def score_sets(
+    one: Ragged,
+    two: Ragged,
+    measure: str,
+    aggregate: str,
+    *,
+    ancestors: Ragged,
+    information_content: Floats,
+    max_information_content: float,
+    trees: Trees,
+    branches: Branches,
+) -> Floats:
+    """(n,) similarity of n pairs of ragged sets of descriptor numbers; NaN where either set has no placed one.
+
+    What stands after ``aggregate`` are the arrays of one hierarchy, as its fields hold them (``mesh/hierarchy.py``).
+    """
+    return _score_sets(
         *one,
         *two,
-        mesh.ancestor_offsets,
-        mesh.ancestor_nodes,
-        mesh.information_content,
-        mesh.max_information_content,
-        (mesh.lineage_offsets, mesh.lineage, mesh.tree_holder, mesh.tree_length),
-        (mesh.branch_offsets, mesh.branches, mesh.branch_ic, mesh.branch_max_ic),
+        *ancestors,
+        information_content,
+        max_information_content,
+        trees,
+        branches,
         MEASURES.index(measure),
         aggregate == "bma",
     )
@@ -69,7 +84,7 @@ def _placed(values: Ints, start: int, end: int, offsets: Ints, seen: Ints, mark:
 
 
 @numba.njit(cache=True, nogil=True)
-def _of_sets(
+def _score_sets(
     one_offsets: Any, one: Ints, two_offsets: Any, two: Ints, offsets: Ints, nodes: Ints, ic: Floats, ic_max: float,
     trees: Any, branches: Any, measure: int, best_match: bool,
 ) -> Floats:  # fmt: skip

@@ -74,6 +74,7 @@ def test_calls_at_once_are_integrated() -> None:
         both = asyncio.gather(*(MeteredEngine(engine, meter).generate([], {}) for _ in range(2)))
         await asyncio.sleep(0)
         clock.now += 4
+        assert (meter.account()["in_flight"], meter.account()["completion_tokens"]) == (2, 0)
         gate.set()
         await both
 

@@ -9,6 +9,7 @@ from kailin_ray.io.files import write_json
 from kailin_ray.mesh.load import load_mesh
 from tests.conftest import TOY
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 HEADINGS = {
     "D11": {"name": "Lung Neoplasms", "documents": 3},
     "D12": {"name": "skin neoplasms", "documents": 4},  # the hierarchy spells it otherwise

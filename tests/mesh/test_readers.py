@@ -10,10 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kailin_ray.mesh import MeshHierarchy, cache
+from kailin_ray.mesh import MeshHierarchy
 from kailin_ray.mesh.readers import Descriptor, descriptor, read_descriptors
 from tests.conftest import MESH, TOY
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 ROWS = [descriptor(ui, name, trees, [f"{name}, Other", f"The <{name}> & Co"]) for ui, name, trees in TOY]
 DATA = Path(__file__).parent / "data"
 HEADER = "descriptor_ui\tname\ttree_numbers\tentry_terms\n"
@@ -138,14 +139,15 @@ BOMB = '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa">' + "".join(
         (obo([*ROWS[:2], Descriptor("D7", "Odd", ("C1.1x",))]).encode(), "malformed tree number: C1.1x"),
     ],
 )  # fmt: skip
-def test_what_is_no_mesh_is_refused_by_name(tmp_path: Path, content: bytes, fault: str) -> None:
+def test_what_is_no_mesh_is_refused_by_name(tmp_path: Path, own_cache: Path, content: bytes, fault: str) -> None:
     path = tmp_path / "mesh.file"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=fault) as refused:
         MeshHierarchy.load(path)
     assert "mesh.file" in str(refused.value)
     assert "\n" not in str(refused.value)
-    assert list(tmp_path.iterdir()) == [path]  # nothing is kept of it
+    assert list(tmp_path.iterdir()) == [path]
+    assert list(own_cache.iterdir()) == []  # nothing is kept of it
 
 
 def test_blank_lines_of_a_table_say_nothing(tmp_path: Path) -> None:
@@ -171,48 +173,6 @@ def test_genuine_records_of_nlm_load() -> None:
     # Found by an entry term, in another case.
     assert mesh.uis[mesh.find_names(["tylenol"])].tolist() == [b"D000082"]
     assert mesh.similarity("D009369", "D009369") == 1.0
-
-
-def test_a_parsed_hierarchy_is_kept_beside_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "mesh.tsv"
-    path.write_text(table(ROWS))
-    first = MeshHierarchy.load(path)
-    kept = [file for file in tmp_path.iterdir() if file != path]
-    assert len(kept) == 1
-    parsed: list[Path] = []
-    monkeypatch.setattr("kailin_ray.mesh.hierarchy.read_descriptors", lambda p: parsed.append(p) or read_descriptors(p))
-    second = MeshHierarchy.load(path)
-    assert (parsed, second.equals(first)) == ([], True)
-    with pytest.raises(ValueError, match="read-only"):
-        second.counts[0] = 1
-    # Another content is another hierarchy, whatever the name and date.
-    path.write_text(table(ROWS[:-1]))
-    assert len(MeshHierarchy.load(path).uis) == len(ROWS) - 1
-    assert kept[0] not in list(tmp_path.iterdir())  # of no use any more
-    # A damaged copy is no loss.
-    damaged = cache.place(path, False)
-    damaged.write_bytes(damaged.read_bytes()[:-1000])
-    assert len(MeshHierarchy.load(path).uis) == len(ROWS) - 1
-    assert parsed == [path, path]
-    # What tolerates orphans is kept apart.
-    path.write_text(f"{table(ROWS)}D98\tOrphan\tC7.7\t\n")
-    assert len(MeshHierarchy.load(path, tolerate_orphans=True).uis) == len(ROWS) + 1
-    with pytest.raises(ValueError, match=r"orphan.*C7\.7"):
-        MeshHierarchy.load(path)
-
-
-def test_what_changes_while_it_is_read_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "mesh.tsv"
-    path.write_text(table(ROWS))
-
-    def read(source: Path) -> list[Descriptor]:
-        rows = list(read_descriptors(source))
-        source.write_text(table(ROWS[:-1]))
-        return rows
-
-    monkeypatch.setattr("kailin_ray.mesh.hierarchy.read_descriptors", read)
-    assert len(MeshHierarchy.load(path).uis) == len(ROWS)
-    assert list(tmp_path.iterdir()) == [path]
 
 
 CHANGES = st.lists(
