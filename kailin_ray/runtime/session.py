@@ -10,13 +10,16 @@ import ray
 import ray.data
 
 from kailin_ray.config import Cluster, without_secrets
-from kailin_ray.errors import ConfigError
+from kailin_ray.errors import CommandFailedError, ConfigError
 from kailin_ray.io.logs import log_to
 from kailin_ray.io.terminal import output_to
 
 LINEAGE_BYTES = 32 << 20
 """What the driver may keep of how finished tasks were made, so that Ray can make a lost block again: about 50 KB a
 block of rows, of which those in flight matter. Ray's own 1 GiB is filled by millions of rows that are long written."""
+
+START_WAIT = "RAY_raylet_start_wait_time_s"
+"""Ray's own variable: seconds in which a session on this machine must start, 30 by default."""
 
 
 @contextmanager
@@ -26,15 +29,21 @@ def ray_session(cluster: Cluster, log: Path, num_cpus: int | None = None) -> Ite
     Inside the block this process's output goes to ``log``: Ray writes there from Python and from C++, and none
     of it is for the person who watches.
 
-    Raises ``ConfigError`` if the cluster cannot be reached.
+    A session that this process has already is used as it is, and goes on after the block.
+
+    Raises ``ConfigError`` if the cluster cannot be reached, ``CommandFailedError`` if none starts here in time.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with output_to(log) as terminal, log_to(log):
-        _start_ray(cluster, num_cpus)
+        ours = not ray.is_initialized()
+        if ours:
+            _start_ray(cluster, num_cpus)
+        _quiet_ray_data()
         try:
             yield terminal
         finally:
-            ray.shutdown()
+            if ours:
+                ray.shutdown()
 
 
 def _start_ray(cluster: Cluster, num_cpus: int | None) -> None:
@@ -47,6 +56,17 @@ def _start_ray(cluster: Cluster, num_cpus: int | None) -> None:
     except (ConnectionError, ValueError, RuntimeError) as error:
         said = without_secrets(f"{address}: {' '.join(str(error).split())}")
         raise ConfigError(f"cluster.address: {said}") from error
+    except Exception as error:
+        if "timed out during startup" not in str(error):  # Ray gives it no class of its own
+            raise
+        seconds = os.environ.get(START_WAIT, "30")
+        raise CommandFailedError(
+            f"Ray did not start within {seconds} s; this machine is busy or low on memory: stop what else runs on it "
+            f"(`ray stop` ends all your Ray sessions here), or give it longer with {START_WAIT}=120"
+        ) from error
+
+
+def _quiet_ray_data() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
