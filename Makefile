@@ -24,16 +24,19 @@ demo: assets
 	$(RUN) index documents=$(DEMO)/documents out=$(DEMO)/index limit=500
 	$(RUN) distill documents=$(DEMO)/documents index=$(DEMO)/index mesh=assets/mesh.tsv out=$(DEMO)/run limit=48 retrieval=brief $(DEMO_GPU)
 	@test -d $(DEMO)/dataset || $(RUN) publish run=$(DEMO)/run out=$(DEMO)/dataset
-	@$(RUN) report run=$(DEMO)/run examples=3
+	@$(RUN) report run=$(DEMO)/run examples=3 summary=false
 	@echo
 	@echo "The dataset: $(DEMO)/dataset   (open $(DEMO)/dataset/README.md, or: datasets.load_dataset('$(DEMO)/dataset', 'sft'))"
 
-# Of several tests that take minutes each, one of a kind; test-all: all of them.
+# Of several tests that take minutes each, one of a kind; test-all: all of them. In two processes: one has the Ray session
+# and the engines. See CONTRIBUTING.md.
+TESTS := $(BIN)/python -m pytest --numprocesses=2
+
 test: assets
-	$(BIN)/python -m pytest -m "not slow"
+	$(TESTS) -m "not slow"
 
 test-all: assets
-	$(BIN)/python -m pytest
+	$(TESTS)
 
 check: setup
 	$(BIN)/ruff format --check .

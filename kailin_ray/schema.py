@@ -1,6 +1,13 @@
 """The columns of everything on disk, and the fixed vocabulary of statuses and reasons."""
 
+from typing import Any
+
 import pyarrow as pa
+
+Json = dict[str, Any]
+"""A JSON object from outside, or a configuration as plain values."""
+Row = dict[str, Any]
+"""A row of a table, as ``to_pylist`` gives it."""
 
 MESH_HEADING = pa.struct(
     [("ui", pa.string()), ("name", pa.string()), ("major", pa.bool_()), ("qualifiers", pa.list_(pa.string()))]

@@ -1,27 +1,37 @@
 """Shared fixtures. ``make test`` fetches the assets first; nothing else comes from outside."""
 
+import fcntl
 import gzip
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+# Ray gives its workers a niceness of 15, and the other process of `make test` would take all of the machine.
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
+# Threads that wait for one another by spinning would take it as well.
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import hypothesis
 import pytest
-from hydra import compose, initialize_config_dir
 from lxml import etree
 
-from kailin_ray.cli.main import main
-from kailin_ray.config import DistillConfig, check, conf_dir
+from kailin_ray.config import DistillConfig, load
+from kailin_ray.engines.interface import EngineSpec
 from kailin_ray.io.cache import CACHE
 from kailin_ray.mesh import MeshHierarchy
+from tests.support.commands import ROOT, run_here
+from tests.support.scheduling import ByGroup, note_groups
 
 # No test asserts a time: a busy machine takes longer over an example, and so does a first call that compiles.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
-ROOT = Path(__file__).parent.parent
 ASSETS = ROOT / "assets"
 SHARD = ASSETS / "pubmed20n0014.xml.gz"
 MODEL = ASSETS / "smollm2-135m-instruct"
@@ -67,11 +77,13 @@ TOY = [
 ]
 
 
+PATHS = ("documents=d", "index=i", "mesh=m", "out=o")
+
+
 @pytest.fixture(scope="session")
 def config() -> DistillConfig:
     """The defaults of distill; its paths are made up."""
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        return check(DistillConfig, compose("distill", ["documents=d", "index=i", "mesh=m", "out=o"]))
+    return load(DistillConfig, "distill", PATHS)
 
 
 @pytest.fixture(scope="session")
@@ -93,62 +105,138 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
-def kailin() -> Command:
-    """Run the real command line in the project's root."""
+def kailin_subprocess() -> Command:
+    """Run the real command line, in a process of its own: imports alone take seconds. See CONTRIBUTING.md."""
 
-    def run(*arguments: object, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "kailin_ray", *map(str, arguments)],
             cwd=ROOT,
-            env=os.environ | {"HF_HUB_OFFLINE": "1"},
+            env=os.environ | {"HF_HUB_OFFLINE": "1"} | environment,
             capture_output=True,
             text=True,
-            timeout=timeout,
+            timeout=600,
         )
 
     return run
 
 
-@pytest.fixture
-def kailin_here(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Run the command line in this process, as a process imports for seconds: for what is refused before Ray starts."""
+@pytest.fixture(scope="session")
+def kailin_here() -> Command:
+    """Run the command line in this process, for what starts no Ray session: what is refused before, and plain work."""
+    return lambda *arguments: run_here(arguments)
+
+
+@pytest.fixture(scope="session")
+def ray_here() -> Iterator[Callable[[], None]]:
+    """Starts the one Ray session of this process, unless it runs; tests with this fixture share a process."""
+    import ray
+
+    from kailin_ray.runtime import session
+
+    def start() -> None:
+        if not ray.is_initialized():
+            before = Path.cwd()
+            os.chdir(ROOT)  # where its workers find these tests
+            session._start_ray(load(DistillConfig, "distill", PATHS).cluster, None)
+            os.chdir(before)
+
+    yield start
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def engines(ray_here: Callable[[], None], tmp_path_factory: pytest.TempPathFactory) -> Callable[[EngineSpec], Any]:
+    """Starts real engines in the Ray session, which live as long as it: none is started twice."""
+    from tests.support.shared_actors import SharedEngines
+
+    return SharedEngines(tmp_path_factory.mktemp("engines"))
+
+
+@pytest.fixture(scope="session")
+def retrievers() -> Any:
+    """Lends real retrievers that live as long as the Ray session."""
+    from tests.support.shared_actors import SharedRetrievers
+
+    return SharedRetrievers()
+
+
+@pytest.fixture(scope="session")
+def kailin(ray_here: Callable[[], None], engines: Any, retrievers: Any) -> Command:
+    """Run the command line in this process, in its Ray session, on engines that outlive the command."""
+    from tests.support.shared_actors import end_session_after, sharing
 
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-        monkeypatch.setattr(sys, "argv", ["kailin_ray", *map(str, arguments)])
-        monkeypatch.chdir(ROOT)
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capfd.readouterr()
-        code = ended.value.code
-        assert isinstance(code, int)
-        return subprocess.CompletedProcess(sys.argv, code, out, err)
+        ray_here()
+        with sharing(engines, retrievers):
+            done = run_here(arguments)
+        end_session_after(done)
+        return done
 
     return run
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that all processes of this run of the tests share, made by the first one that asks for it."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    with (folder / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / name).exists():
+            make(folder / name)
+    return folder / name
+
+
+def by_command(kailin: Command, *arguments: object) -> Callable[[Path], None]:
+    """What makes a folder by a command that is given its ``out``."""
+
+    def make(out: Path) -> None:
+        done = kailin(*arguments, f"out={out}")
+        assert done.returncode == 0, done.stderr
+
+    return make
+
+
 @pytest.fixture(scope="session")
-def corpus(kailin: Command, small_shard: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def corpus(kailin_subprocess: Command, small_shard: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small shard ingested by the command line."""
-    out = tmp_path_factory.mktemp("ingested") / "corpus"
-    done = kailin("ingest", f"source.path={small_shard}", f"out={out}")
-    assert done.returncode == 0, done.stderr
-    return out
+    ingest = by_command(kailin_subprocess, "ingest", f"source.path={small_shard}")
+    return made_once(tmp_path_factory, "corpus", ingest)
 
 
 @pytest.fixture(scope="session")
-def documents(kailin: Command, corpus: Path) -> Path:
+def documents(kailin_subprocess: Command, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Those of them with abstract and MeSH headings, selected by the command line."""
-    out = corpus.with_name("documents")
-    done = kailin("select", f"corpus={corpus}", f"out={out}", "filters.require_mesh=true")
-    assert done.returncode == 0, done.stderr
-    return out
+    select = by_command(kailin_subprocess, "select", f"corpus={corpus}", "filters.require_mesh=true")
+    return made_once(tmp_path_factory, "documents", select)
 
 
 @pytest.fixture(scope="session")
-def index(kailin: Command, documents: Path) -> Path:
+def index(kailin_subprocess: Command, documents: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An index of 80 of them, made by the command line."""
-    out = documents.with_name("index")
-    done = kailin("index", f"documents={documents}", f"out={out}", "limit=80")
-    assert done.returncode == 0, done.stderr
-    return out
+    make = by_command(kailin_subprocess, "index", f"documents={documents}", "limit=80")
+    return made_once(tmp_path_factory, "index", make)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        note_groups(config, items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByGroup:
+    return ByGroup(config, log)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Tell how many engines were started, by the logs that they left."""
+    if hasattr(config, "workerinput"):
+        return
+    logs = config._tmp_path_factory.getbasetemp().rglob("*.log")  # type: ignore[attr-defined]
+    starts = sum(log.read_bytes().count(WEIGHTS) for log in logs if log.is_file())
+    terminalreporter.write_line(f"vLLM engines started: {starts}")
+
+
+WEIGHTS = b"Loading safetensors checkpoint shards:   0%"
+"""What vLLM writes once while an engine starts."""

@@ -32,6 +32,7 @@ from kailin_ray.corpus.readers.pubmed_xml import read_citations
 from kailin_ray.corpus.selection.balance import balance
 from kailin_ray.corpus.selection.sampling import Design, draw, merge, sketch
 from kailin_ray.mesh import MeshHierarchy
+from kailin_ray.mesh.figures import SampleFigures
 from kailin_ray.mesh.headings import documents_with, subtree
 from kailin_ray.mesh.plots import draw_sampling
 from kailin_ray.versions import versions
@@ -91,13 +92,13 @@ def documents(shard: Path) -> pa.Table:
     return pa.concat_tables(tables(rows, shard.name)).select(COLUMNS)
 
 
-def sampled(table: pa.Table, mesh: MeshHierarchy, design: Design) -> dict[str, Any]:
+def sampled(table: pa.Table, mesh: MeshHierarchy, design: Design) -> SampleFigures:
     """The report on one sample."""
     whole = merge([sketch(table, mesh, design)], design)
     return balance(whole, draw(whole, design), mesh, design)
 
 
-def summary(report: dict[str, Any]) -> dict[str, Any]:
+def summary(report: SampleFigures) -> dict[str, Any]:
     """What a table shows of a report."""
     level = report["categories"]
     rows = sorted((row["documents_before"], row["documents_after"]) for row in level["branches"])

@@ -37,6 +37,7 @@ import ray
 from hydra import compose, initialize_config_dir
 
 from kailin_ray.config import DistillConfig, check, conf_dir
+from kailin_ray.corpus.documents import Documents
 from kailin_ray.distill.accounting import all_sessions
 from kailin_ray.distill.pipeline import check_complete, distill, find_work
 from kailin_ray.engines.interface import Generation
@@ -169,10 +170,11 @@ def ran(mesh: Path, demo: Path, rows: int, replicas: int, latency: float) -> dic
         config = replace(config, cluster=cluster)
         plan = make_plan(config, [Node(cpus=CPUS, memory_gib=1e6)])
         passages = documents(folder / "documents", demo / "documents", rows)
+        made_up = replace(Documents.open(demo / "documents"), path=folder / "documents")
         with watched() as memory, ray_session(cluster, folder / "driver.log", CPUS) as terminal:
             retriever = ray.remote(num_cpus=0, max_concurrency=1_000)(RandomRetriever).remote(passages)
             ray.get(retriever.ready.remote())
-            busy, work = cpu_seconds(), find_work(config)
+            busy, work = cpu_seconds(), find_work(config, made_up)
             distill(config, plan, work, hierarchy, terminal, lambda _: FakeEngine(latency), [retriever])
             busy = cpu_seconds() - busy
         steady = steady_rate(folder / "run" / "records")

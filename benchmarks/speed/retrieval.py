@@ -22,9 +22,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import faiss
 import numpy as np
@@ -35,18 +36,28 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from kailin_ray.config import Encoder, IndexConfig, Retrieval, check, conf_dir
-from kailin_ray.io.files import read_json, write_json
+from kailin_ray.io.manifests import write_manifest
 from kailin_ray.retrieval.encoder import QueryEncoder
 from kailin_ray.retrieval.indexing import recall
 from kailin_ray.retrieval.indexing.job import recorded_encoder
 from kailin_ray.retrieval.indexing.structure import Shards, build_approximate, measure
 from kailin_ray.retrieval.retriever import Query, Retriever
 from kailin_ray.retrieval.search import ann
-from kailin_ray.retrieval.search.index import PassageIndex, load_deleted, shard_folders
+from kailin_ray.retrieval.search.folder import (
+    FORMAT,
+    Index,
+    IndexInputs,
+    IndexManifest,
+    Recall,
+    ShardFolder,
+    Structure,
+)
+from kailin_ray.retrieval.search.index import PassageIndex, load_deleted
 from kailin_ray.retrieval.search.store import SHARD_ROWS, Rows, Store, Vectors, write_shard
 from kailin_ray.runtime.session import ray_session
 from kailin_ray.versions import versions
 
+Kind = Literal["exact", "ivf_pq", "hnsw"]
 TUNE_AND_MEASURE, INDEPENDENT = 1_536, 1_000
 BATCHES = (1, 32, 256)
 NEIGHBOURS = 10
@@ -61,9 +72,9 @@ class Source:
     """Real passages, and as many synthetic ones as are asked for."""
 
     def __init__(self, folder: Path, num_questions: int):
-        made = read_json(folder / "manifest.json")
-        self.encoder = recorded_encoder(made)
-        store = Store(shard_folders(folder, made), made["dimension"])
+        index = Index.open(folder)
+        self.encoder = recorded_encoder(index)
+        store = Store(index.shards(), index.manifest.dimension)
         rng = np.random.default_rng(0)
         rows = rng.permutation(np.setdiff1d(np.arange(len(store)), load_deleted(folder)))
         self.vectors = store.vectors(rows).astype(np.float32)
@@ -116,7 +127,7 @@ class Source:
             )
             part, shard = folder / f"{number}.parquet", folder / f"shards/{number:05}"
             pq.write_table(table, part)
-            folders.append((str(shard), write_shard([part], shard)["rows"]))
+            folders.append((str(shard), write_shard([part], shard).rows))
             part.unlink()
         return Shards(tuple(folders), vectors.shape[1], np.zeros(0, np.int64))
 
@@ -136,7 +147,7 @@ class LookingUp(Retriever):
     """The retriever without its encoder."""
 
     def __init__(self, index: str, encoder: Encoder, vectors: Vectors):
-        super().__init__(index, encoder, False, RETRIEVAL)
+        super().__init__(Index.open(Path(index)), encoder, False, RETRIEVAL)
         self._encoder: Any = LookedUp(vectors)
 
 
@@ -188,7 +199,7 @@ def place_of(folder: Path) -> Path:
 
 
 def measured(
-    source: Source, shards: Shards, kind: str, folder: Path, rows: Rows, questions: Vectors, asked: Any, threads: int,
+    source: Source, shards: Shards, kind: Kind, folder: Path, rows: Rows, questions: Vectors, asked: Any, threads: int,
     terminal: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Build one structure and measure it."""
@@ -200,17 +211,16 @@ def measured(
     if kind != "exact":
         build_approximate(given, kind, len(shards.folders), folder, terminal)
     built = time.monotonic() - started
-    choice: dict[str, Any] = {"kind": kind}
+    choice = Structure(kind=kind)
     if kind != "exact":
         choice = measure(given, choice, asked.target, len(shards.folders), folder, terminal)
     tuned = time.monotonic() - started - built
     for file in scratch.iterdir():
         file.unlink()
     scratch.rmdir()
-    names = [{"name": str(Path(path).relative_to(folder)), "rows": number} for path, number in shards.folders]
+    names = tuple(ShardFolder(name=str(Path(path).relative_to(folder)), rows=n) for path, n in shards.folders)
     np.save(folder / "deleted.npy", shards.deleted)
-    about = {"kind": "index", "dimension": shards.dimension, "shards": names, "search": choice}
-    write_json(folder / "manifest.json", about)
+    write_manifest(folder, made_up_manifest(shards, names, choice, asked.target))
     automatic = ann.chosen_kind("auto", num) == kind
     held = 0 if kind == "exact" else (folder / "search.faiss").stat().st_size
     return {
@@ -218,7 +228,9 @@ def measured(
         "synthetic": max(0, num - len(source.vectors)),
         "kind": kind,
         "automatic": automatic,
-        "parameters": {name: value for name, value in choice.items() if name not in ("kind", "recall")},
+        "parameters": {
+            name: value for name, value in vars(choice).items() if name not in ("kind", "recall") and value is not None
+        },
         "seconds_to_build": round(built, 1),
         "seconds_to_tune_and_measure": round(tuned, 1),
         "bytes_per_passage": {
@@ -226,22 +238,43 @@ def measured(
             "vectors": 2 * shards.dimension,
             "text": round(sum(Path(path, "passages.arrow").stat().st_size for path, _ in shards.folders) / num),
         },
-        "recall_in_manifest": choice.get("recall"),
-        "recall_independent": independent(folder, rows[TUNE_AND_MEASURE:], questions[TUNE_AND_MEASURE:]),
+        "recall_in_manifest": asdict(choice.recall) if choice.recall else None,
+        "recall_independent": asdict(independent(folder, rows[TUNE_AND_MEASURE:], questions[TUNE_AND_MEASURE:])),
         "memory_mib": memory(folder, questions),
         "questions_per_second": speeds(source, folder, choice, questions, asked.runs, threads, automatic),
     }
 
 
-def independent(folder: Path, rows: Rows, questions: Vectors) -> dict[str, Any]:
+def made_up_manifest(shards: Shards, names: tuple[ShardFolder, ...], choice: Structure, target: float) -> IndexManifest:
+    """Of an index of no documents."""
+    return IndexManifest(
+        id="benchmark",
+        made_from=IndexInputs(documents="", encoder={}, format=FORMAT),
+        documents_updates=1,
+        limit=None,
+        structure=choice.kind,
+        target_recall=target,
+        lexical=False,
+        benchmarks={},
+        updates=(),
+        num_passages=shards.num_live(),
+        dimension=shards.dimension,
+        shards=names,
+        search=choice,
+        files={},
+        config={},
+    )
+
+
+def independent(folder: Path, rows: Rows, questions: Vectors) -> Recall:
     """Recall by other questions, through `PassageIndex`, against the whole product with what is stored."""
-    store = Store(shard_folders(folder, read_json(folder / "manifest.json")), questions.shape[1])
+    store = Store(Index.open(folder).shards(), questions.shape[1])
     flat = faiss.IndexFlatIP(store.dimension)
     for _, chunk in store.chunks():
         flat.add(chunk.astype(np.float32))
     exact = recall.without(flat.search(questions, 11)[1], rows)
     pmids = [int(pmid) for pmid in store.pmids(rows)]
-    found = PassageIndex(folder).search(questions, 10, pmids)
+    found = PassageIndex(Index.open(folder)).search(questions, 10, pmids)
     numbers = np.array([[hit.pmid for hit in hits] for hits in found])  # a PMID is its row here
     return recall.summary(numbers, exact)
 
@@ -251,6 +284,7 @@ def memory(folder: Path, questions: Vectors) -> dict[str, float]:
     np.save(folder / "questions.npy", questions)
     code = """
 import sys, pathlib, numpy as np, torch
+from kailin_ray.retrieval.search.folder import Index
 from kailin_ray.retrieval.search.index import PassageIndex
 def held():
     lines = dict(line.split(":", 1) for line in open("/proc/self/status"))
@@ -258,7 +292,7 @@ def held():
 folder = pathlib.Path(sys.argv[1])
 questions = np.load(folder / "questions.npy")
 before = held()
-index = PassageIndex(folder)
+index = PassageIndex(Index.open(folder))
 for at in range(0, len(questions), 256):
     index.search(questions[at : at + 256], 4, [None] * len(questions[at : at + 256]), 0.8)
 print(*[round(now - then, 1) for now, then in zip(held(), before)])
@@ -269,7 +303,7 @@ print(*[round(now - then, 1) for now, then in zip(held(), before)])
 
 
 def speeds(
-    source: Source, folder: Path, choice: dict[str, Any], questions: Vectors, runs: int, threads: int, automatic: bool
+    source: Source, folder: Path, choice: Structure, questions: Vectors, runs: int, threads: int, automatic: bool
 ) -> dict[str, Any]:
     """Of bare FAISS and the actor, at each size of a batch; medians of interleaved runs."""
     bare = bare_faiss(folder, choice)
@@ -292,11 +326,11 @@ def speeds(
     return told
 
 
-def bare_faiss(folder: Path, choice: dict[str, Any]) -> Callable[[Vectors], Any]:
+def bare_faiss(folder: Path, choice: Structure) -> Callable[[Vectors], Any]:
     """FAISS alone on the same structure: five passages, the least that leave four without the source."""
-    made = read_json(folder / "manifest.json")
-    store = Store(shard_folders(folder, made), made["dimension"])
-    if choice["kind"] == "exact":
+    index_folder = Index.open(folder)
+    store = Store(index_folder.shards(), index_folder.manifest.dimension)
+    if choice.kind == "exact":
         flat = faiss.IndexFlatIP(store.dimension)
         for _, chunk in store.chunks():
             flat.add(chunk.astype(np.float32))
@@ -306,11 +340,11 @@ def bare_faiss(folder: Path, choice: dict[str, Any]) -> Callable[[Vectors], Any]
     for _, chunk in store.chunks():
         stored.add(chunk.astype(np.float32))
     refined = faiss.IndexRefine(index, stored)
-    if choice["kind"] == "hnsw":
-        rough: Any = faiss.SearchParametersHNSW(efSearch=choice["ef_search"])
+    if choice.kind == "hnsw":
+        rough: Any = faiss.SearchParametersHNSW(efSearch=choice.ef_search)
     else:
-        rough = faiss.SearchParametersIVF(nprobe=choice["nprobe"])
-    parameters = faiss.IndexRefineSearchParameters(k_factor=choice["num_candidates"] / 5, base_index_params=rough)
+        rough = faiss.SearchParametersIVF(nprobe=choice.nprobe)
+    parameters = faiss.IndexRefineSearchParameters(k_factor=(choice.num_candidates or 0) / 5, base_index_params=rough)
     return lambda vectors: (refined.search(vectors, 5, params=parameters), stored)
 
 

@@ -5,22 +5,22 @@ because the question is a yes/no question, the decision ``{"yes": 0.91, "no": 0.
 """
 
 import re
-from typing import Any
 
 from kailin_ray.agents.prompts import DECIDE, Message, answer_task, ask, prompt
+from kailin_ray.schema import Row
 
 MIN_WORDS = 4
 
 _MARKUP = re.compile(r"<\||\|>|^#|https?://")
 
 
-def messages(document: dict[str, Any], question: str, contexts: list[str], examples: bool = True) -> list[Message]:
+def messages(document: Row, question: str, contexts: list[str], examples: bool = True) -> list[Message]:
     """Ask for the answer to ``question``; ``contexts`` are shown in their order."""
     return prompt(document, answer_task(question, contexts), examples)
 
 
 def decision_messages(
-    document: dict[str, Any], question: str, contexts: list[str], answer: str, examples: bool = True
+    document: Row, question: str, contexts: list[str], answer: str, examples: bool = True
 ) -> list[Message]:
     """Ask whether the answer just given means yes, no or maybe. Its prompt starts with the answer's."""
     return [*messages(document, question, contexts, examples), ask("assistant", answer), ask("user", DECIDE)]

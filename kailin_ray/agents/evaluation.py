@@ -10,15 +10,35 @@ position cancels: P(A) 0.78 shown first and P(B) 0.30 shown second are a probabi
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import TypedDict
 
 from kailin_ray.agents.prompts import Message, compare_task, prompt, suits_task
+from kailin_ray.schema import Row
 
 Shown = tuple[str, list[str]]
 """A candidate as the judge sees it: the question, and the contexts' text."""
+
+
+class Agreement(TypedDict):
+    """How far two judges agree on so many ``rows``."""
+
+    rows: int
+    share: float | None
+    """Of equal preferences."""
+    cohens_kappa: float | None
+
+
+class PositionBias(TypedDict):
+    """How the verdict of a pairwise judge on so many ``rows`` hangs on the order in which the candidates are shown."""
+
+    rows: int
+    first: float | None
+    """The mean probability of what is shown first; 0.5: no bias."""
+    flipped: float | None
+    """The share of rows whose verdict changes with the order."""
 
 
 @dataclass(frozen=True)
@@ -65,17 +85,17 @@ def from_orders(shown_first: float, shown_second: float) -> list[float]:
     return [mean, 1 - mean]
 
 
-def pairwise_messages(document: dict[str, Any], first: Shown, second: Shown, examples: bool = True) -> list[Message]:
+def pairwise_messages(document: Row, first: Shown, second: Shown, examples: bool = True) -> list[Message]:
     """Ask which of two candidates fits the abstract better; ``first`` is shown as A."""
     return prompt(document, compare_task(first, second), examples)
 
 
-def pointwise_messages(document: dict[str, Any], candidate: Shown, examples: bool = True) -> list[Message]:
+def pointwise_messages(document: Row, candidate: Shown, examples: bool = True) -> list[Message]:
     """Ask whether one candidate suits the abstract; ``answer.messages`` differs in the last line alone."""
     return prompt(document, suits_task(*candidate), examples)
 
 
-def agreement(table: npt.NDArray[np.int64]) -> dict[str, float | int | None]:
+def agreement(table: npt.NDArray[np.int64]) -> Agreement:
     """How far two judges agree: the share of equal preferences, and Cohen's kappa (doi:10.1177/001316446002000104).
 
     ``table`` (n, n): rows by the candidate that the one prefers and the one that the other does. Kappa is None where
@@ -100,7 +120,7 @@ def position_sums(orders: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.array([len(orders), first.sum(), flipped.sum()], dtype=np.float64)
 
 
-def position_bias(sums: npt.NDArray[np.float64]) -> dict[str, float | int | None]:
+def position_bias(sums: npt.NDArray[np.float64]) -> PositionBias:
     """How the pairwise judge's verdict hangs on the order in which the candidates are shown.
 
     ``first`` is the mean probability of what is shown first (0.5: no bias), ``flipped`` the share of rows whose verdict

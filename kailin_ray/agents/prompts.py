@@ -14,7 +14,8 @@ them (docs/evaluation.md), and a judge that is constrained to two words needs no
 """
 
 from dataclasses import dataclass
-from typing import Any
+
+from kailin_ray.schema import Row
 
 Message = dict[str, str]
 
@@ -91,7 +92,7 @@ def ask(role: str, content: str) -> Message:
     return {"role": role, "content": content}
 
 
-def abstract_text(document: dict[str, Any]) -> str:
+def abstract_text(document: Row) -> str:
     """Title and abstract of a row, as every agent reads them."""
     return f"Title: {document['title']}\nAbstract: {document['abstract']}"
 
@@ -137,7 +138,7 @@ def _worked(example: Example) -> list[Message]:
 PREAMBLE = [ask("system", SYSTEM), *(message for example in EXAMPLES for message in _worked(example))]
 
 
-def prompt(document: dict[str, Any], task: str, examples: bool = True) -> list[Message]:
+def prompt(document: Row, task: str, examples: bool = True) -> list[Message]:
     """The messages of one call about one row: the shared preamble, the abstract, the task.
 
     Without ``examples`` it is what an agent is trained on: it no longer needs them.

@@ -5,9 +5,9 @@ Sample: persona "clinical" on an abstract about sodium azide gives
 """
 
 import re
-from typing import Any
 
 from kailin_ray.agents.prompts import TASKS, Message, prompt
+from kailin_ray.schema import Row
 
 MIN_WORDS, MAX_WORDS = 5, 40
 MIN_SHARED = 0.4
@@ -28,12 +28,12 @@ _YES_NO = re.compile(
 )
 
 
-def messages(document: dict[str, Any], persona: str, examples: bool = True) -> list[Message]:
+def messages(document: Row, persona: str, examples: bool = True) -> list[Message]:
     """Ask for one question about ``document``; ``persona`` is a key of ``prompts.TASKS``."""
     return prompt(document, TASKS[persona], examples)
 
 
-def problem(question: str, finish_reason: str, document: dict[str, Any]) -> str | None:
+def problem(question: str, finish_reason: str, document: Row) -> str | None:
     """What makes ``question`` unusable, or None. Strict: nothing is repaired.
 
     One of: empty, truncated, markup, not_one_question, length, points_at_source, copies_example, off_topic.

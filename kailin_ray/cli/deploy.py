@@ -2,31 +2,29 @@
 
 import sys
 
-from kailin_ray.config import (
-    BundleConfig,
-    SubmitConfig,
-)
-from kailin_ray.errors import CommandFailedError
-from kailin_ray.io.locks import locked
-from kailin_ray.offline import assets
+from kailin_ray.config import BundleConfig, SubmitConfig
 
 
 def submit(config: SubmitConfig) -> int:
     """One of the commands as a job of a Ray cluster."""
-    from kailin_ray.runtime.submit import submit as submitted
+    from kailin_ray.runtime.submit import format_submitted
+    from kailin_ray.runtime.submit import submit as submit_job
 
-    return submitted(config)
+    job = submit_job(config)
+    print(format_submitted(job), flush=True)
+    if not config.job.follow:
+        return 0
+    try:
+        return job.follow(sys.stdout)
+    except KeyboardInterrupt:
+        print("\nno longer followed; the job goes on", file=sys.stderr)
+        return 130
 
 
 def bundle(config: BundleConfig) -> int:
     """Wheels, models and assets for machines without internet."""
-    from kailin_ray.offline import bundle as packing
-    from kailin_ray.offline.wheels import WheelError
+    from kailin_ray.offline.bundle import bundle as make_bundle
+    from kailin_ray.offline.bundle import format_bundle
 
-    with locked(config.out.absolute()):
-        try:
-            manifest = packing.bundle(config, sys.stderr)
-        except (WheelError, assets.FetchError) as error:
-            raise CommandFailedError(str(error)) from error
-    print(packing.summary(config.out, manifest))
+    print(format_bundle(make_bundle(config)))
     return 0

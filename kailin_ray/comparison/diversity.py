@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from kailin_ray.comparison.statistics import SEED, Interval
+from kailin_ray.comparison.figures import Compared, Interval
+from kailin_ray.comparison.statistics import SEED, Values
 from kailin_ray.corpus.overlap.near_duplicates import candidate_pairs, sketch
 from kailin_ray.corpus.overlap.ngrams import TEXTS_AT_ONCE, Hashes, Words, ngrams, split_words, text_hashes
 
@@ -51,23 +52,26 @@ class Questions:
     """(n,) the number of the first words."""
 
 
-def compare_diversity(old: pa.Array, new: pa.Array) -> dict[str, dict[str, Any]]:
+def compare_diversity(old: pa.Array, new: pa.Array) -> dict[str, Compared]:
     """Each of ``MEASURES`` as ``old``, ``new`` and ``difference``, each with its interval; None where n is 0.
 
     ``old`` and ``new``: (n,) questions about the same abstracts, without nulls.
     """
     if not len(old):
-        return {name: dict.fromkeys(("old", "new", "difference")) for name in MEASURES}
+        return {name: Compared(old=None, new=None, difference=None) for name in MEASURES}
     sides = [prepared(one) for one in (old, new)]
     whole = np.array([measure(side, np.ones(len(old), bool)) for side in sides])
     drawn = np.array([[measure(side, part) for side in sides] for part in _parts(len(old))])
     num_out = len(old) // LEFT_OUT
     wide = 1.96 * np.sqrt((len(old) - num_out) / num_out) if num_out else 0.0
-    spread = {"old": drawn[:, 0], "new": drawn[:, 1], "difference": drawn[:, 1] - drawn[:, 0]}
-    value = {"old": whole[0], "new": whole[1], "difference": whole[1] - whole[0]}
+    columns = [
+        _intervals(whole[0], drawn[:, 0], wide, 0.0),
+        _intervals(whole[1], drawn[:, 1], wide, 0.0),
+        _intervals(whole[1] - whole[0], drawn[:, 1] - drawn[:, 0], wide, -1.0),
+    ]
     return {
-        name: {key: _interval(value[key][place], wide * spread[key][:, place].std(), key) for key in spread}
-        for place, name in enumerate(MEASURES)
+        name: Compared(old=before, new=now, difference=difference)
+        for name, before, now, difference in zip(MEASURES, *columns, strict=True)
     }
 
 
@@ -79,9 +83,13 @@ def _parts(n: int) -> Iterator[Mask]:
         yield mask
 
 
-def _interval(value: float, wide: float, key: str) -> Interval:
-    """Within what a share, or a difference of shares, can be."""
-    return [float(value), max(-1.0 if key == "difference" else 0.0, float(value - wide)), min(1.0, float(value + wide))]
+def _intervals(values: Values, drawn: Values, wide: float, least: float) -> list[Interval]:
+    """Of each measure, within what it can be: ``values`` (m,), ``drawn`` (PARTS, m)."""
+    widths = [wide * column.std() for column in drawn.T]
+    return [
+        [float(value), max(least, float(value - width)), min(1.0, float(value + width))]
+        for value, width in zip(values, widths, strict=True)
+    ]
 
 
 def prepared(questions: pa.Array) -> Questions:

@@ -6,25 +6,33 @@
       README.md          the table, and what can be said
       comparison.png     differences with their intervals
       comparison.json    every figure, and what was compared
-      manifest.json      what was compared, with what
+      its manifest       what was compared, with what
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from kailin_ray.comparison.diversity import PARTS
+from kailin_ray.comparison.manifest import ComparedRun, ComparisonManifest, IntervalMethod, JudgeIdentity
 from kailin_ray.comparison.measures import measured
 from kailin_ray.comparison.pairs import Asked, read_asked, shared
 from kailin_ray.comparison.plots import draw_differences
-from kailin_ray.comparison.report import card, lines, said, table
+from kailin_ray.comparison.report import ComparisonResult, card, lines, said
 from kailin_ray.comparison.statistics import DRAWS, SEED
-from kailin_ray.comparison.verdicts import Judged
+from kailin_ray.comparison.verdicts import Judged, by_kind, wanted
 from kailin_ray.config import CompareConfig, settings
+from kailin_ray.dataset.run import Run
 from kailin_ray.distill.identity import FREE, flat, models, prompts
+from kailin_ray.distill.preflight import check_judge
 from kailin_ray.errors import ConfigError
-from kailin_ray.io.files import atomic_folder, read_manifest, sha256, write_json
+from kailin_ray.io.files import atomic_folder, remove_folder, write_json
+from kailin_ray.io.locks import locked
+from kailin_ray.io.manifests import manifest_checksum, write_manifest
+from kailin_ray.io.storage import check_access, log_file
 from kailin_ray.planning.stages import judge_stage
+from kailin_ray.runtime.faults import one_line_faults
 from kailin_ray.schema import EVALUATION
 from kailin_ray.versions import versions
 
@@ -33,36 +41,64 @@ RULE_KEYS = ("evaluation.measure", "evaluation.aggregate")
 _OF_MODELS = (".path", ".revision", ".adapter")
 
 
-def check_runs(config: CompareConfig) -> dict[str, Any]:
-    """What is compared with what. Raises ``ConfigError`` for what cannot be, that names the key."""
+@dataclass(frozen=True)
+class RunPair:
+    """Two runs that can be compared."""
+
+    old: Run
+    new: Run
+    differs: dict[str, tuple[Any, Any]]
+    """See ``ComparisonManifest``."""
+
+
+def compare(config: CompareConfig) -> ComparisonResult:
+    """Compare two runs on the abstracts that they share, and write ``config.out``.
+
+    Raises ``ConfigError`` for runs that cannot be compared, ``CommandFailedError`` where the judge's engine died; its
+    verdicts are kept then, and the same call goes on from there.
+    """
+    for key in ("old", "new"):
+        check_access(key, getattr(config, key))
+    runs = check_runs(config)
+    if config.judge:
+        config = check_judge(config)
+    with locked(config.out.absolute()):
+        old, new = read_both(config)
+        judge = judge_identity(config, runs) if config.judge else None
+        result = write_comparison(config, runs, old, new, judge, _judged(config, judge, old, new) if judge else None)
+        remove_folder(judging_folder(config.out))
+    return result
+
+
+def _judged(config: CompareConfig, judge: JudgeIdentity, old: Asked, new: Asked) -> dict[str, Judged]:
+    """The judge's verdicts by kind of question."""
+    from kailin_ray.comparison import judging  # here, as it needs Ray
+
+    log = log_file(config.out)
+    with one_line_faults(log):
+        found = judging.judged(config, judge, wanted(old, new), log)
+    return by_kind(found, old, new, judge.form == "pairwise")
+
+
+def check_runs(config: CompareConfig) -> RunPair:
+    """The runs, opened. Raises ``ConfigError`` for what cannot be compared, that names the key."""
     if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
         raise ConfigError(f"out: {config.out} exists; remove it or choose another")
-    made = {side: read_manifest(getattr(config, side), "run", side, "distill") for side in ("old", "new")}
-    ids = [made[side]["documents"]["id"] for side in ("old", "new")]
+    old, new = Run.open(config.old, "old"), Run.open(config.new, "new")
+    ids = old.manifest.documents.id, new.manifest.documents.id
     if ids[0] != ids[1]:
         raise ConfigError(f"new: {config.new} is of other documents ({ids[1]}) than {config.old} ({ids[0]})")
-    before, now = (flat(made[side]["config"]) for side in ("old", "new"))
-    differs = {key: [before.get(key), now.get(key)] for key in sorted(before | now) if before.get(key) != now.get(key)}
+    before, now = flat(old.manifest.config), flat(new.manifest.config)
+    differs = {key: (before.get(key), now.get(key)) for key in sorted(before | now) if before.get(key) != now.get(key)}
     scored = [key for key in RULE_KEYS if key in differs]
-    if made["old"]["sha256"]["mesh"] != made["new"]["sha256"]["mesh"]:
+    if old.manifest.sha256["mesh"] != new.manifest.sha256["mesh"]:
         scored.append("mesh")
     if scored:
         raise ConfigError(
             f"new: {config.new} was scored with another {scored[0]} than {config.old}: their MeSH scores cannot be "
             "compared"
         )
-    about: dict[str, Any] = {"kind": "comparison", "documents": ids[0], "held_out": config.held_out}
-    for side in ("old", "new"):
-        run = getattr(config, side)
-        about[side] = {
-            "run": str(run),
-            "manifest_sha256": sha256(run / "manifest.json"),
-            "models": made[side]["models"],
-            "index": made[side]["index"]["id"],
-            "replays": len(made[side]["replays"]),
-            "versions": made[side]["versions"],
-        }
-    return about | {"differs": {key: both for key, both in differs.items() if _worth_telling(key)}}
+    return RunPair(old, new, {key: both for key, both in differs.items() if _worth_telling(key)})
 
 
 def _worth_telling(key: str) -> bool:
@@ -76,15 +112,14 @@ def judging_folder(out: Path) -> Path:
     return out.absolute().with_name(f".{out.name}.judging")
 
 
-def asked_of_judge(config: CompareConfig, about: dict[str, Any]) -> dict[str, Any]:
+def judge_identity(config: CompareConfig, runs: RunPair) -> JudgeIdentity:
     """Who judges, and all that verdicts depend on."""
-    model = models(config.model, [judge_stage(config.model)])["judge"]
-    return {
-        "form": config.evaluation.judge.form,
-        "model": model,
-        "prompts": prompts(config)[EVALUATION],
-        "runs": {side: about[side]["manifest_sha256"] for side in ("old", "new")},
-    }
+    return JudgeIdentity(
+        form=config.evaluation.judge.form,
+        model=models(config.model, [judge_stage(config.model)])["judge"],
+        prompts=prompts(config)[EVALUATION],
+        runs={"old": manifest_checksum(runs.old.path), "new": manifest_checksum(runs.new.path)},
+    )
 
 
 def read_both(config: CompareConfig) -> tuple[Asked, Asked]:
@@ -95,31 +130,44 @@ def read_both(config: CompareConfig) -> tuple[Asked, Asked]:
 
 def write_comparison(
     config: CompareConfig,
-    about: dict[str, Any],
+    runs: RunPair,
     old: Asked,
     new: Asked,
-    judge: dict[str, Any] | None,
+    judge: JudgeIdentity | None,
     judged: Mapping[str, Judged] | None,
-) -> dict[str, Any]:
-    """Measure, make ``out``, and return all figures."""
-    about = {
-        **about,
-        "abstracts": len(old.pmids),
-        "judge": judge,
-        "intervals": {"level": 0.95, "seed": SEED, "bootstrap_draws": DRAWS, "diversity_draws": PARTS},
-        "versions": versions(),
-    }
-    found = about | measured(old, new, judged)
-    found["said"] = said(found)
+) -> ComparisonResult:
+    """Measure, and make ``out``."""
+    manifest = ComparisonManifest(
+        documents=runs.old.manifest.documents.id,
+        held_out=config.held_out,
+        old=_compared(runs.old),
+        new=_compared(runs.new),
+        differs=runs.differs,
+        abstracts=len(old.pmids),
+        judge=judge,
+        intervals=IntervalMethod(level=0.95, seed=SEED, bootstrap_draws=DRAWS, diversity_draws=PARTS),
+        versions=versions(),
+        config=settings(config),
+    )
+    measures = measured(old, new, judged)
+    sentences = said(measures.figures)
+    about = asdict(manifest)
+    del about["config"]
     with atomic_folder(config.out.absolute()) as folder:
-        (folder / "README.md").write_text(card(found), encoding="utf-8")
-        draw_differences(lines(found), found["abstracts"], folder / "comparison.png")
-        write_json(folder / "comparison.json", found)
-        write_json(folder / "manifest.json", about | {"config": settings(config)})
-    return found
+        (folder / "README.md").write_text(card(manifest, measures), encoding="utf-8")
+        draw_differences(lines(measures.figures), manifest.abstracts, folder / "comparison.png")
+        write_json(folder / "comparison.json", about | measures.as_json() | {"said": sentences})
+        write_manifest(folder, manifest)
+    return ComparisonResult(config.out, manifest, measures, sentences)
 
 
-def summary(out: Path, found: dict[str, Any]) -> str:
-    """What the command prints."""
-    which = "held out" if found["held_out"] else "held out or not"
-    return "\n".join([f"{out}: {found['abstracts']:,} abstracts, {which}", "", table(found), "", *said(found)])
+def _compared(run: Run) -> ComparedRun:
+    made = run.manifest
+    return ComparedRun(
+        run=str(run.path),
+        manifest_sha256=manifest_checksum(run.path),
+        models=made.models,
+        index=made.index.id,
+        replays=len(made.replays),
+        versions=made.versions,
+    )

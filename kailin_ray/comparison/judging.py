@@ -15,8 +15,9 @@ import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,7 @@ import ray
 import ray.data
 
 from kailin_ray.comparison.job import judging_folder
+from kailin_ray.comparison.manifest import JudgeIdentity
 from kailin_ray.comparison.pairs import chosen_batches
 from kailin_ray.comparison.verdicts import KEYS_PER_PMID, VERDICTS, Keys, agents_of, read_verdicts
 from kailin_ray.config import CompareConfig
@@ -41,6 +43,7 @@ from kailin_ray.planning.pools import Pool
 from kailin_ray.planning.stages import Stage, judge_stage
 from kailin_ray.runtime.nodes import cluster_nodes
 from kailin_ray.runtime.session import ray_session
+from kailin_ray.schema import Row
 
 ABSTRACTS_PER_PART = 500
 """Whose texts a task holds, of both runs: some 20 MB."""
@@ -68,13 +71,13 @@ _READ = [
 
 
 def judged(
-    config: CompareConfig, asked: dict[str, Any], keys: Keys, log: Path, start_engine: StartEngine = start_vllm
+    config: CompareConfig, judge: JudgeIdentity, keys: Keys, log: Path, start_engine: StartEngine = start_vllm
 ) -> pa.Table:
-    """``VERDICTS`` of the pairs ``keys`` (sorted), sorted by key; ``asked`` is what they depend on, as JSON values.
+    """``VERDICTS`` of the pairs ``keys`` (sorted), sorted by key; ``judge`` is all that they depend on.
 
     Raises ``ConfigError`` if the judge cannot run here; nothing is written then. ``RayError``: an engine died.
     """
-    folder = judging_folder(config.out)
+    folder, asked = judging_folder(config.out), asdict(judge)
     note = folder / "asked.json"
     if not note.exists() or read_json(note) != asked:
         remove_folder(folder)
@@ -88,8 +91,9 @@ def judged(
             for side, run in (("old", config.old), ("new", config.new)):
                 _deal(run, pmids, folder / side)
             ((pool,),) = plan.parts
-            arguments = {"folder": folder / "verdicts", "log": log.absolute(), "start_engine": start_engine}
-            _judge(config, pool, folder, left, arguments, terminal)
+            with progress_bar(terminal, "compare: judged", len(left), unit=" pairs of questions") as bar:
+                for number in _judge(config, pool, folder, left, log.absolute(), start_engine):
+                    bar.update(number)
     return read_verdicts(folder / "verdicts")
 
 
@@ -111,19 +115,24 @@ def _deal(run: Path, pmids: PMIDS, folder: Path) -> None:
 
 
 def _judge(
-    config: CompareConfig, pool: Pool, folder: Path, keys: Keys, arguments: dict[str, Any], terminal: TextIO
-) -> None:
+    config: CompareConfig, pool: Pool, folder: Path, keys: Keys, log: Path, start_engine: StartEngine
+) -> Iterator[int]:
+    """Judge and write; yield how many verdicts each block gave."""
     num_parts = sum(1 for _ in (folder / "new").iterdir())
     rows = ray.data.range(num_parts, override_num_blocks=num_parts).map_batches(
         _pairs, batch_format="pyarrow", batch_size=1, fn_kwargs={"folder": folder, "keys": ray.put(keys)}
     )
     rows = rows.repartition(target_num_rows_per_block=config.cluster.rows_per_block)
     num_engines = max(Counter(pool.machines).values())  # so many share the cores of one machine
-    arguments |= {"config": config, "stage": pool.stage}
+    arguments = {
+        "config": config,
+        "stage": pool.stage,
+        "folder": folder / "verdicts",
+        "log": log,
+        "start_engine": start_engine,
+    }
     told = through(rows, pool, config.cluster, PairJudge, arguments, num_engines)
-    with progress_bar(terminal, "compare: judged", len(keys), unit=" pairs of questions") as bar:
-        for row in told.iter_rows():
-            bar.update(row["judged"])
+    return (row["judged"] for row in told.iter_rows())
 
 
 def _pairs(batch: pa.Table, folder: Path, keys: Any) -> Iterator[pa.Table]:
@@ -144,7 +153,7 @@ def _pairs(batch: pa.Table, folder: Path, keys: Any) -> Iterator[pa.Table]:
     yield pa.Table.from_pylist(made, PAIRS)
 
 
-def _of(row: dict[str, Any], agent: str) -> dict[str, Any]:
+def _of(row: Row, agent: str) -> Any:
     return next(one for one in row["candidates"] if one["agent"] == agent)
 
 
@@ -172,7 +181,7 @@ class PairJudge:
                 pq.write_table(pa.Table.from_pylist(made, VERDICTS), partial)
         yield pa.table({"judged": [len(made)]})
 
-    async def _verdict(self, pair: dict[str, Any]) -> dict[str, Any]:
+    async def _verdict(self, pair: Row) -> Row:
         async with self._room:
             try:
                 (old, new), orders = await self._distiller.verdicts({**pair, "usage": []})

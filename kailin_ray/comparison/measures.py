@@ -10,32 +10,33 @@ import pyarrow.compute as pc
 
 from kailin_ray.agents.evaluation import TIE, position_bias, position_sums
 from kailin_ray.comparison.diversity import commonest_opening, compare_diversity
+from kailin_ray.comparison.figures import Figure, JudgeCounts, KindCounts, Measures, Reasons
 from kailin_ray.comparison.pairs import KINDS, Asked
 from kailin_ray.comparison.statistics import Values, counted, intervals, paired, points
 from kailin_ray.comparison.verdicts import Judged
 
-SIDES = ("old", "new", "difference")
 
-
-def measured(old: Asked, new: Asked, judged: Mapping[str, Judged] | None) -> dict[str, Any]:
-    """All figures of n abstracts; ``judged`` by kind, where a judge was asked.
-
-    ``figures``: by name ``old``, ``new`` and ``difference``, each [mean, low, high] or None, and ``abstracts``, of how
-    many; a win rate is ``new``, and its difference is to 0.5. ``counts``: what cannot have an interval.
-    """
+def measured(old: Asked, new: Asked, judged: Mapping[str, Judged] | None) -> Measures:
+    """All figures of n abstracts; ``judged`` by kind, where a judge was asked."""
     columns = {"accepted": paired(_number(old.table["ok"]), _number(new.table["ok"]))}
-    counts: dict[str, Any] = {"not_accepted": {"old": _reasons(old), "new": _reasons(new)}}
-    diversity: dict[str, Any] = {}
+    counts: dict[str, KindCounts] = {}
+    diversity: dict[str, Figure] = {}
     for kind in KINDS:
         mine = _columns(old, new, kind)
-        counts[kind] = {"rule": counted(mine["rule"]["new"])}
+        both, number = _both_asked(old.questions(kind), new.questions(kind))
+        counts[kind] = {
+            "rule": counted(mine["rule"]["new"]),
+            "openings": {"old": commonest_opening(both[0]), "new": commonest_opening(both[1])},
+        }
         if judged is not None:
             mine |= _judge_columns(judged[kind])
-            counts[kind]["judge"] = {**counted(mine["judge"]["new"]), **_judge_counts(judged[kind])}
+            counts[kind]["judge"] = _judge_counts(mine["judge"]["new"], judged[kind])
         columns |= {f"{kind}.{name}": column for name, column in mine.items()}
-        varied, counts[kind]["openings"] = _diversity(old.questions(kind), new.questions(kind))
-        diversity |= {f"{kind}.{name}": one for name, one in varied.items()}
-    return {"figures": {**_figures(columns), **diversity}, "counts": counts}
+        diversity |= {
+            f"{kind}.{name}": Figure(**one, abstracts=number) for name, one in compare_diversity(*both).items()
+        }
+    not_accepted = Reasons(old=_reasons(old), new=_reasons(new))
+    return Measures({**_figures(columns), **diversity}, not_accepted, counts)
 
 
 def _columns(old: Asked, new: Asked, kind: str) -> dict[str, dict[str, Values]]:
@@ -62,29 +63,34 @@ def _judge_columns(judged: Judged) -> dict[str, dict[str, Values]]:
     return {"judge": _rate(won), "judge_probability": paired(judged.old, judged.new)}
 
 
-def _judge_counts(judged: Judged) -> dict[str, Any]:
+def _judge_counts(won: Values, judged: Judged) -> JudgeCounts:
     return {
+        **counted(won),
         "same_question": int(judged.same.sum()),
         "faults": dict(Counter(judged.faults).most_common()),
         "position_bias": position_bias(position_sums(judged.orders)),
     }
 
 
-def _figures(columns: dict[str, dict[str, Values]]) -> dict[str, Any]:
-    found = intervals({f"{name}.{side}": column[side] for name, column in columns.items() for side in SIDES})
+def _figures(columns: dict[str, dict[str, Values]]) -> dict[str, Figure]:
+    sides = ("old", "new", "difference")
+    found = intervals({f"{name}.{side}": column[side] for name, column in columns.items() for side in sides})
     return {
-        name: {side: found[f"{name}.{side}"] for side in SIDES}
-        | {"abstracts": int((~np.isnan(column["difference"])).sum())}
+        name: Figure(
+            old=found[f"{name}.old"],
+            new=found[f"{name}.new"],
+            difference=found[f"{name}.difference"],
+            abstracts=int((~np.isnan(column["difference"])).sum()),
+        )
         for name, column in columns.items()
     }
 
 
-def _diversity(old: pa.Array, new: pa.Array) -> tuple[dict[str, Any], dict[str, Any]]:
+def _both_asked(old: pa.Array, new: pa.Array) -> tuple[tuple[pa.Array, pa.Array], int]:
+    """The questions of those abstracts that have one in both runs, and how many these are."""
     both = pc.and_(pc.is_valid(old), pc.is_valid(new))
     sides = old.filter(both), new.filter(both)
-    varied = compare_diversity(*sides)
-    openings = {name: commonest_opening(side) for name, side in zip(("old", "new"), sides, strict=True)}
-    return {name: one | {"abstracts": len(sides[0])} for name, one in varied.items()}, openings
+    return sides, len(sides[0])
 
 
 def _number(column: Any) -> Values:

@@ -1,12 +1,14 @@
 """What a person looks at of a comparison: the table, and what can be said from its intervals alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 from kailin_ray.comparison.diversity import ALIKE
+from kailin_ray.comparison.figures import Figure, Interval, JudgeCounts, Measures, WinCounts
+from kailin_ray.comparison.manifest import ComparisonManifest
 from kailin_ray.comparison.pairs import KINDS, PREFERRED
-from kailin_ray.comparison.statistics import Interval
+from kailin_ray.dataset.run import UsedModel
 from kailin_ray.schema import REASONS
 
 FEWEST = 20
@@ -76,22 +78,32 @@ class Line:
         return f"{self.kind}: {self.measure.name}" if self.kind else self.measure.name
 
 
-def lines(found: dict[str, Any]) -> list[Line]:
-    """The table of what ``measures.measured`` gave; of what could not be measured there is no line."""
+@dataclass(frozen=True)
+class ComparisonResult:
+    """A comparison that was made."""
+
+    out: Path
+    manifest: ComparisonManifest
+    measures: Measures
+    said: list[str]
+    """What can be said of the figures, in sentences."""
+
+
+def lines(figures: Mapping[str, Figure]) -> list[Line]:
+    """The table of ``measures.measured``'s figures; of what could not be measured there is no line."""
     keys = [("", "accepted", ACCEPTED)]
     keys += [(kind, key, measure) for kind in KINDS for key, measure in MEASURES.items()]
     made = []
     for kind, key, measure in keys:
-        one = found["figures"].get(f"{kind}.{key}" if kind else key)
+        one = figures.get(f"{kind}.{key}" if kind else key)
         if one and one["difference"]:
-            three = (one["old"], one["new"], one["difference"])
-            made.append(Line(kind, key, measure, *three, one["abstracts"]))
+            made.append(Line(kind, key, measure, one["old"], one["new"], one["difference"], one["abstracts"]))
     return made
 
 
-def said(found: dict[str, Any]) -> list[str]:
+def said(figures: Mapping[str, Figure]) -> list[str]:
     """What is better, worse, and not distinguishable: one sentence each, from the intervals alone; then warnings."""
-    every = lines(found)
+    every = lines(figures)
     told = []
     for group in ("Better", "Worse", "Changed", "Not distinguishable", TOO_FEW):
         mine = [line for line in every if _group(line) == group]
@@ -142,11 +154,18 @@ def _listed(names: list[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 
-def table(found: dict[str, Any]) -> str:
+def format_comparison(result: ComparisonResult) -> str:
+    """What a person wants to know of a comparison."""
+    which = "held out" if result.manifest.held_out else "held out or not"
+    head = f"{result.out}: {result.manifest.abstracts:,} abstracts, {which}"
+    return "\n".join([head, "", table(result.measures.figures), "", *result.said])
+
+
+def table(figures: Mapping[str, Figure]) -> str:
     """The table as a terminal shows it."""
     rows = [("", "old", "new", "difference", "abstracts")]
     before = ""
-    for line in lines(found):
+    for line in lines(figures):
         if line.kind != before:
             rows.append((f"{line.kind}{_whose(line.kind)}", "", "", "", ""))
             before = line.kind
@@ -171,22 +190,23 @@ def _cells(line: Line) -> tuple[str, str, str, str]:
     return old, new, f"{mean} ({low} to {high})", f"{line.abstracts:,}"
 
 
-def card(found: dict[str, Any]) -> str:
+def card(manifest: ComparisonManifest, measures: Measures) -> str:
     """The folder's README."""
-    rows = [f"| {line.label} | " + " | ".join([*_both(line), *_cells(line)[2:]]) + " |" for line in lines(found)]
+    figures = measures.figures
+    rows = [f"| {line.label} | " + " | ".join([*_both(line), *_cells(line)[2:]]) + " |" for line in lines(figures)]
     return "\n".join(
         [
-            f"# New against old on {found['abstracts']:,} abstracts",
+            f"# New against old on {manifest.abstracts:,} abstracts",
             "",
-            *_about(found),
+            *_about(manifest),
             "",
             "| | old | new | difference | abstracts |",
             "|---|---|---|---|---|",
             *rows,
             "",
-            "\n\n".join(said(found)),
+            "\n\n".join(said(figures)),
             "",
-            *_counts(found),
+            *_counts(measures),
             "",
             "![differences with their intervals](comparison.png)",
             "",
@@ -211,45 +231,38 @@ def _both(line: Line) -> list[str]:
     ]
 
 
-def _about(found: dict[str, Any]) -> list[str]:
+def _about(manifest: ComparisonManifest) -> list[str]:
     which = (
         "held out from all training"
-        if found["held_out"]
+        if manifest.held_out
         else "that both runs have, also such as agents were trained on"
     )
-    told = [f"Abstracts {which}; documents `{found['documents']}`."]
-    for side in ("old", "new"):
-        one = found[side]
-        agents = (f"{agent} {_model(model)}" for agent, model in one["models"].items())
-        told.append(f"- {side}: `{one['run']}`: {', '.join(agents)}")
-    if found["judge"]:
-        told.append(f"- judge here, {found['judge']['form']}: {_model(found['judge']['model'])}")
-    if found["differs"]:
-        told += ["", f"Besides the models, the runs differ in: {', '.join(f'`{key}`' for key in found['differs'])}."]
+    told = [f"Abstracts {which}; documents `{manifest.documents}`."]
+    for side, one in (("old", manifest.old), ("new", manifest.new)):
+        agents = (f"{agent} {_model(model)}" for agent, model in one.models.items())
+        told.append(f"- {side}: `{one.run}`: {', '.join(agents)}")
+    if manifest.judge:
+        told.append(f"- judge here, {manifest.judge.form}: {_model(manifest.judge.model)}")
+    if manifest.differs:
+        told += ["", f"Besides the models, the runs differ in: {', '.join(f'`{key}`' for key in manifest.differs)}."]
     return told
 
 
-def _model(model: dict[str, Any]) -> str:
-    return model["name"] + (f" + {model['adapter']}" if model["adapter"] else "")
+def _model(model: UsedModel) -> str:
+    return model.name + (f" + {model.adapter}" if model.adapter else "")
 
 
-def _counts(found: dict[str, Any]) -> list[str]:
+def _counts(measures: Measures) -> list[str]:
     told = []
-    for kind in KINDS:
-        counts = found["counts"][kind]
-        by = {"MeSH rule": counts["rule"]} | ({"judge": counts["judge"]} if "judge" in counts else {})
-        for who, one in by.items():
-            told.append(
-                f"- {kind}, {who}: "
-                + ", ".join(f"{one[name]:,} {name}" for name in ("wins", "ties", "losses", "missing"))
-            )
+    for kind, counts in measures.counts.items():
+        told.append(f"- {kind}, MeSH rule: {_wins(counts['rule'])}")
         if "judge" in counts:
-            told += _judge(kind, counts["judge"])
+            told += [f"- {kind}, judge: {_wins(counts['judge'])}", *_judge(kind, counts["judge"])]
         if any(counts["openings"].values()):
             told.append(
                 f"- {kind}, commonest opening: old {counts['openings']['old']!r}, new {counts['openings']['new']!r}"
             )
-    reasons = found["counts"]["not_accepted"]
+    reasons = measures.not_accepted
     names = sorted(reasons["old"] | reasons["new"], key=list(REASONS).index)
     told += [
         f"- not accepted, {name}: {reasons['old'].get(name, 0):,} old, {reasons['new'].get(name, 0):,} new"
@@ -258,7 +271,13 @@ def _counts(found: dict[str, Any]) -> list[str]:
     return told
 
 
-def _judge(kind: str, counts: dict[str, Any]) -> Iterator[str]:
+def _wins(counts: WinCounts) -> str:
+    return (
+        f"{counts['wins']:,} wins, {counts['ties']:,} ties, {counts['losses']:,} losses, {counts['missing']:,} missing"
+    )
+
+
+def _judge(kind: str, counts: JudgeCounts) -> Iterator[str]:
     same, bias = counts["same_question"], counts["position_bias"]
     yield f"- {kind}, judge: {same:,} of the ties are the same question in both runs, which nobody was asked about"
     if bias["rows"]:

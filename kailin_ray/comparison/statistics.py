@@ -10,12 +10,12 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from kailin_ray.comparison.figures import Interval, WinCounts
+
 DRAWS = 2_000
 SEED = 1
 
 Values = npt.NDArray[np.float64]
-Interval = list[float]
-"""Mean, and the lower and upper end of its 95 % interval."""
 
 
 def intervals(columns: Mapping[str, Values]) -> dict[str, Interval | None]:
@@ -69,7 +69,11 @@ def points(old: Values, new: Values, tie: float) -> Values:
     return np.where(np.isnan(new - old), np.nan, won)
 
 
-def counted(points: Values) -> dict[str, Any]:
+def counted(points: Values) -> WinCounts:
     """How many wins, ties, losses and missing values there are among ``points``."""
-    asked = {"wins": points == 1, "ties": points == 0.5, "losses": points == 0, "missing": np.isnan(points)}
-    return {name: int(chosen.sum()) for name, chosen in asked.items()}
+    return WinCounts(
+        wins=int((points == 1).sum()),
+        ties=int((points == 0.5).sum()),
+        losses=int((points == 0).sum()),
+        missing=int(np.isnan(points).sum()),
+    )

@@ -1,11 +1,12 @@
 """Configuration of the agents and their models."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from kailin_ray.config.fields import STRICT, Fraction, NotNegative, Positive
+from kailin_ray.schema import Json
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -33,7 +34,7 @@ class Agent:
     """A local directory of a LoRA adapter of its model (PEFT's files); agents of one model share its engine."""
     examples: bool
     """Its prompt has the worked examples; an agent that ``train`` made has learned without them."""
-    engine: dict[str, Any]
+    engine: Json
     """vLLM's engine arguments, over those of all agents."""
     chat_template: dict[str, bool | int | float | str]
     """Arguments of the chat template, over those of all agents."""
@@ -68,7 +69,7 @@ class Model:
     """A local directory or a hub id; null where each agent has its own."""
     revision: str | None
     """The hub revision, best a commit; null for a local directory."""
-    engine: dict[str, Any]
+    engine: Json
     """vLLM's engine arguments, passed on untouched."""
     chat_template: dict[str, bool | int | float | str]
     """Arguments of the chat template, such as enable_thinking."""

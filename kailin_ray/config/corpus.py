@@ -12,7 +12,7 @@ from kailin_ray.io.storage import LocalPath
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class DownloadConfig:
-    """``python -m kailin_ray download``."""
+    """``kailin-ray download``."""
 
     to: LocalPath
     what: Annotated[tuple[Literal["baseline", "updatefiles"], ...], Field(min_length=1)]
@@ -112,7 +112,7 @@ Source = Annotated[PubmedXml | PubmedQuery | Pmids | Table | HuggingFace, Field(
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class IngestConfig:
-    """``python -m kailin_ray ingest``."""
+    """``kailin-ray ingest``."""
 
     source: Source
     out: LocalPath
@@ -169,7 +169,7 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class SelectConfig:
-    """``python -m kailin_ray select``."""
+    """``kailin-ray select``."""
 
     corpus: LocalPath
     out: LocalPath

@@ -17,6 +17,7 @@ from kailin_ray.config.run import DistillConfig
 from kailin_ray.config.secrets import without_secrets
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.storage import SECRET
+from kailin_ray.schema import Json
 from kailin_ray.versions import CHECKOUT, PACKAGE
 
 T = TypeVar("T")
@@ -89,13 +90,13 @@ def _key(place: tuple[int | str, ...]) -> str:
     return ".".join(parts[:1] + parts[2:] if parts[:1] == ["source"] else parts)
 
 
-def settings(config: Any) -> dict[str, Any]:
+def settings(config: Any) -> Json:
     """A configuration as plain JSON values, for a manifest; what is secret in it is left out."""
-    values: dict[str, Any] = without_secrets(TypeAdapter(type(config)).dump_python(config, mode="json"))
+    values: Json = without_secrets(TypeAdapter(type(config)).dump_python(config, mode="json"))
     return values
 
 
-def overridden(saved: dict[str, Any], overrides: Sequence[str]) -> "DistillConfig":
+def overridden(saved: Json, overrides: Sequence[str]) -> "DistillConfig":
     """A configuration that ``settings`` gave, with Hydra's ``key=value`` over it. Raises ``ConfigError``."""
     config = OmegaConf.create(saved)
     OmegaConf.set_struct(config, True)

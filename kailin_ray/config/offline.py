@@ -11,7 +11,7 @@ from kailin_ray.io.storage import LocalPath
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FetchConfig:
-    """``python -m kailin_ray fetch``."""
+    """``kailin-ray fetch``."""
 
     assets: tuple[str, ...]
     to: LocalPath
@@ -19,7 +19,7 @@ class FetchConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class BundleConfig:
-    """``python -m kailin_ray bundle``."""
+    """``kailin-ray bundle``."""
 
     out: LocalPath
     target: Literal["cpu", "gpu"]

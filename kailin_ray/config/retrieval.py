@@ -69,7 +69,7 @@ class Retrieval:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class IndexConfig:
-    """``python -m kailin_ray index``."""
+    """``kailin-ray index``."""
 
     documents: LocalPath
     out: LocalPath

@@ -34,7 +34,7 @@ class Layout(Agents):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class DistillConfig(Layout):
-    """``python -m kailin_ray distill``."""
+    """``kailin-ray distill``."""
 
     documents: Folder
     index: LocalPath
@@ -56,7 +56,7 @@ class DistillConfig(Layout):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PlanConfig(Layout):
-    """``python -m kailin_ray plan``: takes ``distill``'s keys, so that the same line serves, and needs few of them."""
+    """``kailin-ray plan``: takes ``distill``'s keys, so that the same line serves, and needs few of them."""
 
     documents: Folder | None
     index: LocalPath | None
@@ -72,7 +72,7 @@ class PlanConfig(Layout):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ReplayConfig:
-    """``python -m kailin_ray replay``."""
+    """``kailin-ray replay``."""
 
     run: Folder
     reason: tuple[str, ...] | str
@@ -83,7 +83,7 @@ class ReplayConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PublishConfig:
-    """``python -m kailin_ray publish``."""
+    """``kailin-ray publish``."""
 
     run: Folder
     out: Folder
@@ -96,7 +96,7 @@ class PublishConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class CompareConfig(Agents):
-    """``python -m kailin_ray compare``; of the agents only the judge works."""
+    """``kailin-ray compare``; of the agents only the judge works."""
 
     old: Folder
     new: Folder
@@ -109,16 +109,18 @@ class CompareConfig(Agents):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ReportConfig:
-    """``python -m kailin_ray report``."""
+    """``kailin-ray report``."""
 
     run: Folder
     examples: NotNegative
     """Triples to show."""
+    summary: bool
+    """Show the figures too, which `distill` has shown already."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class StatusConfig:
-    """``python -m kailin_ray status``."""
+    """``kailin-ray status``."""
 
     run: Folder
     json: bool

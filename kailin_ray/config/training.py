@@ -147,7 +147,7 @@ class Workers:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class TrainConfig:
-    """``python -m kailin_ray train``."""
+    """``kailin-ray train``."""
 
     task: Task
     data: TrainingData
@@ -176,7 +176,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class RefineConfig:
-    """``python -m kailin_ray refine``; lists hold keys of the commands that it runs, as on the command line."""
+    """``kailin-ray refine``; lists hold keys of the commands that it runs, as on the command line."""
 
     out: LocalPath
     rounds: Positive

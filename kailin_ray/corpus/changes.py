@@ -1,15 +1,13 @@
 """What an update changed in a folder of documents."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kailin_ray.corpus.documents import Manifest
-from kailin_ray.io.files import read_json
+from kailin_ray.corpus.documents import Documents, DocumentsManifest
 from kailin_ray.io.storage import open_parquet
 from kailin_ray.schema import DOCUMENTS
 
@@ -53,12 +51,12 @@ def count_changes(changed: pa.Table) -> dict[str, int]:
     return {one["values"]: one["counts"] for one in pc.value_counts(changed["change"]).to_pylist()}
 
 
-def changed_since(documents: Path, num_updates: int, fields: Iterable[str]) -> npt.NDArray[np.int64]:
+def changed_since(documents: Documents, num_updates: int, fields: Iterable[str]) -> npt.NDArray[np.int64]:
     """PMIDs, sorted, of what the updates after the first ``num_updates`` deleted, or changed in one of ``fields``."""
     found = [np.zeros(0, dtype=np.int64)]
     wanted = set(fields)
-    for number in range(num_updates + 1, len(read_json(documents / "manifest.json")["updates"]) + 1):
-        for part in sorted((documents / "changes" / f"{number:04}").glob("*.parquet")):
+    for number in range(num_updates + 1, len(documents.manifest.updates) + 1):
+        for part in sorted((documents.path / "changes" / f"{number:04}").glob("*.parquet")):
             with open_parquet(part) as file:
                 rows = file.read().filter(pc.field("change") != "new").to_pylist()
             pmids = [row["pmid"] for row in rows if row["change"] == "deleted" or wanted & set(row["fields"])]
@@ -66,8 +64,8 @@ def changed_since(documents: Path, num_updates: int, fields: Iterable[str]) -> n
     return np.unique(np.concatenate(found))
 
 
-def told_update(manifest: Manifest) -> str:
+def format_update(manifest: DocumentsManifest) -> str:
     """What the last update of documents changed, on one line."""
-    last = manifest["updates"][-1]
-    kinds = ", ".join(f"{last['changes'].get(kind, 0):,} {kind}" for kind in KINDS)
-    return f"update {len(manifest['updates'])}: {kinds}; {last['parts']:,} parts made anew"
+    last = manifest.updates[-1]
+    kinds = ", ".join(f"{last.changes.get(kind, 0):,} {kind}" for kind in KINDS)
+    return f"update {len(manifest.updates)}: {kinds}; {last.parts:,} parts made anew"

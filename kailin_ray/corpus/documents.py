@@ -7,7 +7,7 @@
       changes/<update>/part-<bucket>.parquet  what that update did to them: pmid, change, fields
       state/part-<bucket>.parquet             of a corpus only: see ingest/merge.py
       descriptors.json                        each descriptor's name and number of documents
-      manifest.json                           last: ``id`` stays the folder's own, ``updates`` has an entry each
+      its manifest                            last: ``id`` stays the folder's own, ``updates`` has an entry each
 
 New parts are made beside the folder and take their places when all of them are whole: until then it is as it was.
 """
@@ -15,8 +15,9 @@ New parts are made beside the folder and take their places when all of them are 
 import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -24,48 +25,136 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kailin_ray.errors import ConfigError
-from kailin_ray.io.files import atomic_file, finish, read_json, write_json
+from kailin_ray.io.files import atomic_file, finish, write_json
+from kailin_ray.io.manifests import Manifest, has_manifest, read_manifest
 from kailin_ray.io.pmids import PMIDS, READERS, num_rows, read_pmids
+from kailin_ray.mesh.figures import Heading, SampleFigures
+from kailin_ray.schema import Json
 
 FORMAT = 4
 """Of the folder; to be raised with it."""
 ROW_GROUP = 2_000
 
-Manifest = dict[str, Any]
-Descriptors = dict[str, dict[str, Any]]
-"""By UI ``name`` and number of ``documents``."""
+Descriptors = dict[str, Heading]
+"""By UI."""
 
 
-def opened(out: Path, maker: str) -> Manifest | None:
-    """The manifest of the documents in ``out``, None where there are none yet. ``maker``: ingest or select.
+@dataclass(frozen=True, kw_only=True)
+class SourceFile:
+    """A file that citations were taken from."""
+
+    name: str
+    bytes: int
+    sha256: str
+    columns: dict[str, str] | None = None
+    """Of a table: the column of each field."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DocumentsUpdate:
+    """One run of the command that made the folder."""
+
+    files: int | None = None
+    """Files that it took in; None of a selection."""
+    parts: int
+    """Parts that it wrote."""
+    seconds: float
+    changes: dict[str, int]
+    """Documents by the kind of change; empty for the first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionInputs:
+    """What a selection was made from: a corpus at one of its updates, and every setting that says what is chosen."""
+
+    corpus: str
+    corpus_updates: int
+    mesh: str | None
+    """Checksum of the hierarchy."""
+    benchmarks: tuple[str, ...]
+    """Checksums of the files."""
+    filters: Json
+    duplicates: Json
+    subtree: tuple[str, ...]
+    subtree_major: bool
+    sample: Json
+    tolerate_orphans: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class DocumentsManifest(Manifest):
+    """What a folder of documents holds. Some fields are only of one ``maker``."""
+
+    FORMAT_VERSION: ClassVar[int] = FORMAT
+    OLDEST_VERSION: ClassVar[int] = FORMAT
+    COMMAND: ClassVar[str] = "ingest"
+
+    kind: Literal["documents"] = "documents"
+    maker: Literal["ingest", "select"]
+    format: int = FORMAT
+    id: str
+    """The folder's own; it stays the same through all updates."""
+    updates: tuple[DocumentsUpdate, ...]
+    num_documents: int
+    num_with_mesh: int
+    num_citations: int
+    num_left_out: dict[str, int]
+    """Citations that are no documents: ``superseded``, ``deleted``."""
+    num_skipped: dict[str, int]
+    """Records of the files that are no citation, by reason."""
+    files: tuple[SourceFile, ...]
+    versions: dict[str, str]
+    config: Json
+    damaged: tuple[str, ...] = ()
+    """Of ``ingest``: why files were left out by the last update."""
+    bucket_bits: int | None = None
+    """Of ``ingest``: bits of a PMID that a bucket holds."""
+    made_from: SelectionInputs | None = None
+    """Of ``select``, as the next ones are."""
+    num_considered: int | None = None
+    num_removed: dict[str, int] = field(default_factory=dict)
+    benchmarks: dict[str, str] = field(default_factory=dict)
+    """Paths of the benchmarks that the documents were cleaned of, by checksum."""
+    sample: SampleFigures | None = None
+
+
+@dataclass(frozen=True)
+class Documents:
+    """A folder of documents with its manifest."""
+
+    path: Path
+    manifest: DocumentsManifest
+
+    @classmethod
+    def open(cls, path: Path, key: str = "documents") -> Self:
+        """Open a folder; ``key`` is the configuration's name for it. Raises ``ConfigError``."""
+        return cls(path, read_manifest(path, DocumentsManifest, key))
+
+    def parts(self) -> list[Path]:
+        """The files of the documents, by name."""
+        return sorted(self.path.absolute().glob("part-*.parquet"))
+
+
+def resume_documents(out: Path, maker: Literal["ingest", "select"]) -> Documents | None:
+    """Open the documents that ``maker`` made in ``out``; None where there are none yet.
 
     An update that was stopped while its parts took their places is finished first. Raises ``ConfigError`` if ``out``
     holds something else, or documents of another maker.
     """
     finish(out.absolute())
-    if (out / "manifest.json").exists():
-        manifest: Manifest = read_json(out / "manifest.json")
-        if manifest.get("kind") != "documents":
-            raise ConfigError(f"out: {out} holds {manifest.get('kind')}, not documents; choose another")
-        if manifest.get("format") != FORMAT:
-            raise ConfigError(f"out: {out} was made by another version of kailin_ray; remove it, or choose another")
-        if manifest["maker"] != maker:
-            raise ConfigError(f"out: {out} was made by `{manifest['maker']}`; choose another")
-        return manifest
+    if has_manifest(out):
+        documents = Documents.open(out, "out")
+        if documents.manifest.maker != maker:
+            raise ConfigError(f"out: {out} was made by `{documents.manifest.maker}`; choose another")
+        return documents
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"out: {out} exists and is not a folder of documents; choose another")
     return None
 
 
-def noted(maker: str, made: Manifest | None, update: dict[str, Any]) -> dict[str, Any]:
-    """What every manifest of documents begins with, with one update more than ``made``."""
-    return {
-        "kind": "documents",
-        "maker": maker,
-        "format": FORMAT,
-        "id": made["id"] if made else uuid.uuid4().hex,
-        "updates": [*(made["updates"] if made else []), update],
-    }
+def new_identity() -> str:
+    """An id for a folder that is made for the first time."""
+    return uuid.uuid4().hex
 
 
 def part_name(bucket: int) -> str:
@@ -114,7 +203,8 @@ def add_descriptors(total: Descriptors, more: Descriptors) -> None:
     """Add counts to others. Of several names of a descriptor, which a corpus of many years has, the last counts."""
     for ui, one in more.items():
         entry = total.setdefault(ui, {"name": one["name"], "documents": 0})
-        entry |= {"name": max(entry["name"], one["name"]), "documents": entry["documents"] + one["documents"]}
+        entry["name"] = max(entry["name"], one["name"])
+        entry["documents"] += one["documents"]
 
 
 def write_descriptors(folder: Path, total: Descriptors) -> None:
@@ -122,13 +212,13 @@ def write_descriptors(folder: Path, total: Descriptors) -> None:
     write_json(folder / "descriptors.json", {ui: one for ui, one in sorted(total.items()) if one["documents"]})
 
 
-def first_documents(folder: Path, limit: int | None) -> tuple[list[Path], int, PMIDS | None]:
+def first_documents(documents: Documents, limit: int | None) -> tuple[list[Path], int, PMIDS | None]:
     """The files that hold the first ``limit`` documents, how many documents these are, and their PMIDs, sorted.
 
     The PMIDs are None for all that the files hold. First is by file name, then by place: the same every time.
     Raises ``ConfigError`` that names a file that cannot be read.
     """
-    files = sorted(folder.absolute().glob("part-*.parquet"))
+    files = documents.parts()
     if limit is None:
         with ThreadPoolExecutor(READERS) as pool:
             return files, sum(pool.map(num_rows, files)), None

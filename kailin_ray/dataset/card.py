@@ -1,84 +1,26 @@
 """The card of a published dataset: what it is, how it was made, what it holds."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
-Record = dict[str, Any]
+from kailin_ray.dataset.folder import DatasetManifest, Rows
+from kailin_ray.dataset.rows import Record
+from kailin_ray.dataset.run import RunManifest, UsedDocuments, UsedModel
+from kailin_ray.schema import FAILED, OK, REJECTED
 
-
-def card(
-    manifest: dict[str, Any],
-    counts: dict[str, dict[str, int]],
-    samples: list[Record],
-    checked: Sequence[str],
-    leaks: Mapping[str, int],
-) -> DatasetCard:
-    """The README of the dataset folder; ``counts``: rows by config and split, ``samples``: rows of ``triples``.
-
-    ``checked``: names of the benchmarks that what was generated was looked through for; ``leaks``: accepted rows that
-    had something of them, by reason.
-    """
-    made = datetime.now(UTC).isoformat()
-    data = DatasetCardData(
-        language="en",
-        license="other",
-        license_name="nlm-data-terms",
-        license_link="https://www.nlm.nih.gov/databases/download/terms_and_conditions.html",
-        task_categories=["question-answering", "text-generation"],
-        tags=["biology", "medical", "pubmed", "mesh", "synthetic"],
-        pretty_name="PubMed question-context-answer triples",
-        configs=[
-            {
-                "config_name": name,
-                # By this and the folder's name, not by what is in the files, `datasets` finds what it prepared before.
-                "description": f"made {made}",
-                # `datasets` cannot load a config or split without rows.
-                "data_files": [
-                    {"split": split, "path": f"{name}/{split}-*.parquet"} for split, number in splits.items() if number
-                ],
-                **({"default": True} if name == "triples" else {}),
-            }
-            for name, splits in counts.items()
-            if any(splits.values())
-        ],
-    )
-    statuses = dict(manifest["num_by_status"])
-    statuses["ok"] -= sum(leaks.values())
-    statuses["rejected"] += sum(leaks.values())
-    agents: dict[str, list[str]] = {}
-    for agent, model in manifest["models"].items():
-        with_adapter = f" with the adapter `{model['adapter']}`" if model["adapter"] else ""
-        which = model["identity"].rpartition("@")[2][:16]
-        agents.setdefault(f"`{model['name']}`{with_adapter} (`{which}`)", []).append(agent)
-    models = "\n".join(f"- {model}: {', '.join(names)}" for model, names in agents.items())
-    names = ", ".join(sorted({f"`{model['name']}`" for model in manifest["models"].values()}))
-    reasons = "\n".join(
-        f"| {reason} | {number:,} |" for reason, number in {**manifest["num_by_reason"], **leaks}.items()
-    )
-    configs = "\n".join(f"| `{name}` | {sum(splits.values()):,} | {_USES[name]} |" for name, splits in counts.items())
-    shown = "\n\n".join(
-        f"**PMID {row['pmid']}**, {row['title']}\n\n> **Q** {row['question']}\n>\n> **A** {row['answer']}"
-        for row in samples
-    )
-    sources = [file["name"] for file in manifest["documents"]["files"]]
-    preferred = ", ".join(f"{by} {number:,}" for by, number in manifest["evaluation"]["preferred_by"].items()) or "none"
-    rule, retrieval = manifest["config"]["evaluation"], manifest["config"]["retrieval"]
-    coverage = manifest["coverage"]["categories"]
-    text = f"""---
-{data.to_yaml()}
+_CARD = """---
+{data}
 ---
 
 # PubMed question-context-answer triples
 
-Distilled from {manifest["num_documents"]:,} PubMed abstracts with kailin_ray {manifest["versions"]["kailin_ray"]}, an
+Distilled from {num_documents:,} PubMed abstracts with kailin_ray {version}, an
 implementation of [m-KAILIN](https://arxiv.org/abs/2504.19565): two question agents propose a question for an abstract,
 a retrieval agent finds contexts, an evaluation agent prefers the question whose contexts fit the abstract's place in
 the MeSH hierarchy, an answer agent answers it. **The questions and answers were written by language
-models ({names}) and were not checked by people; they are no medical advice.**
+models ({models}) and were not checked by people; they are no medical advice.**
 
 | config | rows | what for |
 |---|---|---|
@@ -92,25 +34,13 @@ load_dataset("path/to/this/folder", "sft")
 
 ## How it was made
 
-- accepted {statuses["ok"]:,}, rejected {statuses["rejected"]:,}, failed {statuses["failed"]:,} abstracts; what was not
-  accepted is in `rejected`, with its reason:
+{how}
 
-| reason | rows |
-|---|---|
-{reasons}
-
-{models}
-- preferred by: {preferred}; MeSH similarity: {rule["measure"]}, {rule["aggregate"]}
-- contexts: {retrieval["top_k"]} a question
-- of the {coverage["num_in_corpus"]} second-level MeSH branches of the corpus the accepted abstracts reach \
-{coverage["num_reached"]}
-- source files: {", ".join(f"`{name}`" for name in sources[:5])}{" and more" if len(sources) > 5 else ""}
-
-{_before(manifest["documents"], checked)}
+{before}
 
 ## Samples
 
-{shown or "No row was accepted."}
+{samples}
 
 ## Source and licence
 
@@ -118,21 +48,107 @@ Abstracts and MeSH headings: courtesy of the U.S. National Library of Medicine, 
 [terms](https://www.nlm.nih.gov/databases/download/terms_and_conditions.html); NLM has not endorsed this dataset, and
 it may not reflect the most current data available from NLM. Abstracts may be the copyright of their publishers.
 """
-    return DatasetCard(text)
 
 
-def _before(documents: dict[str, Any], checked: Sequence[str]) -> str:
+def make_card(run: RunManifest, made: DatasetManifest, samples: Sequence[Record]) -> DatasetCard:
+    """The README of the dataset folder; ``samples``: rows of ``triples``."""
+    return DatasetCard(
+        _CARD.format(
+            data=_data(made).to_yaml(),
+            num_documents=run.num_documents,
+            version=run.versions["kailin_ray"],
+            models=_named(sorted({model.name for model in run.models.values()})),
+            configs=_configs(made.rows),
+            how=_how(run, made.leaks),
+            before=_before(run.documents, made.benchmarks or ()),
+            samples=_samples(samples) or "No row was accepted.",
+        )
+    )
+
+
+def _data(made: DatasetManifest) -> DatasetCardData:
+    return DatasetCardData(
+        language="en",
+        license="other",
+        license_name="nlm-data-terms",
+        license_link="https://www.nlm.nih.gov/databases/download/terms_and_conditions.html",
+        task_categories=["question-answering", "text-generation"],
+        tags=["biology", "medical", "pubmed", "mesh", "synthetic"],
+        pretty_name="PubMed question-context-answer triples",
+        configs=[
+            {
+                "config_name": name,
+                # By this and the folder's name, not by what is in the files, `datasets` finds what it prepared before.
+                "description": f"made {made.made}",
+                # `datasets` cannot load a config or split without rows.
+                "data_files": [
+                    {"split": split, "path": f"{name}/{split}-*.parquet"} for split, number in splits.items() if number
+                ],
+                **({"default": True} if name == "triples" else {}),
+            }
+            for name, splits in made.rows.items()
+            if any(splits.values())
+        ],
+    )
+
+
+def _configs(rows: Rows) -> str:
+    return "\n".join(f"| `{name}` | {sum(splits.values()):,} | {_USES[name]} |" for name, splits in rows.items())
+
+
+def _how(run: RunManifest, leaks: Mapping[str, int]) -> str:
+    """What became of the abstracts, by which models, with which settings."""
+    leaked = sum(leaks.values())
+    accepted, rejected = run.num_by_status[OK] - leaked, run.num_by_status[REJECTED] + leaked
+    reasons = "\n".join(f"| {reason} | {number:,} |" for reason, number in {**run.num_by_reason, **leaks}.items())
+    preferred = ", ".join(f"{by} {number:,}" for by, number in run.evaluation["preferred_by"].items()) or "none"
+    rule, retrieval = run.config["evaluation"], run.config["retrieval"]
+    reached = run.coverage["categories"]
+    sources = [file.name for file in run.documents.files]
+    failed = run.num_by_status[FAILED]
+    return f"""- accepted {accepted:,}, rejected {rejected:,}, failed {failed:,} abstracts; what was not
+  accepted is in `rejected`, with its reason:
+
+| reason | rows |
+|---|---|
+{reasons}
+
+{_models(run.models)}
+- preferred by: {preferred}; MeSH similarity: {rule["measure"]}, {rule["aggregate"]}
+- contexts: {retrieval["top_k"]} a question
+- of the {reached["num_in_corpus"]} second-level MeSH branches of the corpus the accepted abstracts reach \
+{reached["num_reached"]}
+- source files: {_named(sources[:5])}{" and more" if len(sources) > 5 else ""}"""
+
+
+def _models(models: Mapping[str, UsedModel]) -> str:
+    agents: dict[str, list[str]] = {}
+    for agent, model in models.items():
+        with_adapter = f" with the adapter `{model.adapter}`" if model.adapter else ""
+        which = model.identity.rpartition("@")[2][:16]
+        agents.setdefault(f"`{model.name}`{with_adapter} (`{which}`)", []).append(agent)
+    return "\n".join(f"- {model}: {', '.join(names)}" for model, names in agents.items())
+
+
+def _before(documents: UsedDocuments, checked: Sequence[str]) -> str:
     """What was left out before anything was generated, and of which benchmarks the data are free."""
-    left_out = documents["num_left_out"] | documents.get("num_removed", {})
+    left_out = documents.num_left_out | documents.num_removed
     rows = "\n".join(f"| {reason} | {number:,} |" for reason, number in left_out.items() if number)
     header = "| reason | citations |\n|---|---|"
-    table = f"Left out of the source's {documents['num_citations']:,} citations beforehand:\n\n{header}\n{rows}"
-    cleaned = _named(Path(path).name for path in documents.get("benchmarks", {}).values())
+    table = f"Left out of the source's {documents.num_citations:,} citations beforehand:\n\n{header}\n{rows}"
+    cleaned = _named(Path(path).name for path in documents.benchmarks.values())
     how = "by PMID, 13 words in a row or a near-copy of a question"
     before = f"abstracts of {cleaned} were left out: {how}" if cleaned else "no abstract was left out for them"
     looked = _named(checked)
     after = f"were looked through for {looked}" if looked else "were not looked through"
     return f"{table}\n\nBenchmarks: {before}. Questions, contexts and answers {after}."
+
+
+def _samples(samples: Iterable[Record]) -> str:
+    return "\n\n".join(
+        f"**PMID {row['pmid']}**, {row['title']}\n\n> **Q** {row['question']}\n>\n> **A** {row['answer']}"
+        for row in samples
+    )
 
 
 def _named(names: Iterable[str]) -> str:

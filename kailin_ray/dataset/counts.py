@@ -11,21 +11,23 @@ Sample::
      "headings": {"accepted": {"D006801": 30, ...}, "rejected": {...}}}
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from typing_extensions import TypedDict
 
-from kailin_ray.agents.evaluation import TIE, agreement, position_bias, position_sums
+from kailin_ray.agents.evaluation import TIE, Agreement, PositionBias, agreement, position_bias, position_sums
 from kailin_ray.dataset.records import record_files
 from kailin_ray.io.storage import open_parquet
 from kailin_ray.schema import OK, REJECTED
 
 _TOKENS = ("prompt", "cached", "completion")
-_WAITS = ("queue", "first_token")
+_Wait = Literal["queue", "first_token"]
+_WAITS: tuple[_Wait, ...] = ("queue", "first_token")
 _EDGES = np.geomspace(1e-3, 1e4, 141)
 """Of the histograms that percentiles are read from, in seconds: 20 to the decade, so within 6 %."""
 _COLUMNS = [
@@ -34,12 +36,55 @@ _COLUMNS = [
     "candidates.list.element.judge_probability",
 ]  # fmt: skip
 
+Sums = defaultdict[str, float]
+"""Of one agent's calls, by the fields of ``AgentTokens`` that add up."""
 
-def count_records(run: Path) -> dict[str, Any]:
+
+class Waits(TypedDict):
+    """Percentiles of seconds."""
+
+    p50: float
+    p95: float
+
+
+class AgentTokens(TypedDict):
+    """What the calls of one agent took."""
+
+    calls: int
+    prompt: int
+    cached: int
+    completion: int
+    with_contexts_cut: int
+    seconds: float
+    seconds_not_accepted: float
+    queue: Waits
+    first_token: Waits
+
+
+class Headings(TypedDict):
+    """Headings by UI, of the documents that were accepted and of those that were not."""
+
+    accepted: dict[str, int]
+    rejected: dict[str, int]
+
+
+class RecordCounts(TypedDict):
+    """What a run's records add up to; see the sample above."""
+
+    status: dict[str, int]
+    reason: dict[str, int]
+    preferred_by: dict[str, int]
+    tokens: dict[str, AgentTokens]
+    agreement: Agreement
+    position_bias: PositionBias
+    headings: Headings
+
+
+def count_records(run: Path) -> RecordCounts:
     """Add up the records of ``run``; see the sample above."""
     counted: dict[str, Counter[str]] = {name: Counter() for name in ("status", "reason", "preferred_by")}
-    tokens: dict[str, Counter[str]] = {}
-    waits: dict[tuple[str, str], np.ndarray] = {}
+    tokens: dict[str, Sums] = {}
+    waits: dict[tuple[str, _Wait], np.ndarray] = {}
     headings: dict[str, Counter[str]] = {"accepted": Counter(), "rejected": Counter()}
     table = np.zeros((2, 2), dtype=np.int64)
     positions = np.zeros(3)
@@ -55,14 +100,30 @@ def count_records(run: Path) -> dict[str, Any]:
             asked = batch["judge_orders"].drop_null()
             positions += position_sums(asked.flatten().to_numpy().reshape(-1, 2))
     return {
-        **{name: dict(counter.most_common()) for name, counter in counted.items()},
+        "status": dict(counted["status"].most_common()),
+        "reason": dict(counted["reason"].most_common()),
+        "preferred_by": dict(counted["preferred_by"].most_common()),
         "tokens": {
-            name: {**counts, **{wait: _percentiles(waits[name, wait]) for wait in _WAITS}}
-            for name, counts in sorted(tokens.items())
+            name: _told(sums, {wait: _percentiles(waits[name, wait]) for wait in _WAITS})
+            for name, sums in sorted(tokens.items())
         },
         "agreement": agreement(table),
         "position_bias": position_bias(positions),
-        "headings": {name: dict(counter) for name, counter in headings.items()},
+        "headings": {"accepted": dict(headings["accepted"]), "rejected": dict(headings["rejected"])},
+    }
+
+
+def _told(sums: Sums, waits: dict[_Wait, Waits]) -> AgentTokens:
+    return {
+        "calls": int(sums["calls"]),
+        "prompt": int(sums["prompt"]),
+        "cached": int(sums["cached"]),
+        "completion": int(sums["completion"]),
+        "with_contexts_cut": int(sums["with_contexts_cut"]),
+        "seconds": sums["seconds"],
+        "seconds_not_accepted": sums["seconds_not_accepted"],
+        "queue": waits["queue"],
+        "first_token": waits["first_token"],
     }
 
 
@@ -71,9 +132,7 @@ def _values(column: pa.Array) -> dict[str, int]:
     return dict(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True))
 
 
-def _add_usage(
-    tokens: dict[str, Counter[str]], waits: dict[tuple[str, str], np.ndarray], batch: pa.RecordBatch
-) -> None:
+def _add_usage(tokens: dict[str, Sums], waits: dict[tuple[str, _Wait], np.ndarray], batch: pa.RecordBatch) -> None:
     """Add a batch's calls to each agent's sums and to its histograms of waiting."""
     calls = pa.Table.from_struct_array(pc.list_flatten(batch["usage"]))
     accepted = pc.equal(batch["status"], OK).take(pc.list_parent_indices(batch["usage"]))
@@ -81,23 +140,24 @@ def _add_usage(
         mine = pc.equal(calls["agent"], agent)
         used = calls.filter(mine)
         lost = used["seconds"].filter(pc.invert(accepted.filter(mine.combine_chunks())))
-        tokens.setdefault(agent, Counter()).update(
-            calls=used.num_rows,
-            **{name: pc.sum(used[f"{name}_tokens"]).as_py() for name in _TOKENS},
-            with_contexts_cut=pc.sum(pc.greater(used["contexts_cut"], 0)).as_py(),
-            seconds=pc.sum(used["seconds"]).as_py(),
-            seconds_not_accepted=pc.sum(lost, min_count=0).as_py(),
-        )
+        sums = tokens.setdefault(agent, defaultdict(float))
+        sums["calls"] += used.num_rows
+        for name in _TOKENS:
+            sums[name] += pc.sum(used[f"{name}_tokens"]).as_py()
+        sums["with_contexts_cut"] += pc.sum(pc.greater(used["contexts_cut"], 0)).as_py()
+        sums["seconds"] += pc.sum(used["seconds"]).as_py()
+        sums["seconds_not_accepted"] += pc.sum(lost, min_count=0).as_py()
         for wait in _WAITS:
             seconds = np.clip(used[f"{wait}_seconds"].to_numpy(), _EDGES[0], _EDGES[-1])
             waits[agent, wait] = waits.get((agent, wait), 0) + np.histogram(seconds, _EDGES)[0]
 
 
-def _percentiles(histogram: np.ndarray) -> dict[str, float]:
+def _percentiles(histogram: np.ndarray) -> Waits:
     """The median and the 95th percentile, each as the middle of its bin."""
     middle = np.sqrt(_EDGES[1:] * _EDGES[:-1])
     below = np.cumsum(histogram) / histogram.sum()
-    return {f"p{percent}": round(float(middle[np.searchsorted(below, percent / 100)]), 4) for percent in (50, 95)}
+    half, most = (round(float(middle[np.searchsorted(below, share)]), 4) for share in (0.5, 0.95))
+    return {"p50": half, "p95": most}
 
 
 def _leanings(candidates: pa.ListArray) -> np.ndarray:

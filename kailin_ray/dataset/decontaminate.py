@@ -6,16 +6,14 @@ documents.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from kailin_ray.corpus.overlap.benchmarks import Benchmarks, Match
+from kailin_ray.dataset.rows import Record
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.files import sha256
 from kailin_ray.schema import ANSWER, ASKING
-
-Record = dict[str, Any]
 
 
 def load_benchmarks(asked: tuple[Path, ...] | None, cleaned_of: dict[str, str]) -> Benchmarks | None:

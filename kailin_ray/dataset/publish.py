@@ -8,54 +8,96 @@ messages, exactly TRL's conversational format; abstracts that are held out are i
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kailin_ray import __version__
 from kailin_ray.config import PublishConfig
+from kailin_ray.corpus.documents import Documents
 from kailin_ray.corpus.overlap.benchmarks import Benchmarks
-from kailin_ray.dataset.card import card
+from kailin_ray.dataset.card import make_card
 from kailin_ray.dataset.decontaminate import find_leaks, load_benchmarks
+from kailin_ray.dataset.folder import CARD, Dataset, DatasetManifest, PublishedRun, Rows
 from kailin_ray.dataset.records import record_batches
 from kailin_ray.dataset.rows import ACCEPTED, HELD_OUT, SCHEMAS, Record, judge, rejected
+from kailin_ray.dataset.run import Run, RunManifest
 from kailin_ray.dataset.splits import held_out
 from kailin_ray.errors import ConfigError
-from kailin_ray.io.files import atomic_folder, read_json, read_manifest
-from kailin_ray.io.storage import open_parquet, parse_folder
+from kailin_ray.io.files import atomic_folder
+from kailin_ray.io.manifests import manifest_checksum, write_manifest
+from kailin_ray.io.storage import check_access, open_parquet, parse_folder
 from kailin_ray.schema import LEAKS, OK, REJECTED
 
 ROWS_AT_ONCE = 1_000
 ROWS_PER_FILE = 200_000
 
 
-def publish(config: PublishConfig) -> dict[str, int]:
-    """Write the dataset folder; return the rows of each config. A config without rows is left out: it could not load.
+@dataclass(frozen=True, kw_only=True)
+class PublishResult:
+    """What ``publish`` made."""
+
+    dataset: Dataset
+    num_rows: dict[str, int]
+    """Of each config."""
+
+
+def publish(config: PublishConfig) -> PublishResult:
+    """Write the dataset folder. A config without rows is left out: it could not load.
 
     Raises ``ConfigError`` if the run is not complete or ``out`` exists.
     """
+    for key, path in (("run", config.run), ("out", config.out)):
+        check_access(key, path)
     if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
         raise ConfigError(f"out: {config.out} exists; remove it or choose another")
-    manifest = read_manifest(config.run, "run", "run", "distill")
-    benchmarks = load_benchmarks(config.benchmarks, manifest["documents"].get("benchmarks", {}))
+    run = Run.open(config.run)
+    benchmarks = load_benchmarks(config.benchmarks, run.manifest.documents.benchmarks)
+    samples: list[Record] = []
+    leaks: Counter[str] = Counter()
     with atomic_folder(config.out.absolute()) as folder:
-        writers = {(name, "train"): _Writer(folder / name, "train", schema) for name, schema in SCHEMAS.items()}
-        writers |= {(name, "test"): _Writer(folder / name, "test", SCHEMAS[name]) for name in HELD_OUT}
-        samples: list[Record] = []
-        leaks: Counter[str] = Counter()
-        for rows in _made(config, benchmarks, leaks):
-            for key, made in rows.items():
-                writers[key].write(made)
-            samples += rows["triples", "train"][: 3 - len(samples)]
-        for removed in _removed(manifest):
-            writers["removed", "train"].write(removed)
-        counts: dict[str, dict[str, int]] = {name: {} for name in SCHEMAS}
-        for (name, split), writer in writers.items():
-            counts[name][split] = writer.close()
-        checked = [] if benchmarks is None else benchmarks.files.tolist()
-        card(manifest, counts, samples, checked, leaks).save(folder / "README.md")
-    return {name: sum(splits.values()) for name, splits in counts.items()}
+        rows = _write_rows(config, run, benchmarks, folder, samples, leaks)
+        made = DatasetManifest(
+            made=datetime.now(UTC).isoformat(),
+            rows=rows,
+            run=PublishedRun(
+                name=run.path.name, checksum=manifest_checksum(run.path), documents=run.manifest.documents.id
+            ),
+            kailin_ray=__version__,
+            benchmarks=() if benchmarks is None else tuple(benchmarks.files.tolist()),
+            leaks=dict(leaks),
+            judge_min_margin=config.judge_min_margin,
+        )
+        make_card(run.manifest, made, samples).save(folder / CARD)
+        write_manifest(folder, made)
+    dataset = Dataset(config.out, made)
+    return PublishResult(dataset=dataset, num_rows=dataset.num_rows)
+
+
+def _write_rows(
+    config: PublishConfig,
+    run: Run,
+    benchmarks: Benchmarks | None,
+    folder: Path,
+    samples: list[Record],
+    leaks: Counter[str],
+) -> Rows:
+    """Write the files of each config and split; return their rows. Fills ``samples`` and ``leaks``."""
+    writers = {(name, "train"): _Writer(folder / name, "train", schema) for name, schema in SCHEMAS.items()}
+    writers |= {(name, "test"): _Writer(folder / name, "test", SCHEMAS[name]) for name in HELD_OUT}
+    for rows in _made(config, benchmarks, leaks):
+        for key, made in rows.items():
+            writers[key].write(made)
+        samples += rows["triples", "train"][: 3 - len(samples)]
+    for removed in _removed(run.manifest):
+        writers["removed", "train"].write(removed)
+    counts: Rows = {name: {} for name in SCHEMAS}
+    for (name, split), writer in writers.items():
+        counts[name][split] = writer.close()
+    return counts
 
 
 def _made(
@@ -85,14 +127,17 @@ def _made(
         yield made | {("rejected", "train"): [rejected(row) for row in rows if row["status"] != OK]}
 
 
-def _removed(manifest: dict[str, Any]) -> Iterator[list[Record]]:
+def _removed(run: RunManifest) -> Iterator[list[Record]]:
     """What was left out of the documents before the run, part by part, but for what a sample left out.
 
     None where the documents are no longer where the run read them.
     """
-    folder = parse_folder(manifest["config"]["documents"])
-    note = folder / "manifest.json"
-    if not note.exists() or read_json(note).get("id") != manifest["documents"]["id"]:
+    folder = parse_folder(run.config["documents"])
+    try:
+        documents = Documents.open(folder)
+    except ConfigError:
+        return
+    if documents.manifest.id != run.documents.id:
         return
     for part in sorted((folder / "removed").glob("part-*.parquet")):
         with open_parquet(part) as file:

@@ -7,7 +7,7 @@ removal; and where Ray repeats a write task later, too.
 """
 
 import hashlib
-import sys
+import logging
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +23,8 @@ from kailin_ray.io.files import atomic_file, sync
 from kailin_ray.io.pmids import PMIDS, READERS, among, num_rows, read_pmids
 from kailin_ray.io.storage import for_arrow, open_parquet, remove
 from kailin_ray.schema import RECORDS
+
+logger = logging.getLogger(__name__)
 
 MERGED = "merged-"
 REPLACES = b"replaces"
@@ -149,7 +151,7 @@ def compacting(folder: Path) -> Iterator[None]:
                 if len(_listed(folder)[0]) > MANY:
                     compact(folder, stop)
             except Exception as error:  # the run can go on without, and the next look tries again
-                print(f"{folder}: not merged: {type(error).__name__}: {error}", file=sys.stderr)
+                logger.warning("%s: not merged: %s: %s", folder, type(error).__name__, error)
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()

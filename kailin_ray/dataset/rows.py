@@ -1,14 +1,15 @@
 """From a record to the rows of each config of the dataset."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pyarrow as pa
 
 from kailin_ray.agents import evaluation, prompts
 from kailin_ray.agents.prompts import TASKS, ask
+from kailin_ray.schema import Row
 
-Record = dict[str, Any]
+Record = Row
+"""A row of ``schema.RECORDS``, or of one of the ``SCHEMAS`` below."""
 
 _CALL = ("agent", "prompt_hash", "finish_reason", "output")
 _SCORES = ("mesh_score", "judge_probability")

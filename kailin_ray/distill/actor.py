@@ -1,6 +1,7 @@
 """The Ray actors of a distillation: the one that hosts an engine, and the one that knows how far all of them are."""
 
 import asyncio
+import logging
 import os
 import threading
 import uuid
@@ -18,11 +19,13 @@ from kailin_ray.distill.metrics import EngineMetrics
 from kailin_ray.distill.progress import group_size, is_deadly
 from kailin_ray.engines.interface import EngineDeadError, EngineSpec
 from kailin_ray.engines.metering import Meter, MeteredEngine
+from kailin_ray.io.logs import log_to_output
 from kailin_ray.io.terminal import send_output_to
 from kailin_ray.planning.stages import Stage
 from kailin_ray.retrieval.client import Searcher
 from kailin_ray.schema import RECORDS
 
+logger = logging.getLogger(__name__)
 StartEngine = Callable[[EngineSpec], Any]
 
 VERDICTS_TO_LOG = 5
@@ -43,7 +46,7 @@ def start_vllm(spec: EngineSpec) -> Any:
         # Of a process that was killed while it started vLLM says no more than of one that cannot: once more tells.
         if "Engine core initialization failed" not in str(error):
             raise
-        print(f"{error}; once more", flush=True)
+        logger.warning("%s; once more", error)
         return Engine(spec, ray_metrics=True)
 
 
@@ -62,6 +65,7 @@ class DistillActor:
     ):
         """Start the engine. ``mesh`` is a reference: its arrays are read where they lie in shared memory."""
         send_output_to(Path(log))
+        log_to_output()
         metrics = EngineMetrics(stage.name)
         self._meter = Meter(stage.name, on_search=metrics.searched)
         self._teller = Teller(self._meter, metrics, progress)
@@ -148,7 +152,7 @@ class DistillActor:
             self._room.release()
         if self._verdicts_to_log and (line := judged(record)):
             self._verdicts_to_log -= 1
-            print(line, flush=True)
+            logger.info(line)
         return record
 
     async def _worked(self, row: Record) -> Record:

@@ -17,17 +17,17 @@ import numpy as np
 from kailin_ray.agents import answer, evaluation, question
 from kailin_ray.agents.prompts import DECISIONS, SIDES, VERDICTS
 from kailin_ray.config import Agents
+from kailin_ray.dataset.rows import Record
 from kailin_ray.engines.interface import EngineDeadError, Generation, PromptTooLongError
 from kailin_ray.mesh import MeshHierarchy
 from kailin_ray.planning.stages import QUESTION_AGENTS, RULE
 from kailin_ray.retrieval.search.fusion import mesh_rerank
 from kailin_ray.retrieval.search.index import Hit
-from kailin_ray.schema import ANSWER, ASKING, EVALUATION, FAILED, OK, REJECTED
+from kailin_ray.schema import ANSWER, ASKING, EVALUATION, FAILED, OK, REJECTED, Json
 
 if TYPE_CHECKING:
     from kailin_ray.engines.vllm_engine import Engine
 
-Record = dict[str, Any]
 Search = Callable[[str, int, int | None], Awaitable[list[Hit]]]
 
 DETAIL_CHARS = 500
@@ -294,7 +294,7 @@ def _count(record: Record, agent: str, call: Generation, contexts_cut: int = 0) 
     )
 
 
-def _sampling(sampling: Any) -> dict[str, Any]:
+def _sampling(sampling: Any) -> Json:
     return dict(vars(sampling))
 
 

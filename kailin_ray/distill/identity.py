@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,16 @@ from kailin_ray.agents import answer, evaluation, question
 from kailin_ray.config import Agents, DistillConfig, Model, settings
 from kailin_ray.corpus.changes import ORIGIN, changed_since
 from kailin_ray.dataset.records import drop
+from kailin_ray.dataset.run import UsedModel
+from kailin_ray.distill.preflight import Inputs
 from kailin_ray.distill.steps import later, step_changed
+from kailin_ray.engines.adapters import find_trained
 from kailin_ray.engines.models import model_identity
 from kailin_ray.errors import ConfigError
-from kailin_ray.io.files import read_json, read_manifest, remove_folder, sha256, write_json
+from kailin_ray.io.files import read_json, remove_folder, sha256, write_json
+from kailin_ray.io.manifests import manifest_checksum, remove_manifest
 from kailin_ray.planning.stages import AGENTS, QUESTION_AGENTS, Stage, make_stages
-from kailin_ray.schema import ANSWER, ASKING, CARRIED, EVALUATION, RECORDS
+from kailin_ray.schema import ANSWER, ASKING, CARRIED, EVALUATION, RECORDS, Json
 
 UPDATES = "documents_updates"
 """How many updates of its documents a run has seen; in ``run.json``."""
@@ -27,13 +32,10 @@ FREE = (
 )  # fmt: skip
 
 
-def models(model: Model, stages: Iterable[Stage]) -> dict[str, dict[str, str | None]]:
-    """The model of each agent of some stages: ``name``, ``revision`` of a hub model, ``adapter``, and ``identity``.
-
-    The identity says which model and adapter it is, wherever they lie: checksums, or the hub's revision.
-    """
+def models(model: Model, stages: Iterable[Stage]) -> dict[str, UsedModel]:
+    """The model of each agent of some stages."""
     checksum = lru_cache(sha256)
-    found: dict[str, dict[str, str | None]] = {}
+    found: dict[str, UsedModel] = {}
     for stage in stages:
         for agent in stage.agents:
             path, revision = stage.engine.path, stage.engine.revision
@@ -41,41 +43,56 @@ def models(model: Model, stages: Iterable[Stage]) -> dict[str, dict[str, str | N
             identity = model_identity(path, revision, checksum)
             if adapter:
                 _check_base(agent, adapter, path, identity)
-            found[agent] = {
-                "name": Path(path).name if local else path,
-                "revision": revision,
-                "adapter": Path(adapter).name if adapter else None,
-                "identity": identity + (f"+{checksum(Path(adapter))}" if adapter else ""),
-            }
+            found[agent] = UsedModel(
+                name=Path(path).name if local else path,
+                revision=revision,
+                adapter=Path(adapter).name if adapter else None,
+                identity=identity + (f"+{checksum(Path(adapter))}" if adapter else ""),
+            )
     return found
 
 
 def _check_base(agent: str, adapter: str, path: str, identity: str) -> None:
     """Raise ``ConfigError`` if an adapter that ``train`` made is one of another model."""
-    note = Path(adapter, "manifest.json")
-    base = read_json(note).get("base", {}) if note.is_file() else {}
-    if base.get("identity", identity) != identity:
-        raise ConfigError(f"model.{agent}.adapter: {adapter} was trained on {base['name']}, not on {path} as it is now")
+    if trained := find_trained(Path(adapter), f"model.{agent}.adapter"):
+        trained.check_base(agent, path, identity)
 
 
-def inputs(config: DistillConfig) -> dict[str, Any]:
-    """Checksums of what a run reads and says, and the models of its agents.
+@dataclass(frozen=True, kw_only=True)
+class MadeFrom:
+    """Checksums of what a run reads and says, and the models of its agents."""
 
-    With ``config.from_run``, those of its agents that do not work here did so there.
-    """
-    found = {
-        "documents": read_manifest(config.documents, "documents", "documents", "ingest")["id"],
-        "index": read_manifest(config.index, "index", "index", "index")["id"],
-        "mesh": sha256(config.mesh),
-        "models": models(config.model, make_stages(config)),
-        "prompts": prompts(config),
-        "schema": hashlib.sha256(str(RECORDS).encode()).hexdigest(),
-    }
-    if config.from_run:
-        before = read_manifest(config.from_run, "run", "from", "distill")
-        found["models"] = before["models"] | found["models"]
-        found["from"] = sha256(config.from_run / "manifest.json")
-    return found
+    documents: str
+    """Their id, as that of the index: they may be updated under a run."""
+    index: str
+    mesh: str
+    models: dict[str, UsedModel]
+    """With ``from``, those of its agents that do not work here did so there."""
+    prompts: dict[str, str]
+    """See ``prompts``."""
+    schema: str
+    source: str | None = None
+    """Of the manifest of ``from``."""
+
+    def as_json(self) -> Json:
+        """The same for ``run.json``: which models they are, wherever they lie."""
+        values = {name: value for name, value in vars(self).items() if name != "source"}
+        values["models"] = {agent: model.identity for agent, model in self.models.items()}
+        return values | ({"from": self.source} if self.source else {})
+
+
+def identify(config: DistillConfig, opened: Inputs) -> MadeFrom:
+    """Look at all that a run is made from."""
+    found = models(config.model, make_stages(config))
+    return MadeFrom(
+        documents=opened.documents.manifest.id,
+        index=opened.index.manifest.id,
+        mesh=sha256(config.mesh),
+        models=opened.source.manifest.models | found if opened.source else found,
+        prompts=prompts(config),
+        schema=hashlib.sha256(str(RECORDS).encode()).hexdigest(),
+        source=manifest_checksum(opened.source.path) if opened.source else None,
+    )
 
 
 def prompts(config: Agents) -> dict[str, str]:
@@ -94,17 +111,17 @@ def prompts(config: Agents) -> dict[str, str]:
     return {step: hashlib.sha256(json.dumps(messages).encode()).hexdigest() for step, messages in said.items()}
 
 
-def open_run(config: DistillConfig) -> dict[str, Any]:
-    """Start a run's folder, or go on with it; return ``inputs``.
+def open_run(config: DistillConfig, opened: Inputs) -> tuple[MadeFrom, int]:
+    """Start a run's folder, or go on with it; return what it is made from, and how many records were taken out.
 
     Of documents that were updated since, the records of those that changed or went are taken out. Raises
     ``ConfigError`` that names what differs if the folder holds a run made from something else.
     """
-    found = inputs(config)
+    found = identify(config, opened)
     matters = _matters(config, found)
-    matters[UPDATES] = len(read_json(config.documents / "manifest.json")["updates"])
-    if config.from_run:
-        _check_source(config, matters)
+    matters[UPDATES] = len(opened.documents.manifest.updates)
+    if opened.source:
+        _check_source(config, opened.source.path, matters)
     note = config.out / "run.json"
     if not note.exists() and config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
         raise ConfigError(f"out: {config.out} exists and is not a run's folder; choose another")
@@ -114,10 +131,20 @@ def open_run(config: DistillConfig) -> dict[str, Any]:
             # What another configuration's starts took is no cost of this run; what its own took is, in vain or not.
             remove_folder(config.out / "sessions")
         write_json(note, matters)
-        return found
-    before, now = flat(read_json(note)), flat(matters)
+        return found, 0
+    seen = _check_same(config, read_json(note), matters)
+    if matters[UPDATES] == seen:
+        return found, 0
+    dropped = _drop_changed(config, opened, seen)
+    write_json(note, matters)
+    return found, dropped
+
+
+def _check_same(config: DistillConfig, noted: Json, matters: Json) -> int:
+    """The updates of its documents that a run has seen. Raises ``ConfigError`` if it was made from something else."""
+    before, now = flat(noted), flat(matters)
     there = now.pop(UPDATES)
-    seen = before.pop(UPDATES, there)  # a run of an earlier version had other documents anyway
+    seen: int = before.pop(UPDATES, there)  # a run of an earlier version had other documents anyway
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if changed:
         key = changed[0]
@@ -130,30 +157,24 @@ def open_run(config: DistillConfig) -> dict[str, Any]:
         raise ConfigError(
             f"documents: {config.documents} is at its update {there}, and {config.out} has seen {seen}: an older copy?"
         )
-    if there != seen:
-        _drop_changed(config, seen)
-        write_json(note, matters)
-    return found
+    return seen
 
 
-def _drop_changed(config: DistillConfig, seen: int) -> None:
-    """Take the records out whose documents were changed or deleted after the first ``seen`` updates."""
+def _drop_changed(config: DistillConfig, opened: Inputs, seen: int) -> int:
+    """Take the records out whose documents were changed or deleted after the first ``seen`` updates; count them."""
     # A deletion alone leaves nothing to distil, and yet the run's counts are others.
-    (config.out / "manifest.json").unlink(missing_ok=True)
-    pmids = changed_since(config.documents, seen, [name for name in CARRIED.names if name not in ORIGIN])
+    remove_manifest(config.out)
+    pmids = changed_since(opened.documents, seen, [name for name in CARRIED.names if name not in ORIGIN])
     dropped = drop(config.out / "records", pmids)
     for folder in (config.out / "parts").glob("*"):
         drop(folder, pmids)
-    print(
-        f"{config.out}: {config.documents} was updated: {dropped:,} records of changed and deleted documents taken out"
-    )
+    return dropped
 
 
-def _matters(config: DistillConfig, found: dict[str, Any]) -> dict[str, Any]:
+def _matters(config: DistillConfig, found: MadeFrom) -> Json:
     """All that makes a run what it is: ``found`` inputs, and settings."""
     matters = {key: value for key, value in settings(config).items() if key not in FREE}
-    identities = {agent: model["identity"] for agent, model in found["models"].items()}
-    matters["inputs"] = found | {"models": identities}
+    matters["inputs"] = found.as_json()
     # Which models and adapters they are, their identities say; where they lie may change.
     for one in (matters["model"], *(matters["model"][agent] for agent in AGENTS)):
         for place in ("path", "revision", "adapter"):
@@ -161,30 +182,27 @@ def _matters(config: DistillConfig, found: dict[str, Any]) -> dict[str, Any]:
     return matters
 
 
-def step_changed_since(run: Path, config: DistillConfig) -> str | None:
+def step_changed_since(run: Path, config: DistillConfig, opened: Inputs) -> str | None:
     """The first step that would now be done otherwise than in ``run``."""
-    changed = step_changed(flat(read_json(run / "run.json")), flat(_matters(config, inputs(config))))
+    changed = step_changed(flat(read_json(run / "run.json")), flat(_matters(config, identify(config, opened))))
     return changed[0] if changed else None
 
 
-def _check_source(config: DistillConfig, matters: dict[str, Any]) -> None:
+def _check_source(config: DistillConfig, source: Path, matters: Json) -> None:
     """Raise ``ConfigError`` if what ``from`` is to be taken from was made otherwise than this configuration says."""
-    assert config.from_run
-    before, now = flat(read_json(config.from_run / "run.json")), flat(matters)
+    before, now = flat(read_json(source / "run.json")), flat(matters)
     if before["inputs.documents"] == now["inputs.documents"] and before.get(UPDATES) != now[UPDATES]:
-        raise ConfigError(
-            f"from: {config.from_run} has not seen the last updates of {config.documents}; distil into it first"
-        )
+        raise ConfigError(f"from: {source} has not seen the last updates of {config.documents}; distil into it first")
     changed = step_changed(before, now)
     if changed and changed[0] not in config.stages:
         key = changed[1]
         raise ConfigError(
-            f"from: {config.from_run} was made with another {key} ({before[key]!r}, now {now[key]!r}), which concerns "
+            f"from: {source} was made with another {key} ({before[key]!r}, now {now[key]!r}), which concerns "
             f"the {changed[0]}; do it again with stages={list(later(changed[0]))}"
         )
 
 
-def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def flat(value: Any, prefix: str = "") -> Json:
     """Nested settings as one level, by dotted names."""
     if not isinstance(value, dict):
         return {prefix: value}

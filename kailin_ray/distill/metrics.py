@@ -8,11 +8,11 @@ from typing import Any
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from kailin_ray.engines.metering import TOKENS
+from kailin_ray.distill.accounting import PartProgress
+from kailin_ray.engines.metering import DOINGS, TOKENS, Account
 
 Defined = dict[str, tuple[tuple[str, ...], str]]
 """By name: labels beside those that all of a kind have, and what it says."""
-STATES = ("start", "busy", "retrieval", "idle")
 SEARCH_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 ENGINE: Defined = {
@@ -73,7 +73,7 @@ class EngineMetrics:
         """A question has its contexts."""
         self._search.observe(seconds)
 
-    def show(self, account: dict[str, Any]) -> None:
+    def show(self, account: Account) -> None:
         """Show an account."""
         for status, number in account["rows"].items():
             self._counters.set("rows", number, status=status)
@@ -81,7 +81,7 @@ class EngineMetrics:
             self._counters.set("not_accepted", number, reason=reason)
         for name in TOKENS:
             self._counters.set("tokens", account[name], kind=name.removesuffix("_tokens"))
-        for state in STATES:
+        for state in DOINGS:
             self._counters.set("engine_seconds", account[state], state=state)
         self._counters.set("searches_retried", account["searches_retried"])
         self._gauges.set("calls_in_flight", account["in_flight"])
@@ -94,11 +94,12 @@ class RunMetrics:
     def __init__(self, run: str):
         self._gauges = Metrics(Gauge, RUN, run=run)
 
-    def show(self, progress: dict[str, Any], rate: float | None) -> None:
+    def show(self, progress: PartProgress, rate: float | None) -> None:
         """Show what the session's file says (see ``monitor``), and the time left at ``rate`` abstracts/s."""
-        for state in ("total", "done"):
-            self._gauges.set("documents", progress[state], state=state)
-        for state, number in progress["engines"].items():
-            self._gauges.set("engines", number, state=state)
+        self._gauges.set("documents", progress["total"], state="total")
+        self._gauges.set("documents", progress["done"], state="done")
+        self._gauges.set("engines", progress["engines"]["ready"], state="ready")
+        self._gauges.set("engines", progress["engines"]["wanted"], state="wanted")
+        self._gauges.set("engines", progress["engines"]["begun"], state="begun")
         if rate:
             self._gauges.set("seconds_left", (progress["total"] - progress["done"]) / rate)

@@ -1,7 +1,7 @@
 """The line that a person watches while a part works, and the eye that stops a run when too much fails."""
 
 import _thread
-import sys
+import logging
 import threading
 import time
 from collections import Counter, deque
@@ -11,13 +11,16 @@ from typing import Any, TextIO
 import ray
 
 from kailin_ray.config import DistillConfig, without_secrets
-from kailin_ray.distill.accounting import Session, rate_of
+from kailin_ray.distill.accounting import EngineNumbers, PartProgress, Session, rate_of
 from kailin_ray.distill.engine_load import describe_load
 from kailin_ray.distill.metrics import RunMetrics
+from kailin_ray.engines.metering import Account
 from kailin_ray.errors import STOPPED, StoppedError, TooManyFailuresError
 from kailin_ray.io.terminal import progress_bar
 from kailin_ray.planning.plan import Part
 from kailin_ray.schema import FAILED
+
+logger = logging.getLogger(__name__)
 
 POLL_S = 1.0
 WRITE_S = 10.0
@@ -145,13 +148,13 @@ class Watch:
         if drawn:
             self._drawn = time.monotonic()
 
-    def _write(self, accounts: list[dict[str, Any]], done: int, engines: dict[str, int]) -> None:
+    def _write(self, accounts: list[Account], done: int, engines: EngineNumbers) -> None:
         """Keep the session's file up to date; ``status`` reads it."""
         self._written = time.monotonic()
         distill = self._written - self._began if self._began else 0.0
         if self._began:
             self._marks.append((time.time(), done))
-        progress: dict[str, Any] = {
+        progress: PartProgress = {
             "state": "ended" if self._ended else "stopping" if self._stop_request.is_set() else "running",
             "why": self._ended,
             "part": self._number or 1,
@@ -164,7 +167,7 @@ class Watch:
         try:
             self._session.update(self._number, self._part, accounts, distill, progress)
         except Exception as error:  # a store that does not answer now must not end this watch; the next time may do
-            print(f"the session's account was not written: {error}", file=sys.stderr)
+            logger.warning("the session's account was not written: %s", error)
 
     def _drain(self, num_open: int) -> None:
         """Let what is begun be finished and written, for as long as ``grace_seconds`` say, then end the run."""

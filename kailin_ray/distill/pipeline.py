@@ -21,7 +21,7 @@ import ray.data
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kailin_ray.config import Cluster, DistillConfig
-from kailin_ray.corpus.documents import first_documents
+from kailin_ray.corpus.documents import Documents, first_documents
 from kailin_ray.dataset.records import compact, compacting, load_pmids, record_files
 from kailin_ray.distill.accounting import Session
 from kailin_ray.distill.actor import DistillActor, StartEngine, start_vllm
@@ -36,10 +36,14 @@ from kailin_ray.io.storage import for_arrow, log_folder
 from kailin_ray.mesh import MeshHierarchy
 from kailin_ray.planning.plan import Part, Plan
 from kailin_ray.planning.pools import Pool
+from kailin_ray.retrieval.search.folder import Index
 from kailin_ray.retrieval.service import retrieving
 from kailin_ray.runtime.session import engine_environment
 from kailin_ray.runtime.tasks import select_rows
 from kailin_ray.schema import ASKING, CARRIED, RECORDS
+
+Arguments = dict[str, Any]
+"""Of a function or an actor, by name, as Ray takes them."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Work:
     num_left: int
 
 
-def find_work(config: DistillConfig, chosen: PMIDS | None = None) -> Work:
+def find_work(config: DistillConfig, documents: Documents, chosen: PMIDS | None = None) -> Work:
     """Find the first ``limit`` documents, and those of them that have no record yet.
 
     With ``config.from_run`` the documents are that run's; ``chosen`` (sorted) are those among them.
@@ -69,7 +73,7 @@ def find_work(config: DistillConfig, chosen: PMIDS | None = None) -> Work:
         wanted: PMIDS | None = taken[: config.limit]
         total = len(taken[: config.limit])
     else:
-        files, total, wanted = first_documents(config.documents, config.limit)
+        files, total, wanted = first_documents(documents, config.limit)
     compact(config.out / "records")
     done = load_pmids(config.out / "records")
     return Work(files, total, wanted, done, _num_left(total, wanted, done))
@@ -106,12 +110,13 @@ def distill(
     start_engine: StartEngine = start_vllm,
     retrievers: Sequence[Any] | None = None,
     stop: threading.Event | None = None,
+    index: Index | None = None,
 ) -> None:
     """Distil what is not in the records yet, part after part.
 
-    Another engine or other retrievers (actors with ``ready`` and ``search``) than the configuration's serve to measure
-    the pipeline itself. Needs a Ray session. Raises ``TooManyFailuresError``, and ``StoppedError`` once ``stop`` is
-    set; what is done is kept.
+    Contexts come from ``index``, or from ``retrievers`` (actors with ``ready`` and ``search``), which serve to measure
+    the pipeline itself, as another engine than vLLM does. Needs a Ray session. Raises ``TooManyFailuresError``, and
+    ``StoppedError`` once ``stop`` is set; what is done is kept.
     """
     out = config.out.absolute()
     stop = stop or threading.Event()
@@ -136,21 +141,24 @@ def distill(
             rows = (work.num_documents, work.num_documents - left)
             named = number if len(plan.parts) > 1 else 0
             watch = Watch(progress, session, named, part, rows, config, stop, terminal)
-            with retrieving(config, plan, number - 1, retrievers) as asked, watch, compacting(folder):
+            with retrieving(config, index, plan, number - 1, retrievers) as asked, watch, compacting(folder):
                 actor = shared | {"progress": progress, "retrievers": asked}
                 selected = {"wanted": ray.put(work.wanted), "done": ray.put(done)}
                 del done  # 8 bytes a record, of which Ray has a copy now
                 asking = number == 1 and ASKING in config.stages
-                names, filesystem = for_arrow(files)
-                columns = CARRIED.names if asking else RECORDS.names
-                source = ray.data.read_parquet(names, filesystem=filesystem, columns=columns)
-                again = config.stages[0] if number == 1 and not asking else None
-                _run_part(part, config, source, selected | {"again": again}, actor, folder)
+                selected["again"] = config.stages[0] if number == 1 and not asking else None
+                _run_part(part, config, _read(files, asking), selected, actor, folder)
             if stop.is_set() and _num_left(work.num_documents, work.wanted, load_pmids(folder, out / "records")):
                 raise watch.stopped
         if not last:
             compact(folder)
             files = record_files(folder)
+
+
+def _read(files: Sequence[Path], asking: bool) -> ray.data.Dataset:
+    """Documents that questions are asked about, or records."""
+    names, filesystem = for_arrow(list(files))
+    return ray.data.read_parquet(names, filesystem=filesystem, columns=CARRIED.names if asking else RECORDS.names)
 
 
 def _select(block: pa.Table, wanted: Any, done: Any, again: str | None) -> pa.Table:
@@ -162,8 +170,8 @@ def _run_part(
     part: Part,
     config: DistillConfig,
     rows: ray.data.Dataset,
-    selected: dict[str, Any],
-    actor: dict[str, Any],
+    selected: Arguments,
+    actor: Arguments,
     folder: Path,
 ) -> None:
     rows = rows.map_batches(_select, batch_format="pyarrow", batch_size=None, fn_kwargs=selected).repartition(
@@ -182,7 +190,7 @@ def through(
     pool: Pool,
     cluster: Cluster,
     actor: type[Any],
-    arguments: dict[str, Any],
+    arguments: Arguments,
     num_engines: int,
 ) -> ray.data.Dataset:
     """The rows of a dataset after one pool of engines, each of ``num_engines`` of its machine in an ``actor``."""
@@ -191,7 +199,7 @@ def through(
     concurrent = blocks + math.ceil(blocks / 2)
     machines = itertools.cycle(pool.machines)
 
-    def on_its_machine() -> dict[str, Any]:
+    def on_its_machine() -> Arguments:
         # Soft: where a machine is gone, its engine's replacement may start on another.
         machine = next(machines)
         return {"scheduling_strategy": NodeAffinitySchedulingStrategy(machine, soft=True)} if machine else {}

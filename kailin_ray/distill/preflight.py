@@ -2,11 +2,13 @@
 
 import importlib.util
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from kailin_ray.config import Agent, CompareConfig, DistillConfig, Layout, Model
+from kailin_ray.corpus.documents import Documents
+from kailin_ray.dataset.run import Run
+from kailin_ray.engines.adapters import find_trained
 from kailin_ray.engines.models import (
     check_engine_arguments,
     check_files,
@@ -16,23 +18,43 @@ from kailin_ray.engines.models import (
     model_identity,
 )
 from kailin_ray.errors import ConfigError
-from kailin_ray.io.files import read_json, read_manifest
 from kailin_ray.io.storage import check_access
 from kailin_ray.planning.stages import Stage, judge_stage, make_stages
+from kailin_ray.retrieval.search.folder import Index
 from kailin_ray.schema import REASONS, STEPS
 
 
-def check_run(config: DistillConfig) -> DistillConfig:
-    """The configuration with its models found; what cannot be run is refused."""
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a run is made from: opened once, and handed down."""
+
+    documents: Documents
+    index: Index
+    source: Run | None
+    """Of ``from``: the run whose records are begun again."""
+
+
+def open_inputs(config: DistillConfig, source: Run | None = None) -> Inputs:
+    """Open what a run is made from; ``source`` is the run of ``from`` where it is open already.
+
+    Raises ``ConfigError`` for what is not there, or is something else.
+    """
     for key in ("documents", "out", "from_run"):
         check_access(key.removesuffix("_run"), getattr(config, key))
-    documents = read_manifest(config.documents, "documents", "documents", "ingest")
-    if config.evaluation.by == "rule" and not documents["num_with_mesh"]:
+    return Inputs(
+        documents=Documents.open(config.documents),
+        index=Index.open(config.index),
+        source=Run.open(config.from_run, "from") if config.from_run and not source else source,
+    )
+
+
+def check_run(config: DistillConfig, opened: Inputs) -> DistillConfig:
+    """The configuration with its models found; what cannot be run is refused."""
+    if config.evaluation.by == "rule" and not opened.documents.manifest.num_with_mesh:
         raise ConfigError(f"documents: {config.documents} has no document with MeSH headings; the MeSH rule needs them")
-    index = read_manifest(config.index, "index", "index", "index")
-    _check_index(config, index)
-    check_encoder(config, index)
-    _check_clean(config, documents, index)
+    _check_index(config, opened.index)
+    check_encoder(opened.index)
+    _check_clean(opened.documents, opened.index)
     if not config.mesh.is_file():
         raise ConfigError(f"mesh: {config.mesh} does not exist")
     _check_vllm()
@@ -99,13 +121,14 @@ TRAINED_FOR = {
 
 def _check_trained(agent: Agent, name: str) -> None:
     """Raise ``ConfigError`` if an adapter that ``train`` made was made for another agent, or on other prompts."""
-    note = Path(agent.adapter or "", "manifest.json")
-    made = read_json(note) if note.is_file() else {}
-    if made.get("kind") != "adapter":
+    assert agent.adapter
+    trained = find_trained(Path(agent.adapter), f"model.{name}.adapter")
+    if trained is None:
         return
-    if made["task"] not in TRAINED_FOR[name]:
+    task = trained.manifest.task
+    if task not in TRAINED_FOR[name]:
         allowed = " or ".join(TRAINED_FOR[name]) or "none of train's: they are agents, or models of your own"
-        raise ConfigError(f"model.{name}.adapter: {agent.adapter} was trained as {made['task']}; allowed: {allowed}")
+        raise ConfigError(f"model.{name}.adapter: {agent.adapter} was trained as {task}; allowed: {allowed}")
     if agent.examples:
         raise ConfigError(
             f"model.{name}.examples: true, but {agent.adapter} was trained without the worked examples; give "
@@ -113,41 +136,38 @@ def _check_trained(agent: Agent, name: str) -> None:
         )
 
 
-def _check_index(config: DistillConfig, index: dict[str, Any]) -> None:
+def _check_index(config: DistillConfig, index: Index) -> None:
     """Raise ``ConfigError`` for an index of which a file is missing or not as long as it was made, or a part."""
-    folder = config.index
-    if "files" not in index:
-        raise ConfigError(f"index: {folder} was made by an earlier version of kailin_ray; index anew")
-    if config.retrieval.lexical_weight and not index["lexical"]:
+    if config.retrieval.lexical_weight and not index.manifest.lexical:
         raise ConfigError(
-            f"retrieval.lexical_weight: {folder} has no index of words; `index` with lexical=true adds one"
+            f"retrieval.lexical_weight: {index.path} has no index of words; `index` with lexical=true adds one"
         )
-    for name, size in index["files"].items():
-        file = folder / name
+    for name, size in index.manifest.files.items():
+        file = index.path / name
         found = file.stat().st_size if file.is_file() else None
         if found != size:
             held = "is missing" if found is None else f"has {found:,} bytes, not {size:,}"
             raise ConfigError(f"index: {file} {held}: the index is damaged; index anew")
 
 
-def check_encoder(config: DistillConfig, index: dict[str, Any]) -> None:
+def check_encoder(index: Index) -> None:
     """Raise ``ConfigError`` if the index's encoder of questions, which alone is needed, is not at hand any more."""
     from kailin_ray.retrieval.indexing.job import recorded_encoder
 
     encoder = recorded_encoder(index)
     asked, part = (encoder.query, "query") if encoder.query else (encoder, "model")
-    check_model(f"index: {config.index} was made with an encoder that is needed", asked.path, asked.revision)
+    check_model(f"index: {index.path} was made with an encoder that is needed", asked.path, asked.revision)
     check_files("index", asked.path)
-    if model_identity(asked.path, asked.revision) != index["made_from"]["encoder"][part]:
-        raise ConfigError(f"index: {config.index} was made with {asked.path}, which has changed since; index anew")
+    if model_identity(asked.path, asked.revision) != index.manifest.made_from.encoder[part]:
+        raise ConfigError(f"index: {index.path} was made with {asked.path}, which has changed since; index anew")
 
 
-def _check_clean(config: DistillConfig, documents: dict[str, Any], index: dict[str, Any]) -> None:
+def _check_clean(documents: Documents, index: Index) -> None:
     """Raise ``ConfigError`` if contexts could bring back what the documents were cleaned of."""
-    cleaned = index.get("benchmarks", {})
-    missing = [Path(name).name for checksum, name in documents.get("benchmarks", {}).items() if checksum not in cleaned]
+    cleaned_of, cleaned = documents.manifest.benchmarks, index.manifest.benchmarks
+    missing = [Path(name).name for checksum, name in cleaned_of.items() if checksum not in cleaned]
     if missing:
         raise ConfigError(
-            f"index: {config.index} was made of documents that may hold texts of {', '.join(missing)}, of which "
-            f"{config.documents} was cleaned; index documents that were cleaned of them too"
+            f"index: {index.path} was made of documents that may hold texts of {', '.join(missing)}, of which "
+            f"{documents.path} was cleaned; index documents that were cleaned of them too"
         )

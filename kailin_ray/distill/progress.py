@@ -2,11 +2,24 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
+
+from kailin_ray.engines.metering import Account
 
 SHRINK = 8
 """Rows that an engine died of are looked for in ever smaller groups, each an eighth of the one before: of 512 rows in
 flight the one that kills is found, and failed, with the fourth engine that it kills."""
+
+
+class ProgressState(TypedDict):
+    """How far all engines are."""
+
+    accounts: list[Account]
+    """The last of each replica that ever started, dead ones too."""
+    num_open: int
+    """Rows that are in an engine."""
+    num_left: int
+    """Rows that were finished, those that were done again too."""
 
 
 class Progress:
@@ -17,13 +30,13 @@ class Progress:
     """
 
     def __init__(self) -> None:
-        self._accounts: dict[str, dict[str, Any]] = {}
+        self._accounts: dict[str, Account] = {}
         self._open: set[int] = set()
         self._deaths: Counter[int] = Counter()
         self._num_left = 0
         self._draining = False
 
-    def tell(self, replica: str, account: dict[str, Any]) -> bool:
+    def tell(self, replica: str, account: Account) -> bool:
         """The account of one replica so far, which replaces its last one; return whether to begin no more rows."""
         if account["seconds"] >= self._accounts.get(replica, account)["seconds"]:  # words may overtake one another
             self._accounts[replica] = account
@@ -58,11 +71,8 @@ class Progress:
         """Let the engines begin no more rows."""
         self._draining = True
 
-    def state(self) -> dict[str, Any]:
-        """``accounts``: the last of each replica that ever started, dead ones too (``metering``); ``num_open`` rows.
-
-        ``num_left``: how many rows were finished, those that were done again too.
-        """
+    def state(self) -> ProgressState:
+        """How far all engines are."""
         return {"accounts": list(self._accounts.values()), "num_open": len(self._open), "num_left": self._num_left}
 
 

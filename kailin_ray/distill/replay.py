@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,83 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from kailin_ray.config import DistillConfig, ReplayConfig, overridden, settings
 from kailin_ray.dataset.records import ROWS_PER_GROUP, WRITERS, record_files
+from kailin_ray.dataset.run import Replay, Run
+from kailin_ray.distill import identity, manifest, steps
+from kailin_ray.distill.preflight import Inputs, check_run, open_inputs
+from kailin_ray.distill.run import OnStart, complete_run, ignore_start
 from kailin_ray.errors import ConfigError
-from kailin_ray.io.files import atomic_file, read_json, remove_folder, sha256, sync, write_json
+from kailin_ray.io.files import atomic_file, read_json, remove_folder, sync, write_json
+from kailin_ray.io.locks import locked
+from kailin_ray.io.manifests import manifest_checksum
 from kailin_ray.io.pmids import PMIDS, read_pmids
-from kailin_ray.io.storage import open_parquet
-from kailin_ray.schema import REASONS, STEPS
+from kailin_ray.io.storage import check_access, open_parquet
+from kailin_ray.schema import REASONS, STEPS, Json
+
+UNLIMITED = {"max_failed_fraction": 1.0, "max_fraction": dict.fromkeys(REASONS), "max_hours": None}
+"""The rows are those that went wrong: limits of a whole run do not suit them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayResult:
+    """What ``replay`` gave."""
+
+    run: Run
+    """As it is now."""
+    num_rows: int
+    """That were done again."""
+    num_by_status: dict[str, int]
+    """What became of them."""
+    warnings: tuple[str, ...]
+
+
+def replay(config: ReplayConfig, on_start: OnStart = ignore_start) -> ReplayResult:
+    """Do some rows of a run again, with another configuration; the new records take the place of the old ones.
+
+    ``on_start`` hears of it before the work begins. Raises as ``run`` does.
+    """
+    check_access("run", config.run)
+    run = Run.open(config.run)
+    reasons = chosen_reasons((config.reason,) if isinstance(config.reason, str) else config.reason)
+    changed = overridden(run.manifest.config | UNLIMITED, config.overrides)
+    with locked(config.run):  # against distill, which merges the run's files
+        folder = replay_folder(config.run, reasons, config.overrides, identity.FREE)
+        pmids, step = rows_of(folder, config.run, reasons)
+        changed, opened, differs = _prepare(run, changed, folder, step)
+        open_replay(folder, config.run, pmids, step)
+        result = complete_run(changed, opened, on_start, pmids)
+        statuses = result.run.manifest.num_by_status
+        merge(config.run, folder)
+        keep_accounts(config.run, folder)
+        note = Replay(folder=folder.name, reasons=tuple(reasons), changed=differs, stages=changed.stages, rows=statuses)
+        run = manifest.add_replay(run, result.mesh, changed.cluster.gpu_hour_price, note)
+        close_replay(folder)
+    return ReplayResult(run=run, num_rows=len(pmids), num_by_status=statuses, warnings=result.warnings)
+
+
+def _prepare(run: Run, changed: DistillConfig, folder: Path, step: str) -> tuple[DistillConfig, Inputs, Json]:
+    """The checked configuration of a replay, what it is made from, and the settings that differ from the run's.
+
+    It begins at the step at which rows ended, or that something concerns that changed; only the models of that step
+    and of later ones count.
+    """
+    before, now = identity.flat(run.manifest.config), identity.flat(settings(changed))
+    asked_for = steps.step_changed(before, now)
+    first = steps.first([step, asked_for[0] if asked_for else step])
+    changed = replace(changed, from_run=run.path, out=folder, limit=None, stages=steps.later(first))
+    opened = open_inputs(changed, run)
+    changed = check_run(changed, opened)
+    # Prompts, corpora and models may have changed without a key.
+    first = steps.first([first, identity.step_changed_since(run.path, changed, opened) or first])
+    changed = replace(changed, stages=steps.later(first))
+    check_run(changed, opened)
+    differs = {
+        key: now.get(key)
+        for key in before.keys() | now.keys()
+        if key.partition(".")[0] not in identity.FREE and before.get(key) != now.get(key)
+    }
+    return changed, opened, differs
 
 
 def chosen_reasons(asked: Iterable[str]) -> list[str]:
@@ -98,7 +170,7 @@ def replay_folder(run: Path, reasons: list[str], overrides: Iterable[str], free:
     As long as the run's manifest is the same: once another replay or session has changed the run, what was begun from
     its records as they were is of no use, and is removed.
     """
-    made = sha256(run / "manifest.json")
+    made = manifest_checksum(run)
     for note in (run / "replays").glob("*.json"):
         if read_json(note)["manifest"] != made:
             close_replay(note.with_suffix(""))
@@ -117,7 +189,7 @@ def rows_of(folder: Path, run: Path, reasons: list[str]) -> tuple[PMIDS, str]:
 
 def open_replay(folder: Path, run: Path, pmids: PMIDS, step: str) -> None:
     """Write down which rows a replay does: once some are merged the run no longer tells."""
-    made = sha256(run / "manifest.json")
+    made = manifest_checksum(run)
     write_json(folder.with_suffix(".json"), {"manifest": made, "step": step, "pmids": pmids.tolist()})
 
 

@@ -7,18 +7,26 @@ session's file, which its driver writes every ten seconds (``watch``): without a
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypedDict
 
 import pyarrow as pa
 
 from kailin_ray.dataset.records import record_files
-from kailin_ray.distill.accounting import all_sessions, rate_of
+from kailin_ray.distill.accounting import (
+    EngineNumbers,
+    SessionNote,
+    SessionProgress,
+    all_sessions,
+    rate_of,
+    read_sessions,
+)
 from kailin_ray.errors import ConfigError
-from kailin_ray.io.files import read_json
+from kailin_ray.io.manifests import has_manifest
 from kailin_ray.io.pmids import READERS
-from kailin_ray.io.storage import open_parquet
-from kailin_ray.schema import REASONS
+from kailin_ray.io.storage import check_access, open_parquet
+from kailin_ray.schema import REASONS, Json
 
 SILENT_S = 90.0
 """Seconds without a word from the driver, which writes every ten, after which it is taken for dead."""
@@ -26,60 +34,130 @@ TOP = 8
 """Reasons that are shown."""
 
 
-def status(run: Path, now: float) -> dict[str, Any]:
-    """The state of a run's folder at ``now`` (seconds since 1970).
+State = Literal["finished", "unknown", "running", "stopping", "stopped", "failed", "between", "dead"]
+"""``unknown``: no session has written of itself yet; ``between``: all is done but the counting."""
 
-    ``state``: finished, running, stopping, stopped, failed, dead, or unknown before a session has written of itself.
+
+@dataclass(frozen=True, kw_only=True)
+class AtWork:
+    """What the last session says of the part that it works, or worked, on."""
+
+    state: State
+    documents: int
+    why: str | None
+    """Of a session that ended."""
+    part: int
+    parts: int
+    part_done: int
+    host: str
+    silent_seconds: float
+    """Since its last word."""
+    abstracts_per_second: float | None
+    seconds_left: int | None
+
+
+class StageStatus(TypedDict):
+    """What the engines of a stage do."""
+
+    replicas: int
+    gpus: float
+    busy: float | None
+    output_tokens_per_second: float | None
+    cached: float | None
+    """Share of the prompts' tokens."""
+
+
+class EnginesStatus(EngineNumbers):
+    """What the engines of the last session do, and how often any were started anew."""
+
+    restarts: int
+    stages: dict[str, StageStatus]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStatus:
+    """The state of a run's folder at a moment."""
+
+    run: Path
+    state: State
+    done: int
+    by_status: dict[str, int]
+    by_reason: dict[str, int]
+    sessions: int
+    documents: int | None
+    """None where no session has said how many."""
+    work: AtWork | None
+    """None of a run that is finished, or of which no session has told."""
+    engines: EnginesStatus | None
+    at: float
+    """Seconds since 1970."""
+
+    def as_json(self) -> Json:
+        """The same for programs, on one level; what is not known is left out."""
+        values: Json = {"run": str(self.run), "state": self.state, "done": self.done, "by_status": self.by_status}
+        values |= {"by_reason": self.by_reason, "sessions": self.sessions}
+        if self.documents is not None:
+            values["documents"] = self.documents
+        return values | (vars(self.work) if self.work else {}) | ({"engines": self.engines} if self.engines else {})
+
+
+def status(run: Path, now: float | None = None) -> RunStatus:
+    """The state of a run's folder at ``now`` (seconds since 1970; None: at this moment).
+
     Raises ``ConfigError`` if the folder is no run's.
     """
+    check_access("run", run)
+    now = time.time() if now is None else now
     if not (run / "run.json").exists():
         raise ConfigError(f"run: {run} is no run of distill: it has no run.json")
-    complete = (run / "manifest.json").exists()
+    complete = has_manifest(run)
     counts = _counts(run)
     done = sum(counts["status"].values())
-    sessions = sorted((run / "sessions").glob("*.json"))
-    notes = [note for note in map(read_json, sessions) if "progress" in note]
-    note = max(notes, key=lambda one: one["progress"]["updated"], default=None)
-    found: dict[str, Any] = {
-        "run": str(run),
-        "state": "finished" if complete else "unknown",
-        "done": done,
-        "by_status": counts["status"],
-        "by_reason": counts["reason"],
-        "sessions": len(sessions),
-    }
-    if complete:
-        found["documents"] = done
-    elif note:
-        found |= _at_work(note["progress"], now)
-    if note:
-        found["engines"] = _engines(note, run)
-    return found
+    sessions = read_sessions(run)
+    told = [note for note in sessions if "progress" in note]
+    note = max(told, key=lambda one: one["progress"]["updated"], default=None)
+    work = _at_work(note["progress"], now) if note and not complete else None
+    return RunStatus(
+        run=run,
+        state="finished" if complete else work.state if work else "unknown",
+        done=done,
+        by_status=counts["status"],
+        by_reason=counts["reason"],
+        sessions=len(sessions),
+        documents=done if complete else work.documents if work else None,
+        work=work,
+        engines=_engines(note, run) if note else None,
+        at=now,
+    )
 
 
-def _at_work(progress: dict[str, Any], now: float) -> dict[str, Any]:
-    """What the last session says of the part that it works, or worked, on."""
+def _at_work(progress: SessionProgress, now: float) -> AtWork:
     silent = now - progress["updated"]
-    state = progress["state"]
-    if state == "ended":
-        state = "stopped" if "the same command goes on" in progress["why"] else "failed"
-        state = "between" if progress["why"] == "done" else state
-    elif silent > SILENT_S:
-        state = "dead"
     rate = rate_of(progress["marks"])
     left = progress["total"] - progress["done"]
-    return {
-        "state": state,
-        "documents": progress["total"],
-        "why": progress["why"],
-        "part": progress["part"],
-        "parts": progress["parts"],
-        "part_done": progress["done"],
-        "host": progress["host"],
-        "silent_seconds": round(silent, 1),
-        "abstracts_per_second": round(rate, 3) if rate else None,
-        "seconds_left": round(left / rate) if rate and state == "running" else None,
-    }
+    state = _state(progress, silent)
+    return AtWork(
+        state=state,
+        documents=progress["total"],
+        why=progress["why"],
+        part=progress["part"],
+        parts=progress["parts"],
+        part_done=progress["done"],
+        host=progress["host"],
+        silent_seconds=round(silent, 1),
+        abstracts_per_second=round(rate, 3) if rate else None,
+        seconds_left=round(left / rate) if rate and state == "running" else None,
+    )
+
+
+def _state(progress: SessionProgress, silent: float) -> State:
+    state = progress["state"]
+    if state != "ended":
+        return "dead" if silent > SILENT_S else state
+    why = progress["why"] or ""
+    if why == "done":
+        return "between"
+    return "stopped" if "the same command goes on" in why else "failed"
 
 
 def _counts(run: Path) -> dict[str, dict[str, int]]:
@@ -106,9 +184,8 @@ def _values(column: pa.ChunkedArray) -> dict[str, int]:
     return dict(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True))
 
 
-def _engines(note: dict[str, Any], run: Path) -> dict[str, Any]:
-    """What the engines of the last session do, and how often any were started anew."""
-    stages = {}
+def _engines(note: SessionNote, run: Path) -> EnginesStatus:
+    stages: dict[str, StageStatus] = {}
     for name, stage in note["stages"].items():
         serving = stage["seconds"] - stage["start"]
         stages[name] = {
@@ -122,27 +199,25 @@ def _engines(note: dict[str, Any], run: Path) -> dict[str, Any]:
     return {**note["progress"]["engines"], "restarts": restarts, "stages": stages}
 
 
-def told(found: dict[str, Any], now: float) -> str:
+def format_status(found: RunStatus) -> str:
     """The same for a person."""
-    return "\n".join([*_how_far(found), *_how_fast(found, now), *_what_fails(found), *_next(found)])
+    return "\n".join([*_how_far(found), *_how_fast(found), *_what_fails(found), *_next(found)])
 
 
-def _how_far(found: dict[str, Any]) -> list[str]:
-    ago = duration(found.get("silent_seconds", 0))
-    lines = [f"{found['run']}: {_STATES[found['state']].format_map(found | {'ago': ago})}"]
-    total = found.get("documents")
+def _how_far(found: RunStatus) -> list[str]:
+    work, total = found.work, found.documents
+    words = {"host": work.host, "why": work.why, "ago": duration(work.silent_seconds)} if work else {}
+    lines = [f"{found.run}: {_STATES[found.state].format_map(words)}"]
     lines.append(
-        f"  {found['done']:,}" + (f" of {total:,} abstracts, {_share(found['done'], total)}" if total else " abstracts")
+        f"  {found.done:,}" + (f" of {total:,} abstracts, {_share(found.done, total)}" if total else " abstracts")
     )
-    lines += [
-        f"    {name:<9}{number:>12,}  {_share(number, found['done'])}" for name, number in found["by_status"].items()
-    ]
-    if found.get("parts", 1) > 1:
-        lines.append(f"  part {found['part']} of {found['parts']}: {found['part_done']:,} of {total:,}")
+    lines += [f"    {name:<9}{number:>12,}  {_share(number, found.done)}" for name, number in found.by_status.items()]
+    if work and work.parts > 1:
+        lines.append(f"  part {work.part} of {work.parts}: {work.part_done:,} of {total:,}")
     return lines
 
 
-_STATES = {
+_STATES: dict[State, str] = {
     "finished": "finished",
     "unknown": "no session has told of itself yet: it starts, or it was killed while it started",
     "running": "at work on {host}, last word {ago} ago",
@@ -154,22 +229,23 @@ _STATES = {
 }
 
 
-def _how_fast(found: dict[str, Any], now: float) -> list[str]:
+def _how_fast(found: RunStatus) -> list[str]:
     lines = []
-    if rate := found.get("abstracts_per_second"):
-        lines.append(f"  {rate:,.2f} abstracts/s over the last ten minutes" + _until(found.get("seconds_left"), now))
-    if engines := found.get("engines"):
-        if found["state"] in ("running", "stopping"):
+    if found.work and (rate := found.work.abstracts_per_second):
+        left = _until(found.work.seconds_left, found.at)
+        lines.append(f"  {rate:,.2f} abstracts/s over the last ten minutes{left}")
+    if engines := found.engines:
+        if found.state in ("running", "stopping"):
             lines.append(f"  engines {engines['ready']} of {engines['wanted']} ready")
         lines += [_engine(name, stage) for name, stage in engines["stages"].items() if stage["busy"] is not None]
-        lines.append(f"  sessions {found['sessions']}, engines restarted {engines['restarts']}")
+        lines.append(f"  sessions {found.sessions}, engines restarted {engines['restarts']}")
     return lines
 
 
-def _engine(name: str, stage: dict[str, Any]) -> str:
+def _engine(name: str, stage: StageStatus) -> str:
     unit = f"{stage['gpus']:g} GPU" if stage["gpus"] else "no GPU"
-    busy, cached = _share(stage["busy"], 1), _share(stage["cached"] or 0, 1)
-    speed = f"{stage['output_tokens_per_second']:,.1f} output tokens/s each"
+    busy, cached = _share(stage["busy"] or 0, 1), _share(stage["cached"] or 0, 1)
+    speed = f"{stage['output_tokens_per_second'] or 0:,.1f} output tokens/s each"
     return f"    {name}: {stage['replicas']} x {unit}, busy {busy}, {cached} of prompts cached, {speed}"
 
 
@@ -179,8 +255,8 @@ def _until(seconds: float | None, now: float) -> str:
     return f"; {duration(seconds)} left, until {time.strftime('%Y-%m-%d %H:%M', time.localtime(now + seconds))}"
 
 
-def _what_fails(found: dict[str, Any]) -> list[str]:
-    reasons = list(found["by_reason"].items())
+def _what_fails(found: RunStatus) -> list[str]:
+    reasons = list(found.by_reason.items())
     lines = ["  not accepted because"] if reasons else []
     lines += [f"    {number:>9,}  {name}: {REASONS.get(name, 'of another version')}" for name, number in reasons[:TOP]]
     if reasons[TOP:]:
@@ -188,12 +264,12 @@ def _what_fails(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _next(found: dict[str, Any]) -> list[str]:
-    if found["state"] == "finished":
-        return [f"  look at it: python -m kailin_ray report run={found['run']}"]
-    if found["state"] in ("stopped", "failed", "dead", "between", "unknown"):
-        return [f"  the same distill command with out={found['run']} goes on; logs in its folder logs/"]
-    return [f"  stop it in good order: SIGTERM to its driver on {found['host']}, or `ray job stop`"]
+def _next(found: RunStatus) -> list[str]:
+    if found.state == "finished":
+        return [f"  look at it: kailin-ray report run={found.run}"]
+    if found.work is None or found.state in ("stopped", "failed", "dead", "between"):
+        return [f"  the same distill command with out={found.run} goes on; logs in its folder logs/"]
+    return [f"  stop it in good order: SIGTERM to its driver on {found.work.host}, or `ray job stop`"]
 
 
 def _share(part: float, whole: float) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from kailin_ray.config import Step
-from kailin_ray.schema import ANSWER, ASKING, EVALUATION, OK, RECORDS, STEPS
+from kailin_ray.schema import ANSWER, ASKING, EVALUATION, OK, RECORDS, STEPS, Json
 
 _CONCERNS = {
     ASKING: ("model.path", "model.revision", "model.general", "model.biomedical", "retrieval", "inputs.documents",
@@ -28,7 +28,7 @@ def step_of(setting: str) -> str | None:
     return None
 
 
-def step_changed(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, str] | None:
+def step_changed(before: Json, now: Json) -> tuple[str, str] | None:
     """The first step that differs between two runs' flat settings, and one setting that makes it so.
 
     What only one of them has counts for nothing: a run that answers alone knows no model of the question agents.

@@ -1,7 +1,8 @@
 """What one call of an engine gives, and how it can fail; apart from the engine, so that knowing it needs no vLLM."""
 
 from dataclasses import dataclass
-from typing import Any
+
+from kailin_ray.schema import Json
 
 
 class PromptTooLongError(ValueError):
@@ -39,9 +40,9 @@ class EngineSpec:
 
     path: str
     revision: str | None
-    args: dict[str, Any]
+    args: Json
     """vLLM's engine arguments."""
-    chat_template: dict[str, Any]
+    chat_template: Json
     """Arguments of the chat template."""
     adapters: tuple[str, ...] = ()
     """Directories of the LoRA adapters that its agents use."""

@@ -19,16 +19,41 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from kailin_ray.engines.interface import Generation
+from kailin_ray.schema import Json
 
 if TYPE_CHECKING:
     from kailin_ray.engines.vllm_engine import Engine
 
 ON_ITS_WAY = "on its way"
 """A row that this stage is done with and a later one is not."""
-TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens")
+Tokens = Literal["prompt_tokens", "cached_tokens", "completion_tokens"]
+TOKENS: tuple[Tokens, ...] = ("prompt_tokens", "cached_tokens", "completion_tokens")
+Doing = Literal["start", "busy", "retrieval", "idle"]
+DOINGS: tuple[Doing, ...] = ("start", "busy", "retrieval", "idle")
+
+
+class Account(TypedDict):
+    """What one replica did so far; see the sample above. It travels through Ray and into JSON."""
+
+    stage: str
+    seconds: float
+    start: float
+    busy: float
+    retrieval: float
+    idle: float
+    calls: float
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    searches_retried: int
+    rows: dict[str, int]
+    reasons: dict[str, int]
+    ready: bool
+    in_flight: int
+    searching: int
 
 
 class Meter:
@@ -46,8 +71,9 @@ class Meter:
         self._lock = threading.Lock()
         self._ready = False
         self._calls = self._searches = self._retried = 0
-        self._seconds = dict.fromkeys(("start", "busy", "retrieval", "idle", "calls"), 0.0)
-        self._tokens = dict.fromkeys(TOKENS, 0)
+        self._seconds: dict[Doing, float] = dict.fromkeys(DOINGS, 0.0)
+        self._calls_seconds = 0.0
+        self._tokens: dict[Tokens, int] = dict.fromkeys(TOKENS, 0)
         self._rows: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
 
@@ -63,14 +89,20 @@ class Meter:
             if reason := record.get("reason"):
                 self._reasons[reason] += 1
 
-    def account(self) -> dict[str, Any]:
+    def account(self) -> Account:
         """All so far; see the sample above."""
         self._turn()
         return {
             "stage": self._stage,
             "seconds": self._since - self._began,
-            **self._seconds,
-            **self._tokens,
+            "start": self._seconds["start"],
+            "busy": self._seconds["busy"],
+            "retrieval": self._seconds["retrieval"],
+            "idle": self._seconds["idle"],
+            "calls": self._calls_seconds,
+            "prompt_tokens": self._tokens["prompt_tokens"],
+            "cached_tokens": self._tokens["cached_tokens"],
+            "completion_tokens": self._tokens["completion_tokens"],
             "searches_retried": self._retried,
             "rows": dict(self._rows),
             "reasons": dict(self._reasons),
@@ -110,9 +142,9 @@ class Meter:
         with self._lock:
             now = self._clock()
             passed, self._since = now - self._since, now
-            doing = "busy" if self._calls else "retrieval" if self._searches else "idle"
+            doing: Doing = "busy" if self._calls else "retrieval" if self._searches else "idle"
             self._seconds[doing if self._ready else "start"] += passed
-            self._seconds["calls"] += passed * self._calls
+            self._calls_seconds += passed * self._calls
             self._calls += calls
             self._searches += searches
 
@@ -124,7 +156,7 @@ class MeteredEngine:
         self._engine, self._meter = engine, meter
 
     async def generate(
-        self, messages: Sequence[dict[str, str]], sampling: dict[str, Any], adapter: str | None = None
+        self, messages: Sequence[dict[str, str]], sampling: Json, adapter: str | None = None
     ) -> Generation:
         """As the engine's."""
         return await self._meter.call(self._engine.generate(messages, sampling, adapter))

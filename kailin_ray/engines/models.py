@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from kailin_ray.config import Agent, Encoder, Model, QueryModel, TrainedModel
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.files import read_json, sha256
+from kailin_ray.schema import Json
 
 
 def model_identity(path: str, revision: str | None, checksum: Callable[[Path], str] = sha256) -> str:
@@ -32,7 +33,7 @@ _USUAL = frozenset(
 )  # fmt: skip
 
 
-def check_engine_arguments(key: str, given: dict[str, Any]) -> None:
+def check_engine_arguments(key: str, given: Json) -> None:
     """Raise ``ConfigError`` for arguments that vLLM's engine does not have."""
     if given.get("data_parallel_size", 1) != 1:
         raise ConfigError(f"{key}.data_parallel_size: engines are multiplied by cluster.num_engines and the plan")

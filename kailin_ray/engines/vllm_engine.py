@@ -29,6 +29,7 @@ from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 from kailin_ray.engines.chat_template import Message, prompt_ids
 from kailin_ray.engines.cpu import multiplies_bfloat16
 from kailin_ray.engines.interface import EngineDeadError, EngineSpec, Generation, PromptTooLongError
+from kailin_ray.schema import Json
 
 _KNOWN_LAYERS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
@@ -45,7 +46,7 @@ class Engine:
         to Ray's Prometheus endpoint.
         """
         # Weights are data from outside: safetensors only, unless the user's own arguments say otherwise.
-        defaults: dict[str, Any] = {"load_format": "safetensors", "enable_prefix_caching": True}
+        defaults: Json = {"load_format": "safetensors", "enable_prefix_caching": True}
         given = dict(spec.args)
         if current_platform.is_cpu() and given.get("dtype", "auto") == "auto" and not multiplies_bfloat16():
             given["dtype"] = "float32"
@@ -70,9 +71,7 @@ class Engine:
         self.max_model_len = int(self._llm.model_config.max_model_len)
         self._ids = itertools.count()
 
-    async def generate(
-        self, messages: Sequence[Message], sampling: dict[str, Any], adapter: str | None = None
-    ) -> Generation:
+    async def generate(self, messages: Sequence[Message], sampling: Json, adapter: str | None = None) -> Generation:
         """Continue ``messages`` with the assistant's turn; ``adapter`` is one of the engine's.
 
         Raises ``PromptTooLongError`` if prompt and ``max_tokens`` do not fit, ``EngineDeadError`` if the engine died.

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kailin_ray.errors import ConfigError
 from kailin_ray.io.storage import is_remote, remove, upload
 
 
@@ -105,27 +104,6 @@ def sha256(path: Path) -> str:
         return hashlib.sha256("".join(lines).encode()).hexdigest()
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def read_manifest(folder: Path, kind: str, key: str, command: str) -> dict[str, Any]:
-    """The manifest of a folder that ``command`` made; ``key`` is the configuration's name for it.
-
-    Raises ``ConfigError`` if the folder holds none, or one of another kind.
-    """
-    if not folder.is_dir():
-        raise ConfigError(f"{key}: {folder} is not a directory")
-    note = folder / "manifest.json"
-    if not note.exists():
-        raise ConfigError(f"{key}: {folder} has no manifest.json: not made by `{command}`, or not to its end")
-    try:
-        found: dict[str, Any] = read_json(note)
-    except ValueError as error:
-        raise ConfigError(f"{key}: {note} is damaged: {error}") from error
-    if found.get("kind") != kind:
-        raise ConfigError(f"{key}: {folder} holds {found.get('kind')}, not {kind}")
-    if kind == "documents" and "updates" not in found:
-        raise ConfigError(f"{key}: {folder} was made by an earlier version of kailin_ray; make it anew")
-    return found
 
 
 @contextmanager

@@ -50,3 +50,12 @@ def log_to(path: Path) -> Iterator[None]:
         ROOT.removeHandler(handler)
         ROOT.setLevel(level)
         handler.close()
+
+
+def log_to_output() -> None:
+    """Write what the package logs in this process to its output, from level INFO on: an actor's output is a log."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(FORMAT))
+    ROOT.addHandler(handler)
+    if ROOT.level == logging.NOTSET:
+        ROOT.setLevel(logging.INFO)

@@ -88,6 +88,16 @@ def has_manifest(folder: Path) -> bool:
     return (folder / NAME).exists()
 
 
+def manifest_kind(folder: Path) -> str | None:
+    """The kind that a folder's manifest names; None where there is no manifest, or none that can be read."""
+    try:
+        values = json.loads((folder / NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    kind = values.get("kind") if isinstance(values, dict) else None
+    return kind if isinstance(kind, str) else None
+
+
 def remove_manifest(folder: Path) -> None:
     """Mark a folder as not complete."""
     (folder / NAME).unlink(missing_ok=True)

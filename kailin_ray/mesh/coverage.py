@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial.distance import jensenshannon
 
+from kailin_ray.mesh.figures import Coverage, CoverageLevel
 from kailin_ray.mesh.hierarchy import MeshHierarchy
 
 Counts = npt.NDArray[np.int64]
@@ -40,7 +41,7 @@ LETTERS = {
 """NLM's categories, which no file of MeSH names."""
 
 
-def coverage(mesh: MeshHierarchy, accepted: Mapping[str, int], rejected: Mapping[str, int]) -> dict[str, Any]:
+def coverage(mesh: MeshHierarchy, accepted: Mapping[str, int], rejected: Mapping[str, int]) -> Coverage:
     """Spread and coverage at both levels.
 
     ``accepted`` and ``rejected``: headings by UI, of the documents that were and were not; the corpus' are the counts
@@ -54,7 +55,11 @@ def coverage(mesh: MeshHierarchy, accepted: Mapping[str, int], rejected: Mapping
     counted = [
         np.bincount(levels.places, counts[descriptors], minlength=len(levels.labels)).astype(int) for counts in spreads
     ]
-    return {name: _level(levels, at, [counts[at] for counts in counted]) for name, at in levels.levels.items()}
+    letters, categories = (
+        _level(levels, at, [counts[at] for counts in counted])
+        for at in (levels.levels["letters"], levels.levels["categories"])
+    )
+    return {"letters": letters, "categories": categories}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,7 +102,7 @@ def branches(mesh: MeshHierarchy) -> Branches:
     )
 
 
-def _level(levels: Branches, at: slice, counted: list[Counts]) -> dict[str, Any]:
+def _level(levels: Branches, at: slice, counted: list[Counts]) -> CoverageLevel:
     corpus, accepted, _ = counted
     rows = zip(levels.labels[at], levels.names[at], *(counts.tolist() for counts in counted), strict=True)
     return {

@@ -1,16 +1,14 @@
 """The MeSH hierarchy with the information content of a corpus, which knows each heading by UI or by name."""
 
 from pathlib import Path
-from typing import Any
 
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.files import read_json
 from kailin_ray.mesh import MeshHierarchy
+from kailin_ray.mesh.figures import Heading, MeshNote
 
 
-def load_mesh(
-    mesh: Path, tolerate_orphans: bool, documents: Path, *others: Path
-) -> tuple[MeshHierarchy, dict[str, Any]]:
+def load_mesh(mesh: Path, tolerate_orphans: bool, documents: Path, *others: Path) -> tuple[MeshHierarchy, MeshNote]:
     """The hierarchy with the information content of the corpus that the documents are; and a note for a manifest.
 
     A heading of the documents, or of ``others`` (folders with a ``descriptors.json``), whose UI the hierarchy does not
@@ -28,7 +26,7 @@ def load_mesh(
     numbers = hierarchy.find_names([named[ui]["name"] for ui in missing]).tolist() if missing else []
     aliases = {ui: number for ui, number in zip(missing, numbers, strict=True) if number >= 0}
     unknown = sorted((named[ui] for ui in missing if ui not in aliases), key=lambda one: -one["documents"])
-    note = {
+    note: MeshNote = {
         "num_descriptors": len(hierarchy.uis),
         "num_tree_numbers": hierarchy.num_tree_numbers,
         "headings": {
@@ -43,10 +41,12 @@ def load_mesh(
     return hierarchy.with_aliases(aliases).with_counts(counts), note
 
 
-def _headings(folder: Path) -> dict[str, dict[str, Any]]:
+def _headings(folder: Path) -> dict[str, Heading]:
     """Name and number of documents of each descriptor of a corpus, by UI."""
     path = folder / "descriptors.json"
-    found: dict[str, dict[str, Any]] = read_json(path) if path.exists() else {"": {}}
+    if not path.exists():
+        raise ConfigError(f"{folder} was made by an older version; remove it and make it again")
+    found: dict[str, Heading] = read_json(path)
     if not all(isinstance(heading, dict) and heading for heading in found.values()):
         raise ConfigError(f"{folder} was made by an older version; remove it and make it again")
     return found

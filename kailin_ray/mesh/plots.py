@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -10,14 +10,17 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from kailin_ray.io.files import atomic_file
 from kailin_ray.io.plots import BLUE, GREY, ORANGE
+from kailin_ray.mesh.figures import BranchFigures, BranchHeadings, Coverage, CoverageLevel, SampleFigures
+from kailin_ray.schema import Json
 
+_SPREADS: tuple[Literal["corpus", "accepted", "rejected"], ...] = ("corpus", "accepted", "rejected")
 NUM_LABELS = 8
 NUM_RARE, NUM_COMMON, LONGEST = 20, 8, 48
 NONE_AT = 0.35
 """Where none at all stands on an axis of logarithms."""
 
 
-def draw_coverage(coverage: dict[str, Any], path: Path) -> None:
+def draw_coverage(coverage: Coverage, path: Path) -> None:
     """Draw what ``mesh.coverage.coverage`` gave as a PNG."""
     figure = Figure(figsize=(13, 6.5), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1, 1])
@@ -27,9 +30,9 @@ def draw_coverage(coverage: dict[str, Any], path: Path) -> None:
         figure.savefig(partial, dpi=110, format="png")
 
 
-def _letters(axes: Axes, level: dict[str, Any]) -> None:
+def _letters(axes: Axes, level: CoverageLevel) -> None:
     rows = [row for row in level["branches"] if row["corpus"] or row["accepted"]][::-1]
-    corpus, accepted, rejected = (_shares(rows, name) for name in ("corpus", "accepted", "rejected"))
+    corpus, accepted, rejected = (_shares(rows, name) for name in _SPREADS)
     places = range(len(rows))
     axes.barh(places, corpus, color=GREY, height=0.6, label="corpus")
     axes.scatter(accepted, places, color=BLUE, zorder=3, label="accepted")
@@ -41,9 +44,9 @@ def _letters(axes: Axes, level: dict[str, Any]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _categories(axes: Axes, level: dict[str, Any]) -> None:
+def _categories(axes: Axes, level: CoverageLevel) -> None:
     rows = level["branches"]
-    corpus, accepted, rejected = (_shares(rows, name) for name in ("corpus", "accepted", "rejected"))
+    corpus, accepted, rejected = (_shares(rows, name) for name in _SPREADS)
     both = [(c, a, row) for c, a, row in zip(corpus, accepted, rows, strict=True) if c and a]
     missed = [c for c, a in zip(corpus, accepted, strict=True) if c and not a]
     axes.set_xscale("log")
@@ -70,17 +73,17 @@ def _categories(axes: Axes, level: dict[str, Any]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _shares(rows: list[dict[str, Any]], name: str) -> list[float]:
+def _shares(rows: list[BranchHeadings], name: Literal["corpus", "accepted", "rejected"]) -> list[float]:
     total = sum(row[name] for row in rows)
     return [100 * row[name] / total if total else 0.0 for row in rows]
 
 
-def _title(name: str, level: dict[str, Any]) -> str:
+def _title(name: str, level: CoverageLevel) -> str:
     known = "" if level["divergence"] is None else f", divergence {level['divergence']:.3f} bits"
     return f"{name}: {level['num_reached']} of {level['num_in_corpus']} reached{known}"
 
 
-def draw_sampling(reports: Mapping[str, dict[str, Any]], path: Path) -> None:
+def draw_sampling(reports: Mapping[str, SampleFigures], path: Path) -> None:
     """Draw one or two samples of one corpus, each by its name and as ``mesh.balance.balance`` gave it, as a PNG."""
     first = next(iter(reports.values()))
     rows = sorted(
@@ -100,7 +103,7 @@ def draw_sampling(reports: Mapping[str, dict[str, Any]], path: Path) -> None:
         figure.savefig(partial, dpi=100, format="png")
 
 
-def _headline(report: dict[str, Any]) -> str:
+def _headline(report: SampleFigures) -> str:
     total, heading = report["num_documents"], "major heading" if report["design"]["major"] else "heading"
     return (
         f"{total['after']:,} of {total['before']:,} abstracts chosen: how many have a {heading} "
@@ -108,7 +111,9 @@ def _headline(report: dict[str, Any]) -> str:
     )
 
 
-def _all_branches(axes: Axes, rows: list[dict[str, Any]], kept: dict[str, Any], reports: Mapping[str, Any]) -> None:
+def _all_branches(
+    axes: Axes, rows: list[BranchFigures], kept: Mapping[str, Mapping[str, int]], reports: Mapping[str, SampleFigures]
+) -> None:
     places = range(len(rows))
     axes.set_yscale("log")
     axes.bar(places, [row["documents_before"] for row in rows], color=GREY, alpha=0.45, width=1.0, label="corpus")
@@ -128,7 +133,7 @@ def _all_branches(axes: Axes, rows: list[dict[str, Any]], kept: dict[str, Any], 
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _named_branches(axes: Axes, rows: list[dict[str, Any]], kept: dict[str, Any]) -> None:
+def _named_branches(axes: Axes, rows: list[BranchFigures], kept: Mapping[str, Mapping[str, int]]) -> None:
     rare, common = rows[:NUM_RARE], rows[NUM_RARE:][-NUM_COMMON:]
     shown = [*rare, *common]
     places = [-number - (number >= len(rare)) for number in range(len(shown))]
@@ -153,7 +158,8 @@ def _short(name: str) -> str:
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
-def _styles() -> list[dict[str, Any]]:
+def _styles() -> list[Json]:
+    """Keywords of matplotlib's."""
     return [{"facecolors": "none", "edgecolors": ORANGE, "zorder": 4, "linewidths": 1.3}, {"color": BLUE, "zorder": 3}]
 
 

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import obonet
 from lxml import etree
@@ -81,7 +81,7 @@ def _kind(head: bytes) -> str | None:
 
 
 # Nothing outside the file is read, no entity is expanded, and a bomb meets libxml2's limits.
-_SAFE: dict[str, Any] = {"resolve_entities": False, "no_network": True, "load_dtd": False, "huge_tree": False}
+_SAFE: dict[str, bool] = {"resolve_entities": False, "no_network": True, "load_dtd": False, "huge_tree": False}
 
 
 def _read_xml(stream: BinaryIO) -> Iterator[Descriptor]:

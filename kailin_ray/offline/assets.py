@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from kailin_ray.config import FetchConfig
+from kailin_ray.errors import CommandFailedError, ConfigError
 from kailin_ray.io.files import read_json, sha256, write_json
 from kailin_ray.io.http import Web
-from kailin_ray.io.terminal import progress_bar
+from kailin_ray.io.terminal import progress_bar, terminal
 
 CHUNK = 1 << 20
 
@@ -84,7 +86,7 @@ class Url:
         """Put the file into the folder ``into``; a download that broke off stays in ``cache`` to go on from."""
         name = self.url.rpartition("/")[2]
         kept = cache / f".{name}.{self.sha256[:8]}.download"
-        with progress_bar(sys.stderr, name, None, unit="B") as bar:
+        with progress_bar(terminal(), name, None, unit="B") as bar:
             Web().download(self.url, kept, bar.update)
         found = sha256(kept)
         if found != self.sha256:
@@ -220,6 +222,29 @@ ASSETS = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class FetchResult:
+    """What was fetched, or was in place."""
+
+    paths: dict[str, Path]
+    """By the names of the assets."""
+
+
+def fetch_assets(config: FetchConfig) -> FetchResult:
+    """Fetch assets by name unless they are in place.
+
+    Raises ``ConfigError`` for an unknown name, before anything is fetched, and ``CommandFailedError`` for an asset that
+    cannot be had.
+    """
+    for name in config.assets:
+        if name not in ASSETS:
+            raise ConfigError(f"assets: unknown {name!r}; allowed: {', '.join(ASSETS)}")
+    try:
+        return FetchResult(paths={name: fetch(name, config.to) for name in config.assets})
+    except FetchError as error:
+        raise CommandFailedError(str(error)) from error
+
+
 def fetch(name: str, to: Path, assets: dict[str, Asset] = ASSETS) -> Path:
     """Fetch one asset into the folder ``to`` unless it is in place; return its path.
 
@@ -241,7 +266,8 @@ def fetch(name: str, to: Path, assets: dict[str, Asset] = ASSETS) -> Path:
         raise FetchError(f"{path} exists and was not fetched; move it away or choose another folder")
     failures = []
     for source in asset.sources:
-        print(f"{name}: fetching {asset.size_mb} MB from {source} ({asset.licence})", file=sys.stderr, flush=True)
+        line = f"{name}: fetching {asset.size_mb} MB from {source} ({asset.licence})"
+        print(line, file=terminal(), flush=True)
         try:
             _put(asset, source, path, {"asset": name, "source": str(source), "licence": asset.licence})
         except Exception as error:  # any fault of one source leaves the next to try

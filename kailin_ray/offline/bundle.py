@@ -1,8 +1,8 @@
 """What a cluster without internet needs, packed: wheels, this project, models and assets, with a way to install them.
 
-A bundle is a folder: ``install.sh`` and ``unpack.py``, which need Python alone, the parts, ``manifest.json`` that lists
-them and all files in them, and ``SHA256SUMS`` of everything. It appears when it is whole. What is downloaded for it
-lies beside it, and is removed then.
+A bundle is a folder: ``install.sh`` and ``unpack.py``, which need Python alone, the parts, the manifest that lists them
+and all files in them, and ``SHA256SUMS`` of everything. It appears when it is whole. What is downloaded for it lies
+beside it, and is removed then.
 """
 
 import hashlib
@@ -10,22 +10,28 @@ import json
 import re
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import ClassVar, Literal, TextIO
+
+from typing_extensions import TypedDict  # of typing's own, pydantic takes none before Python 3.12
 
 from kailin_ray import __version__
 from kailin_ray.config import BundleConfig
 from kailin_ray.engines.models import check_files
-from kailin_ray.errors import ConfigError
-from kailin_ray.io.files import atomic_folder, read_json, remove_folder, sha256, write_json
-from kailin_ray.io.terminal import progress_bar
+from kailin_ray.errors import CommandFailedError, ConfigError
+from kailin_ray.io.files import atomic_folder, read_json, remove_folder, sha256
+from kailin_ray.io.locks import locked
+from kailin_ray.io.manifests import NAME, Manifest, manifest_checksum, write_manifest
+from kailin_ray.io.terminal import progress_bar, terminal
 from kailin_ray.offline import assets, wheels
-from kailin_ray.offline.archive import write_parts
+from kailin_ray.offline.archive import Piece, write_parts
+from kailin_ray.schema import Json
 from kailin_ray.versions import CHECKOUT, versions
 
 LEAST_PYTHON = 11
+SUMS = "SHA256SUMS"
 MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "*.md", "LICENSE*", "NOTICE*")
 """Of a model: its weights, tokenizer, settings and licence. No pickle, and no code."""
 
@@ -46,23 +52,81 @@ class BundledModel:
     size: int = 0
 
 
-def bundle(config: BundleConfig, terminal: TextIO) -> dict[str, Any]:
-    """Make a bundle and return its manifest.
+class ModelNote(TypedDict("ModelNote", {"from": str})):
+    """A model, as a bundle's manifest lists it; ``from``: where it comes from."""
 
-    Raises ``ConfigError`` for what can be refused before anything is downloaded; ``WheelError``, ``FetchError`` and
-    ``OSError`` later, where what was downloaded is kept.
+    name: str
+    revision: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Platform:
+    """Machines that a bundle's wheels run on."""
+
+    system: str = "Linux"
+    machine: str = "x86_64"
+    glibc: str
+    """The oldest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleManifest(Manifest):
+    """The manifest of a bundle, which ``unpack.py`` reads too, with Python alone."""
+
+    COMMAND: ClassVar[str] = "bundle"
+
+    kind: Literal["bundle"] = "bundle"
+    id: str
+    made: str
+    version: str
+    commit: str | None
+    target: Literal["cpu", "gpu"]
+    python: str
+    platform: Platform
+    installed_bytes: int
+    models: tuple[ModelNote, ...]
+    assets: tuple[Json, ...]
+    """The notes that ``fetch`` leaves beside them."""
+    parts: tuple[Piece, ...]
+    files: tuple[Piece, ...]
+
+
+@dataclass(frozen=True)
+class BundleResult:
+    """A bundle that was made."""
+
+    out: Path
+    manifest: BundleManifest
+    sums_sha256: str
+    """Of SHA256SUMS, which holds the checksums of all else."""
+
+
+def bundle(config: BundleConfig) -> BundleResult:
+    """Make a bundle.
+
+    Raises ``ConfigError`` for what can be refused before anything is downloaded; ``CommandFailedError`` and ``OSError``
+    later, where what was downloaded is kept.
     """
+    with locked(config.out.absolute()):
+        try:
+            return _bundle(config, terminal())
+        except (wheels.WheelError, assets.FetchError) as error:
+            raise CommandFailedError(str(error)) from error
+
+
+def _bundle(config: BundleConfig, shown: TextIO) -> BundleResult:
     pins = check(config)
     downloads = downloads_of(config.out)
     models = found_models(config.models, downloads)
-    print(f"bundle: asking pip for {len(pins):,} wheels; it takes minutes", file=terminal, flush=True)
-    releases = wheels.resolve(pins, config.target, config.python)
+    with progress_bar(shown, "bundle: asking pip, which takes minutes", len(pins), unit=" wheels") as bar:
+        releases = wheels.resolve(pins, config.target, config.python)
+        bar.update(len(pins))
     check_room(config, releases, models, downloads)
 
     (downloads / "wheels").mkdir(parents=True, exist_ok=True)
     for name in config.assets:
         assets.fetch(name, config.assets_in)
-    wheels.download(releases, config.python, downloads / "wheels", terminal)
+    wheels.download(releases, config.python, downloads / "wheels", shown)
     built = [*wheels.build_sources(pins, downloads / "wheels"), wheels.build_project(CHECKOUT, downloads / "wheels")]
     for model in models:
         if model.revision:
@@ -73,9 +137,9 @@ def bundle(config: BundleConfig, terminal: TextIO) -> dict[str, Any]:
         + [file for name in config.assets for file in asset_files(name, config.assets_in)]
     )
     with atomic_folder(config.out) as folder:
-        manifest = write(config, files, models, folder, terminal)
+        manifest = write(config, files, models, folder, shown)
     remove_folder(downloads)
-    return manifest
+    return BundleResult(config.out, manifest, sha256(config.out / SUMS))
 
 
 def downloads_of(out: Path) -> Path:
@@ -200,13 +264,13 @@ def _size(paths: Iterable[Path]) -> int:
 
 
 def write(
-    config: BundleConfig, files: Files, models: Sequence[BundledModel], folder: Path, terminal: TextIO
-) -> dict[str, Any]:
+    config: BundleConfig, files: Files, models: Sequence[BundledModel], folder: Path, shown: TextIO
+) -> BundleManifest:
     """Write a bundle's folder of files by their names in it; return its manifest."""
     ours = [path for name, path in files if name.startswith("wheels/")]
     glibc = wheels.least_glibc(path.name for path in ours)
     stem = f"kailin_ray-{__version__}-{config.target}-py{config.python}-{_identity(files)}"
-    with progress_bar(terminal, "bundle: packed", _size(path for _, path in files), unit="B") as bar:
+    with progress_bar(shown, "bundle: packed", _size(path for _, path in files), unit="B") as bar:
         pieces, parts = write_parts(files, folder, stem, config.part_mib << 20, bar.update)
     sums = {piece.name: piece.sha256 for piece in pieces}
     lock = folder / "requirements.lock"
@@ -214,27 +278,24 @@ def write(
     lock.write_text("# Made by bundle: install with --no-deps.\n" + "\n".join(lines) + "\n")
     for name in ("install.sh", "unpack.py"):
         shutil.copy(CHECKOUT / "cluster" / "offline" / name, folder)
-    found = versions()
-    manifest = {
-        "kind": "bundle",
-        "id": stem,
-        "made": datetime.now(UTC).isoformat("T", "seconds"),
-        "version": __version__,
-        "commit": found.get("commit"),
-        "target": config.target,
-        "python": config.python,
-        "platform": {"system": "Linux", "machine": "x86_64", "glibc": glibc},
-        "installed_bytes": wheels.unpacked_bytes(ours)
-        + sum(p.size for p in pieces if not p.name.startswith("wheels/")),
-        "models": [{"name": m.name, "from": _shown(m), "revision": m.revision} for m in models],
-        "assets": [read_json(path) for name, path in files if re.fullmatch(r"assets/\.[^/]+\.json", name)],
-        "parts": [asdict(part) for part in parts],
-        "files": [asdict(piece) for piece in pieces],
-    }
-    write_json(folder / "manifest.json", manifest)
-    sums = {part.name: part.sha256 for part in parts}
-    sums |= {name: sha256(folder / name) for name in ("install.sh", "manifest.json", "requirements.lock", "unpack.py")}
-    (folder / "SHA256SUMS").write_text("".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())))
+    manifest = BundleManifest(
+        id=stem,
+        made=datetime.now(UTC).isoformat("T", "seconds"),
+        version=__version__,
+        commit=versions().get("commit"),
+        target=config.target,
+        python=config.python,
+        platform=Platform(glibc=glibc),
+        installed_bytes=wheels.unpacked_bytes(ours) + sum(p.size for p in pieces if not p.name.startswith("wheels/")),
+        models=tuple({"name": m.name, "from": _shown(m), "revision": m.revision} for m in models),
+        assets=tuple(read_json(path) for name, path in files if re.fullmatch(r"assets/\.[^/]+\.json", name)),
+        parts=tuple(parts),
+        files=tuple(pieces),
+    )
+    write_manifest(folder, manifest)
+    sums = {part.name: part.sha256 for part in parts} | {NAME: manifest_checksum(folder)}
+    sums |= {name: sha256(folder / name) for name in ("install.sh", "requirements.lock", "unpack.py")}
+    (folder / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())))
     return manifest
 
 
@@ -249,19 +310,19 @@ def _identity(files: Files) -> str:
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:8]
 
 
-def summary(out: Path, manifest: dict[str, Any]) -> str:
+def format_bundle(result: BundleResult) -> str:
     """What was made, and what to do with it."""
-    num_wheels = sum(piece["name"].startswith("wheels/") for piece in manifest["files"])
-    size = sum(part["size"] for part in manifest["parts"])
-    names = ", ".join([model["name"] for model in manifest["models"]] + [one["asset"] for one in manifest["assets"]])
+    made, out = result.manifest, result.out
+    num_wheels = sum(piece.name.startswith("wheels/") for piece in made.files)
+    names = ", ".join([model["name"] for model in made.models] + [str(asset["asset"]) for asset in made.assets])
     return "\n".join(
         (
-            f"{out}: {size / 1e9:,.2f} GB in {len(manifest['parts']):,} parts",
-            f"  {manifest['installed_bytes'] / 1e9:,.2f} GB when installed",
-            f"  {num_wheels:,} wheels for {manifest['target']}, Python {manifest['python']}, x86-64 Linux with glibc "
-            f"{manifest['platform']['glibc']} or later",
+            f"{out}: {sum(part.size for part in made.parts) / 1e9:,.2f} GB in {len(made.parts):,} parts",
+            f"  {made.installed_bytes / 1e9:,.2f} GB when installed",
+            f"  {num_wheels:,} wheels for {made.target}, Python {made.python}, x86-64 Linux with glibc "
+            f"{made.platform.glibc} or later",
             f"  {names or 'no models and assets'}",
-            f"  sha256 of SHA256SUMS: {sha256(out / 'SHA256SUMS')}",
+            f"  sha256 of {SUMS}: {result.sums_sha256}",
             f"Carry the folder over, and there: {out.name}/install.sh FOLDER",
         )
     )

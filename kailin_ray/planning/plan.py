@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from typing_extensions import TypedDict  # of typing's own, pydantic takes none before Python 3.12
+
 from kailin_ray.config import Agents, Cluster, Layout, Nodes
 from kailin_ray.errors import ConfigError
 from kailin_ray.planning.pools import Demand, Node, Pool, make_pool
@@ -21,6 +23,15 @@ _TASK = -1
 
 Places = tuple[list[list[int]], list[int]]
 """Numbers of machines: of each pool's replicas, and of the retrievers."""
+
+
+class PoolNote(TypedDict):
+    """A pool, for a manifest."""
+
+    stage: str
+    model: str
+    replicas: int
+    gpus_per_replica: float
 
 
 @dataclass(frozen=True)
@@ -208,7 +219,7 @@ def nodes_of(nodes: Nodes) -> list[Node]:
     return [replace(one, identity=str(number)) for number in range(1, nodes.count + 1)]
 
 
-def as_json(plan: Plan) -> list[list[dict[str, str | float]]]:
+def as_json(plan: Plan) -> list[list[PoolNote]]:
     """The plan for a manifest: of each part its pools."""
     return [
         [

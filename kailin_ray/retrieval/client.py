@@ -1,6 +1,7 @@
 """How an engine's actor asks the retrievers: the nearest one first, and another one where one has died."""
 
 import asyncio
+import logging
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,8 @@ from ray.exceptions import RayError, RayTaskError
 from kailin_ray.engines.metering import Meter
 from kailin_ray.retrieval.retriever import Query
 from kailin_ray.retrieval.search.index import Hit
+
+logger = logging.getLogger(__name__)
 
 RETURN_S = 900.0
 """Seconds in which a retriever starts, or comes back: its machine may first have to."""
@@ -56,7 +59,7 @@ class Searcher:
             except RayError as error:
                 place.gone = error
         if gone := [place.gone for place in self._places if place.gone]:
-            print(f"{len(gone)} of {len(self._places)} retrievers do not start: {gone[0]}", flush=True)
+            logger.warning("%d of %d retrievers do not start: %s", len(gone), len(self._places), gone[0])
             if len(gone) == len(self._places):
                 raise gone[0]
 

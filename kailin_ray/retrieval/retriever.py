@@ -4,12 +4,12 @@ import asyncio
 import gc
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 
 import ray
 
 from kailin_ray.config import Encoder, Retrieval
 from kailin_ray.retrieval.encoder import QueryEncoder
+from kailin_ray.retrieval.search.folder import Index
 from kailin_ray.retrieval.search.index import Hit, PassageIndex
 from kailin_ray.retrieval.search.store import Rows, Vectors
 
@@ -28,16 +28,16 @@ class Retriever:
     Passages are read in a second thread, on one core, while the next batch's search has begun and takes all.
     """
 
-    def __init__(self, index: str, encoder: Encoder, on_gpu: bool, retrieval: Retrieval):
+    def __init__(self, index: Index, encoder: Encoder, on_gpu: bool, retrieval: Retrieval):
         """Open the index and load the encoder. Raises ``ValueError`` if their dimensions differ."""
         # First the encoder: an index on a GPU asks what room there is left.
         self._encoder = QueryEncoder(encoder, on_gpu)
-        self._index = PassageIndex(Path(index), "cuda" if on_gpu else "cpu", retrieval.lexical_weight)
+        self._index = PassageIndex(index, "cuda" if on_gpu else "cpu", retrieval.lexical_weight)
         self._jaccard = retrieval.jaccard
         dimension = self._encoder.encode(["dimension"]).shape[1]
         if dimension != self._index.dimension:
             path = (encoder.query or encoder).path
-            raise ValueError(f"index {index} has dimension {self._index.dimension}, encoder {path} {dimension}")
+            raise ValueError(f"index {index.path} has dimension {self._index.dimension}, encoder {path} {dimension}")
         self._queue: asyncio.Queue[_Call] = asyncio.Queue()
         self._worker: asyncio.Task[None] | None = None
         gc.freeze()  # libraries: else they are gone through for every few hundred passages, for 30 ms

@@ -6,13 +6,14 @@ are the cluster's.
 """
 
 import asyncio
+import logging
 import os
 import shlex
 import shutil
-import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TextIO
 
 import aiohttp
 from ray.exceptions import AuthenticationError
@@ -20,18 +21,36 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from kailin_ray.config import Job, SubmitConfig, conf_dir, without_secrets
 from kailin_ray.errors import ConfigError
+from kailin_ray.schema import Json
 from kailin_ray.versions import PACKAGE
+
+logger = logging.getLogger(__name__)
 
 STOPPED = 75
 BETWEEN = 5.0
 """Seconds after which a lost connection is tried again."""
 
 
-def submit(config: SubmitConfig) -> int:
-    """Submit, follow, and return the command's exit code; 0 at once where ``job.follow`` is false.
+@dataclass(frozen=True)
+class SubmittedJob:
+    """A command that is a job of a Ray cluster."""
 
-    Raises ``ConfigError`` before anything is submitted.
-    """
+    id: str
+    command: str
+    client: JobSubmissionClient
+
+    @property
+    def address(self) -> str:
+        """Of the cluster's dashboard."""
+        return str(self.client.get_address())
+
+    def follow(self, out: TextIO) -> int:
+        """Write the job's output to ``out`` until it ends, over lost connections; return its command's exit code."""
+        return asyncio.run(follow(self.client, self.id, out))
+
+
+def submit(config: SubmitConfig) -> SubmittedJob:
+    """Submit a command as a job. Raises ``ConfigError`` for what may not be submitted or the cluster refuses."""
     _check_secrets(config)
     client = connect(config.job)
     if config.job.id in {job.submission_id for job in client.list_jobs()} - {None}:
@@ -39,7 +58,7 @@ def submit(config: SubmitConfig) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         # The driver drains on SIGTERM; Ray's own patience is three seconds. What it prints goes to a file.
         patience = {"RAY_JOB_STOP_WAIT_TIME_S": str(config.job.stop_seconds), "PYTHONUNBUFFERED": "1"}
-        environment: dict[str, Any] = {"env_vars": patience | config.job.env}
+        environment: Json = {"env_vars": patience | config.job.env}
         if config.job.ship:
             environment["working_dir"] = str(packed(Path(scratch) / "kailin_ray"))
         try:
@@ -53,11 +72,19 @@ def submit(config: SubmitConfig) -> int:
             )
         except RuntimeError as error:
             raise ConfigError(f"job: the cluster refuses it: {_one_line(error)}") from error
-    where = f"--address {client.get_address()}"
-    print(f"job {identity}, of {config.command}", flush=True)
-    print(f"  watch it   ray job logs {where} --follow {identity}")
-    print(f"  stop it    ray job stop {where} {identity}      it ends in good order, and the same command goes on")
-    return _followed(client, identity) if config.job.follow else 0
+    return SubmittedJob(identity, config.command, client)
+
+
+def format_submitted(job: SubmittedJob) -> str:
+    """What a person can do with a job."""
+    where = f"--address {job.address}"
+    return "\n".join(
+        (
+            f"job {job.id}, of {job.command}",
+            f"  watch it   ray job logs {where} --follow {job.id}",
+            f"  stop it    ray job stop {where} {job.id}      it ends in good order, and the same command goes on",
+        )
+    )
 
 
 def _check_secrets(config: SubmitConfig) -> None:
@@ -98,28 +125,21 @@ def packed(folder: Path) -> Path:
     return folder
 
 
-def _followed(client: JobSubmissionClient, identity: str) -> int:
-    try:
-        return asyncio.run(follow(client, identity))
-    except KeyboardInterrupt:
-        print("\nno longer followed; the job goes on", file=sys.stderr)
-        return 130
-
-
-async def follow(client: JobSubmissionClient, identity: str) -> int:
-    """Print a job's output until it ends, over lost connections; return its command's exit code."""
+async def follow(client: JobSubmissionClient, identity: str, out: TextIO) -> int:
+    """See ``SubmittedJob.follow``."""
     written = 0
     while True:
         said = 0
         try:
             async for text in client.tail_job_logs(identity):  # each time from its first line on
-                print(text[max(0, written - said) :], end="", flush=True)
+                out.write(text[max(0, written - said) :])
+                out.flush()
                 said += len(text)
                 written = max(written, said)
             if (code := exit_code(client.get_job_info(identity))) is not None:
                 return code
         except (OSError, RuntimeError, aiohttp.ClientError) as error:
-            print(f"kailin_ray: the connection was lost, the job goes on ({_one_line(error)})", file=sys.stderr)
+            logger.warning("the connection was lost, the job goes on (%s)", _one_line(error))
         await asyncio.sleep(BETWEEN)
 
 
@@ -130,7 +150,7 @@ def exit_code(info: JobDetails) -> int | None:
     if info.status == JobStatus.STOPPED:
         return STOPPED
     if info.driver_exit_code is None:
-        print(f"kailin_ray: {info.message}", file=sys.stderr)
+        logger.error("%s", info.message)
         return 1
     return int(info.driver_exit_code)
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import ray
@@ -10,10 +10,11 @@ import ray.data
 
 from kailin_ray.io.pmids import among
 
-Report = dict[str, Any]
+R = TypeVar("R", bound=Mapping[str, object])
+"""The report of a task."""
 
 
-def each(task: Callable[..., Report], items: Sequence[Any], keys: Mapping[str, Any]) -> Iterator[Report]:
+def each(task: Callable[..., R], items: Sequence[Any], keys: Mapping[str, Any]) -> Iterator[R]:
     """What ``task(item, **keys)`` reports of each item, in the order in which they end.
 
     Items and reports are JSON values. A task whose machine is lost is done again, so it must be able to.
@@ -26,7 +27,7 @@ def each(task: Callable[..., Report], items: Sequence[Any], keys: Mapping[str, A
         yield json.loads(row["report"])
 
 
-def _run(row: dict[str, str], task: Callable[..., Report], keys: dict[str, Any]) -> dict[str, str]:
+def _run(row: dict[str, str], task: Callable[..., Mapping[str, object]], keys: Mapping[str, Any]) -> dict[str, str]:
     return {"report": json.dumps(task(json.loads(row["item"]), **keys))}
 
 

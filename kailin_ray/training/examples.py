@@ -29,6 +29,7 @@ from kailin_ray.corpus.overlap.benchmarks import Benchmarks
 from kailin_ray.dataset.decontaminate import load_benchmarks
 from kailin_ray.dataset.splits import held_out
 from kailin_ray.errors import ConfigError
+from kailin_ray.schema import Row
 from kailin_ray.training.question_sources import load_splits, read_questions
 
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -40,8 +41,6 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }
 NOT_ACCEPTED = ("rejected", "removed")
 """Configs of ``publish`` that nothing may be trained on."""
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -4,25 +4,33 @@ Beside ``out`` lies ``.<out>.training`` while it works: the examples as token id
 says what is trained on what; the same command goes on from the last checkpoint.
 """
 
+import importlib.util
 import os
 import shutil
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from datasets import Dataset, disable_progress_bars
+from pydantic import TypeAdapter
 from transformers import AutoTokenizer
 
 from kailin_ray.config import TrainConfig, settings
 from kailin_ray.distill.identity import flat
+from kailin_ray.engines.adapters import Adapter, AdapterManifest, Base, ExampleCounts, TrainingInputs, find_trained
 from kailin_ray.engines.models import check_files, found_adapter, found_model, model_identity
 from kailin_ray.errors import STOPPED, ConfigError, StoppedError
 from kailin_ray.io.files import atomic_folder, read_json, sha256, write_json
+from kailin_ray.io.locks import locked
+from kailin_ray.io.manifests import write_manifest
+from kailin_ray.io.storage import log_file
 from kailin_ray.io.terminal import progress_bar
+from kailin_ray.runtime.faults import discard_if_refused, one_line_faults
 from kailin_ray.runtime.signals import stop_requests
+from kailin_ray.schema import Json
 from kailin_ray.training.examples import Examples, load_examples
 from kailin_ray.training.report import card, draw_losses
 from kailin_ray.training.tokens import tokenized
@@ -32,6 +40,8 @@ MANY_ROWS = 20_000
 """Rows from which on tokenizing takes more than one process."""
 MEASURED = 1_000
 """Held-out examples that are measured on: all of a small set, enough of a large one."""
+JOB, AFTER = "job.json", "after.json"
+"""Files in the scratch folder, written last: when the examples are prepared, and when the training is done."""
 STOP = "stop"
 """The file in the scratch folder that asks the workers to stop."""
 FREE = ("out", "cluster", "workers", "optimization.save_steps", "min_examples")
@@ -40,6 +50,8 @@ FREE = ("out", "cluster", "workers", "optimization.save_steps", "min_examples")
 
 def checked(config: TrainConfig) -> TrainConfig:
     """The configuration with its model found. Raises ``ConfigError`` for what cannot be trained."""
+    if importlib.util.find_spec("trl") is None:
+        raise ConfigError("trl is not installed: pip install '.[train]'")
     config = replace(config, model=found_model(config.model, "model.path"))
     check_files("model.path", config.model.path)
     if config.model.adapter:
@@ -65,14 +77,85 @@ def scratch_of(out: Path) -> Path:
     return out.with_name(f".{out.name}.training")
 
 
-def train(config: TrainConfig, out: Path, log: Path) -> dict[str, Any]:
-    """Train, and write ``out``; return its manifest. ``log`` takes what Ray and the workers say.
+@dataclass(frozen=True)
+class TrainResult:
+    """What ``train`` made, or found made already."""
 
-    Raises ``StoppedError`` after SIGTERM, once the step that was begun is in a checkpoint.
+    adapter: Adapter
+    made_already: bool
+
+
+def train(config: TrainConfig) -> TrainResult:
+    """Train an adapter or a model and write it to ``config.out``; a folder that is there must be of the same training.
+
+    Raises ``ConfigError``; ``CommandFailedError`` where a worker failed; ``StoppedError`` after SIGTERM, once the step
+    that was begun is in a checkpoint. The same call goes on from there.
     """
-    from kailin_ray.runtime.session import ray_session
+    config = checked(config)
+    out = config.out.absolute()
+    with locked(out):
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            return TrainResult(made_already(config), made_already=True)
+        with discard_if_refused(scratch_of(out)), one_line_faults(log_file(out)):
+            return TrainResult(_train(config, out), made_already=False)
+
+
+def _train(config: TrainConfig, out: Path) -> Adapter:
+    from kailin_ray.runtime.session import ray_session  # here, as Ray is not needed to refuse
 
     scratch = scratch_of(out)
+    inputs = open_job(config, scratch)
+    if not (scratch / JOB).exists():
+        _write_job(config, inputs, scratch)
+    started = time.monotonic()
+    if not (scratch / AFTER).exists():
+        (scratch / STOP).unlink(missing_ok=True)
+        # Ray takes SIGTERM for itself when it starts: the training's own handler comes after.
+        with ray_session(config.cluster, log_file(out)) as terminal, stop_requests(None) as stop:
+            _fit(config, scratch, terminal, stop)
+    if not (scratch / AFTER).exists():
+        raise StoppedError(STOPPED)
+    manifest = _manifest(config, scratch, time.monotonic() - started)
+    with atomic_folder(out) as folder:
+        shutil.copytree(scratch / "result", folder, dirs_exist_ok=True)
+        draw_losses(manifest.log, folder / "loss.png")
+        (folder / "README.md").write_text(card(manifest, out.name), encoding="utf-8")
+        write_manifest(folder, manifest)
+    shutil.rmtree(scratch)
+    return Adapter(config.out, manifest)
+
+
+def _manifest(config: TrainConfig, scratch: Path, seconds: float) -> AdapterManifest:
+    job, after, before = read_json(scratch / JOB), read_json(scratch / AFTER), scratch / "before.json"
+    values = {name: job[name] for name in ("config", "base", "adapter", "data", "examples")} | {
+        "kind": "model" if config.merge or not config.lora else "adapter",
+        "task": config.task,
+        # What it is asked with: see model.<agent>.examples.
+        "worked_examples": False,
+        "steps": after["steps"],
+        "before": read_json(before) if before.exists() else None,
+        "after": after["figures"],
+        "log": after["log"],
+        "seconds_of_last_session": round(seconds, 1),
+        "versions": versions(),
+    }
+    return TypeAdapter(AdapterManifest).validate_python(values)
+
+
+def open_job(config: TrainConfig, scratch: Path) -> TrainingInputs:
+    """What is trained on what. Raises ``ConfigError`` if the scratch folder holds another job that has begun."""
+    inputs = job_of(config)
+    note = scratch / JOB
+    if note.exists():
+        _refuse_another(TypeAdapter(TrainingInputs).validate_python(read_json(note)), inputs, scratch)
+    else:
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+    return inputs
+
+
+def _write_job(config: TrainConfig, inputs: TrainingInputs, scratch: Path) -> None:
+    """Prepare the examples and write down what is trained on what, last."""
     disable_progress_bars()
     tokenizer = AutoTokenizer.from_pretrained(config.model.path, revision=config.model.revision)
     if config.task in ("question", "judge", "dpo") and not tokenizer.chat_template:
@@ -80,73 +163,30 @@ def train(config: TrainConfig, out: Path, log: Path) -> dict[str, Any]:
             f"model.path: {config.model.path} has no chat template, which the agents' prompts are made with; take an "
             "instruct model"
         )
-    job = open_job(config, scratch)
-    if not (scratch / "job.json").exists():
-        write_examples(config, tokenizer, load_examples(config, scratch / "cache"), scratch)
-        write_json(scratch / "job.json", job | {"examples": read_json(scratch / "examples.json")})
-    started = time.monotonic()
-    if not (scratch / "after.json").exists():
-        (scratch / STOP).unlink(missing_ok=True)
-        # Ray takes SIGTERM for itself when it starts: the training's own handler comes after.
-        with ray_session(config.cluster, log) as terminal, stop_requests(None) as stop:
-            _fit(config, scratch, terminal, stop)
-    if not (scratch / "after.json").exists():
-        raise StoppedError(STOPPED)
-    manifest = {
-        "kind": "model" if config.merge or not config.lora else "adapter",
-        "task": config.task,
-        # What it is asked with: see model.<agent>.examples.
-        "worked_examples": False,
-        **read_json(scratch / "job.json"),
-        **_results(scratch),
-        "seconds_of_last_session": round(time.monotonic() - started, 1),
-        "versions": versions(),
-    }
-    with atomic_folder(out) as folder:
-        shutil.copytree(scratch / "result", folder, dirs_exist_ok=True)
-        draw_losses(manifest["log"], folder / "loss.png")
-        (folder / "README.md").write_text(card(manifest, out.name), encoding="utf-8")
-        write_json(folder / "manifest.json", manifest)
-    shutil.rmtree(scratch)
-    return manifest
+    counts = write_examples(config, tokenizer, load_examples(config, scratch / "cache"), scratch)
+    write_json(scratch / JOB, asdict(inputs) | {"examples": asdict(counts)})
 
 
-def open_job(config: TrainConfig, scratch: Path) -> dict[str, Any]:
-    """What is trained on what. Raises ``ConfigError`` if the scratch folder holds another job that has begun."""
-    job = job_of(config)
-    note = scratch / "job.json"
-    if note.exists():
-        _refuse_another(read_json(note), job, scratch)
-    else:
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-    return job
-
-
-def job_of(config: TrainConfig) -> dict[str, Any]:
+def job_of(config: TrainConfig) -> TrainingInputs:
     """What is trained on what."""
-    return {
-        "config": settings(config),
-        "base": {
-            "name": _name(config.model.path),
-            "identity": model_identity(config.model.path, config.model.revision),
-        },
-        "adapter": sha256(Path(config.model.adapter)) if config.model.adapter else None,
-        "data": data_identity(config),
-    }
+    return TrainingInputs(
+        config=settings(config),
+        base=Base(name=_name(config.model.path), identity=model_identity(config.model.path, config.model.revision)),
+        adapter=sha256(Path(config.model.adapter)) if config.model.adapter else None,
+        data=data_identity(config),
+    )
 
 
-def made_already(config: TrainConfig) -> dict[str, Any]:
-    """The manifest of ``out``. Raises ``ConfigError`` if that was made from something else, or by something else."""
-    note = config.out / "manifest.json"
-    manifest: dict[str, Any] = read_json(note) if note.is_file() else {}
-    if manifest.get("kind") not in ("adapter", "model"):
+def made_already(config: TrainConfig) -> Adapter:
+    """The folder ``out``. Raises ``ConfigError`` if that was made from something else, or by something else."""
+    adapter = find_trained(config.out, "out")
+    if adapter is None:
         raise ConfigError(f"out: {config.out} exists and `train` did not make it; choose another")
-    _refuse_another(manifest, job_of(config), config.out)
-    return manifest
+    _refuse_another(adapter.manifest, job_of(config), config.out)
+    return adapter
 
 
-def _refuse_another(made: dict[str, Any], asked: dict[str, Any], place: Path) -> None:
+def _refuse_another(made: TrainingInputs, asked: TrainingInputs, place: Path) -> None:
     before, now = _matters(made), _matters(asked)
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if changed:
@@ -157,8 +197,8 @@ def _refuse_another(made: dict[str, Any], asked: dict[str, Any], place: Path) ->
         )
 
 
-def _matters(job: dict[str, Any]) -> dict[str, Any]:
-    values = flat({name: job[name] for name in ("config", "base", "adapter", "data")})
+def _matters(job: TrainingInputs) -> Json:
+    values = flat({"config": job.config, "base": asdict(job.base), "adapter": job.adapter, "data": job.data})
     places = ("config.model.path", "config.model.adapter", "config.data.path")
     free = tuple(f"config.{name}" for name in FREE)
     return {key: value for key, value in values.items() if not key.startswith(free) and key not in places}
@@ -176,9 +216,10 @@ def data_identity(config: TrainConfig) -> str:
     return sha256(local) if local.exists() else f"{config.data.path}@{getattr(config.data, 'revision', None) or 'main'}"
 
 
-def write_examples(config: TrainConfig, tokenizer: Any, examples: Examples, scratch: Path) -> None:
-    """Token ids as Parquet, and the counts."""
-    left_out, numbers = dict(examples.left_out), {}
+def write_examples(config: TrainConfig, tokenizer: Any, examples: Examples, scratch: Path) -> ExampleCounts:
+    """Write token ids as Parquet; return the counts."""
+    left_out = dict(examples.left_out)
+    numbers: dict[str, int] = {}
     splits: list[tuple[str, Dataset | None]] = [("train", examples.train), ("test", examples.test)]
     for name, rows in splits:
         if rows is None:
@@ -198,7 +239,9 @@ def write_examples(config: TrainConfig, tokenizer: Any, examples: Examples, scra
             f"optimization.max_length: of {len(examples.train):,} examples {numbers['train']:,} fit into "
             f"{config.optimization.max_length:,} tokens, fewer than min_examples={config.min_examples:,}"
         )
-    write_json(scratch / "examples.json", numbers | {"left_out": {k: v for k, v in left_out.items() if v}})
+    return ExampleCounts(
+        train=numbers["train"], test=numbers.get("test", 0), left_out={k: v for k, v in left_out.items() if v}
+    )
 
 
 def _fit(config: TrainConfig, scratch: Path, terminal: TextIO, stop: threading.Event) -> None:
@@ -212,7 +255,7 @@ def _fit(config: TrainConfig, scratch: Path, terminal: TextIO, stop: threading.E
     _check_room(config)
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"config": config, "scratch": str(scratch), "stop": str(scratch / STOP)},
+        train_loop_config={"config": config, "scratch": scratch},
         scaling_config=ScalingConfig(
             num_workers=workers.num,
             use_gpu=bool(workers.gpus),
@@ -262,13 +305,3 @@ def _watch(scratch: Path, task: str, terminal: TextIO, stop: threading.Event, do
                 bar.update(told["step"] - bar.n)
             if over:
                 return
-
-
-def _results(scratch: Path) -> dict[str, Any]:
-    after, before = read_json(scratch / "after.json"), scratch / "before.json"
-    return {
-        "steps": after["steps"],
-        "before": read_json(before) if before.exists() else None,
-        "after": after["figures"],
-        "log": after["log"],
-    }

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from kailin_ray.agents.evaluation import TIE, position_bias, position_sums
 from kailin_ray.agents.prompts import PREAMBLE, SIDES
 from kailin_ray.comparison.statistics import interval, points
+from kailin_ray.engines.adapters import JudgeAccuracy
 from kailin_ray.engines.chat_template import Arguments, plain_ids, prompt_ids
 
 
@@ -49,7 +50,7 @@ def with_examples(prompt: Any) -> list[Any]:
     return [*PREAMBLE, prompt[-1]]
 
 
-def judged(shown_a: npt.NDArray[np.float64], says_a: npt.NDArray[np.bool_], pmids: list[int]) -> dict[str, Any]:
+def judged(shown_a: npt.NDArray[np.float64], says_a: npt.NDArray[np.bool_], pmids: list[int]) -> JudgeAccuracy:
     """Accuracy against the rule and position bias.
 
     ``shown_a`` (n,): the probability of A; ``says_a`` (n,): the rule prefers A; ``pmids`` (n,): two rows each, the

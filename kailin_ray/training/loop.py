@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import torch
@@ -19,11 +19,15 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.trainer import utils as trl_utils
 
 from kailin_ray.config import TrainConfig
+from kailin_ray.engines.adapters import Figures
 from kailin_ray.engines.cpu import multiplies_bfloat16
 from kailin_ray.io.files import write_json
 from kailin_ray.training.judge_accuracy import judged, probabilities, with_examples
 
 Model = Any
+STOP = "stop"
+"""The file in the scratch folder that asks the workers to stop."""
+_Measured = Literal["loss", "mean_token_accuracy", "rewards/accuracies", "rewards/margins"]
 LOGGED = ("step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm")
 
 
@@ -62,12 +66,18 @@ class Stop(TrainerCallback):
             self.asked = control.should_save = control.should_training_stop = True
 
 
-def train_worker(given: dict[str, Any]) -> None:
+class WorkerArguments(TypedDict):
+    """What the driver gives each worker."""
+
+    config: TrainConfig
+    scratch: Path
+
+
+def train_worker(given: WorkerArguments) -> None:
     """Train from the last checkpoint on, measure, and leave the result in the scratch folder, unless stopped."""
     import ray.train
 
-    config: TrainConfig = given["config"]
-    scratch = Path(given["scratch"])
+    config, scratch = given["config"], given["scratch"]
     if not config.workers.gpus:
         torch.set_num_threads(max(1, int(config.workers.cpus)))
     train, test = (_read(scratch / f"{name}.parquet") for name in ("train", "test"))
@@ -80,7 +90,7 @@ def train_worker(given: dict[str, Any]) -> None:
         figures = measured(trainer, config, test)
         if trainer.is_world_process_zero():
             write_json(before, figures)
-    stop = Stop(Path(given["stop"]))
+    stop = Stop(scratch / STOP)
     trainer.add_callback(stop)
     trainer.train(resume_from_checkpoint=last_checkpoint(scratch / "checkpoints"))
     if stop.asked:
@@ -198,29 +208,32 @@ def _weighted(train: Dataset, config: TrainConfig) -> Dataset:
     return train.select(drawn)
 
 
-def measured(trainer: Any, config: TrainConfig, test: Dataset) -> dict[str, Any]:
+def measured(trainer: Any, config: TrainConfig, test: Dataset) -> Figures:
     """The test split's loss, and of DPO and the judge what they are for."""
-    names = ["eval_loss", "eval_mean_token_accuracy"]
+    names: list[_Measured] = ["loss", "mean_token_accuracy"]
     if trainer.state.global_step:  # before, policy and reference are one, and rank nothing
-        names += ["eval_rewards/accuracies", "eval_rewards/margins"]
+        names += ["rewards/accuracies", "rewards/margins"]
     told = trainer.evaluate()
-    found = {name.removeprefix("eval_"): round(float(told[name]), 5) for name in names if name in told}
+    found = Figures()
+    for name in names:
+        if f"eval_{name}" in told:
+            found[name] = round(float(told[f"eval_{name}"]), 5)
     if config.task == "judge":
-        found |= judge_figures(trainer, config)
+        found.update(judge_figures(trainer, config))
     return found
 
 
-def judge_figures(trainer: Any, config: TrainConfig) -> dict[str, Any]:
+def judge_figures(trainer: Any, config: TrainConfig) -> Figures:
     """See ``judged``; untrained also with the worked examples before the prompt, as it is asked in a run."""
     scratch = Path(trainer.args.output_dir).parent
     rows = Dataset.from_parquet(str(scratch / "judge-test.parquet"), cache_dir=str(scratch / "cache"))
     says_a = np.array([completion[0]["content"] == "A" for completion in rows["completion"]])
     arguments = tuple(sorted(config.model.chat_template.items()))
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
-    asked = {"bare": list(rows["prompt"])}
+    asked: dict[Literal["bare", "with_examples"], list[Any]] = {"bare": list(rows["prompt"])}
     if not trainer.state.global_step:
         asked["with_examples"] = [with_examples(prompt) for prompt in rows["prompt"]]
-    found = {}
+    found = Figures()
     for name, prompts in asked.items():
         # No autocast: logits of bfloat16 are a sixteenth apart, at which a judge that hardly knows ties.
         shown_a = probabilities(model, trainer.processing_class, prompts, arguments)

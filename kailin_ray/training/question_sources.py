@@ -13,14 +13,13 @@ import pyarrow.parquet as pq
 from datasets import Dataset, load_dataset
 
 from kailin_ray.config import BioAsqFile, PubMedQaFile, QuestionRows
+from kailin_ray.corpus.documents import Documents
 from kailin_ray.corpus.overlap.benchmark_files import read_items, read_rows
 from kailin_ray.errors import ConfigError
-from kailin_ray.io.files import read_manifest
 from kailin_ray.io.pmids import among
+from kailin_ray.schema import Row
 
 FILES = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv"}
-
-Row = dict[str, Any]
 
 
 def read_questions(source: QuestionRows | PubMedQaFile | BioAsqFile, cache: Path) -> list[Row]:
@@ -91,11 +90,11 @@ def _pubmedqa(source: PubMedQaFile) -> Iterator[Row]:
 
 def _bioasq(source: BioAsqFile) -> Iterator[Row]:
     """A row for each of a question's documents that is at hand."""
-    read_manifest(source.documents, "documents", "data.documents", "ingest")
+    documents = Documents.open(source.documents, "data.documents")
     asked = [(pmid, item.question) for item in read_items(source.path) for pmid in item.pmids if item.question]
     wanted = np.unique(np.array([pmid for pmid, _ in asked], np.int64))
     found: dict[int, Row] = {}
-    for file in sorted(source.documents.glob("part-*.parquet")):
+    for file in documents.parts():
         table = pq.read_table(file, columns=["pmid", "title", "abstract"])
         here = table.filter(among(table["pmid"].to_numpy(), wanted))
         found |= {row["pmid"]: row for row in here.to_pylist()}

@@ -13,23 +13,29 @@ done again, or gone on with::
     out/lineage.json         which folder was made from which, by what command
 """
 
+import logging
 import os
 import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from kailin_ray.config import RefineConfig
-from kailin_ray.errors import ConfigError
+from kailin_ray.errors import CommandFailedError, ConfigError
 from kailin_ray.io.files import read_json, sha256, write_json
+from kailin_ray.io.locks import locked
+from kailin_ray.io.manifests import has_manifest, manifest_checksum
+
+logger = logging.getLogger(__name__)
 
 ENGINE_KEYS = ("model=", "model.", "retrieval=", "retrieval.", "evaluation=", "evaluation.", "cluster=", "cluster.")
 """Of distill, what compare's judge needs, too."""
+LINEAGE = "lineage.json"
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class Step:
         return self.command in ("publish", "compare") and self.out.exists()
 
 
-class StepFailedError(RuntimeError):
+class StepFailedError(CommandFailedError):
     """A step of the loop ended with another exit code than 0, which is its own to explain."""
 
     def __init__(self, step: Step, code: int):
@@ -96,27 +102,58 @@ def _asking(config: RefineConfig, adapter: Path | None) -> Iterator[str]:
         yield from (f"model.{agent}.adapter={adapter}", f"model.{agent}.examples=false", f"model.{agent}.persona=any")
 
 
-def refine(config: RefineConfig) -> None:
-    """Run the steps, those that are done again to no effect. Raises ``StepFailedError``; the same command goes on."""
-    every = steps(config)
-    config.out.mkdir(parents=True, exist_ok=True)
-    for number, step in enumerate(every, start=1):
-        print(
-            f"[{number} of {len(every)}] python -m kailin_ray {step.command} {shlex.join(step.arguments)}", flush=True
-        )
-        if step.done:
-            _check_same_source(config.out.absolute(), step)
-            print(f"{step.out}: made already")
-        elif code := _run([sys.executable, "-m", "kailin_ray", step.command, *step.arguments]):
-            raise StepFailedError(step, code)
-        _note(config.out.absolute(), step)
+class Origin(TypedDict):
+    """How a folder of the loop was made."""
+
+    command: list[str]
+    made_from: dict[str, str]
+    """Folders of the loop, each with its checksum at that time."""
+    checksum: str
+
+
+Lineage = dict[str, Origin]
+"""By folder, as its path in the loop's own."""
+
+
+@dataclass(frozen=True)
+class RefineResult:
+    """A loop that was gone through."""
+
+    out: Path
+    lineage: Lineage
+
+
+def refine(config: RefineConfig, tell: Callable[[str], object] = logger.info) -> RefineResult:
+    """Run the steps that are not done, each as a command of its own that writes to this process's output.
+
+    ``tell`` is given a line before each step. Raises ``StepFailedError``; the same call goes on from there. Raises
+    ``ConfigError`` if a folder that is there was made from something that has changed since.
+    """
+    every, out = steps(config), config.out.absolute()
+    with locked(out):
+        out.mkdir(parents=True, exist_ok=True)
+        for number, step in enumerate(every, start=1):
+            tell(f"[{number} of {len(every)}] kailin-ray {step.command} {shlex.join(step.arguments)}")
+            if step.done:
+                _check_same_source(out, step)
+                tell(f"{step.out}: made already")
+            elif code := _run([sys.executable, "-m", "kailin_ray", step.command, *step.arguments]):
+                raise StepFailedError(step, code)
+            _note(out, step)
+        return RefineResult(config.out, read_lineage(out))
+
+
+def read_lineage(out: Path) -> Lineage:
+    """Which folder of a loop was made from which; empty before the first one is."""
+    path = out / LINEAGE
+    lineage: Lineage = read_json(path) if path.exists() else {}
+    return lineage
 
 
 def _check_same_source(out: Path, step: Step) -> None:
     """Raise ``ConfigError`` if what a folder was made from has changed since, such as a run with a higher limit."""
-    lineage: dict[str, Any] = read_json(out / "lineage.json") if (out / "lineage.json").exists() else {}
-    noted = lineage.get(step.out.relative_to(out).as_posix(), {}).get("made_from", {})
-    for name, checksum in noted.items():
+    noted = read_lineage(out).get(step.out.relative_to(out).as_posix())
+    for name, checksum in noted["made_from"].items() if noted else ():
         if checksum != _checksum(out / name):
             raise ConfigError(f"out: {step.out} was made from {name} before that changed; remove it to make it anew")
 
@@ -144,16 +181,14 @@ def _forwarded(process: "subprocess.Popen[bytes]") -> Iterator[None]:
 
 def _note(out: Path, step: Step) -> None:
     """Write down by which command a folder was made, and from which others, each with its manifest's checksum."""
-    path = out / "lineage.json"
-    lineage: dict[str, Any] = read_json(path) if path.exists() else {}
+    lineage = read_lineage(out)
     lineage[step.out.relative_to(out).as_posix()] = {
         "command": [step.command, *step.arguments],
         "made_from": {one.relative_to(out).as_posix(): _checksum(one) for one in step.made_from},
         "checksum": _checksum(step.out),
     }
-    write_json(path, lineage)
+    write_json(out / LINEAGE, lineage)
 
 
 def _checksum(folder: Path) -> str:
-    note = folder / "manifest.json"
-    return sha256(note if note.exists() else folder)
+    return manifest_checksum(folder) if has_manifest(folder) else sha256(folder)

@@ -1,11 +1,14 @@
 """What a person looks at of a training: its summary, its folder's card, the picture of its losses."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from matplotlib.figure import Figure
 
+from kailin_ray.engines.adapters import Adapter, AdapterManifest, JudgeAccuracy, LogRow
 from kailin_ray.io.files import atomic_file
+from kailin_ray.io.manifests import NAME
 from kailin_ray.io.plots import BLUE, GREY, ORANGE
 
 USE = {
@@ -18,7 +21,7 @@ SMOOTHED = 20
 """Points of the line through the steps' losses."""
 
 
-def draw_losses(log: list[dict[str, Any]], path: Path) -> None:
+def draw_losses(log: Sequence[LogRow], path: Path) -> None:
     """Draw the loss of each step, a running mean through them, and the held-out loss, as a PNG."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
@@ -38,40 +41,47 @@ def draw_losses(log: list[dict[str, Any]], path: Path) -> None:
         figure.savefig(partial, dpi=110, format="png")
 
 
-def _series(log: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
+def _series(log: Sequence[LogRow], name: Literal["loss", "eval_loss"]) -> tuple[list[int], list[float]]:
     rows = [row for row in log if name in row]
     return [row["step"] for row in rows], [row[name] for row in rows]
 
 
-def summary(out: Path, manifest: dict[str, Any]) -> str:
+def format_training(adapter: Adapter) -> str:
     """What a person wants to know of a training, and how to use what it made."""
-    examples, base = manifest["examples"], manifest["base"]["name"]
-    lines = [
-        f"{out}: {manifest['task']} on {base}: {examples['train']:,} examples, {examples.get('test', 0):,} held out, "
-        f"{manifest['steps']:,} steps"
-    ]
-    if examples["left_out"]:
-        lines.append("left out: " + ", ".join(f"{number:,} {name}" for name, number in examples["left_out"].items()))
-    losses = [row["loss"] for row in manifest["log"] if "loss" in row]
-    if losses:
-        lines.append(f"loss        {_mean(losses[:10]):.3f} at first, {_mean(losses[-10:]):.3f} at last")
-    lines += figures(manifest)
-    if manifest["kind"] == "adapter" and manifest["task"] in USE:  # others are downstream models, not agents
-        agent, more = USE[manifest["task"]]
-        lines.append(f"use it      model.{agent}.adapter={out} model.{agent}.examples=false{more}")
+    made = adapter.manifest
+    lines = _summary(adapter)
+    if made.kind == "adapter" and made.task in USE:  # others are downstream models, not agents
+        agent, more = USE[made.task]
+        lines.append(f"use it      model.{agent}.adapter={adapter.path} model.{agent}.examples=false{more}")
     return "\n".join(lines)
 
 
-def figures(manifest: dict[str, Any]) -> list[str]:
+def _summary(adapter: Adapter) -> list[str]:
+    made, examples = adapter.manifest, adapter.manifest.examples
+    lines = [
+        f"{adapter.path}: {made.task} on {made.base.name}: {examples.train:,} examples, {examples.test:,} held out, "
+        f"{made.steps:,} steps"
+    ]
+    if examples.left_out:
+        lines.append("left out: " + ", ".join(f"{number:,} {name}" for name, number in examples.left_out.items()))
+    losses = [row["loss"] for row in made.log if "loss" in row]
+    if losses:
+        lines.append(f"loss        {_mean(losses[:10]):.3f} at first, {_mean(losses[-10:]):.3f} at last")
+    return lines + figures(made)
+
+
+def figures(manifest: AdapterManifest) -> list[str]:
     """Lines of what was measured on the held-out examples, before and after."""
-    before, after = manifest["before"], manifest["after"]
+    before, after = manifest.before, manifest.after
     if not after:
         return ["held out    none: nothing was measured"]
-    lines = [
-        f"held out    {told}: {before[name]:.3f} before, {after[name]:.3f} after"
-        for name, told in (("loss", "loss"), ("mean_token_accuracy", "token accuracy"))
-        if name in after
-    ]
+    assert before  # measured on the same examples
+    lines = []
+    if "loss" in after:
+        lines.append(f"held out    loss: {before['loss']:.3f} before, {after['loss']:.3f} after")
+    if "mean_token_accuracy" in after:
+        accuracies = before["mean_token_accuracy"], after["mean_token_accuracy"]
+        lines.append(f"held out    token accuracy: {accuracies[0]:.3f} before, {accuracies[1]:.3f} after")
     if "rewards/accuracies" in after:
         lines.append(f"held out    pairs ranked as they were preferred: {after['rewards/accuracies']:.3f}")
     if "bare" in after:
@@ -80,7 +90,7 @@ def figures(manifest: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _judge(figures: dict[str, Any]) -> str:
+def _judge(figures: JudgeAccuracy) -> str:
     low, high = figures["interval"]
     bias = figures["position_bias"]
     return (
@@ -93,11 +103,11 @@ def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def card(manifest: dict[str, Any], name: str) -> str:
+def card(manifest: AdapterManifest, name: str) -> str:
     """The folder's README: what it is, of what it was made, what it gave."""
-    config, base = manifest["config"], manifest["base"]
-    peft = [f"base_model: {base['name']}", "library_name: peft"] if manifest["kind"] == "adapter" else []
-    told = "\n".join(f"- {line}" for line in summary(Path(name), manifest).splitlines()[1:])
+    base = manifest.base.name
+    peft = [f"base_model: {base}", "library_name: peft"] if manifest.kind == "adapter" else []
+    told = "\n".join(f"- {line}" for line in format_training(Adapter(Path(name), manifest)).splitlines()[1:])
     return "\n".join(
         [
             "---",
@@ -105,10 +115,10 @@ def card(manifest: dict[str, Any], name: str) -> str:
             "tags: [biology, medical, kailin_ray]",
             "---",
             "",
-            f"# {manifest['task']} on {base['name']}",
+            f"# {manifest.task} on {base}",
             "",
-            f"Made by `python -m kailin_ray train task={manifest['task']}` ({manifest['versions'].get('commit', '')}).",
-            f"Data: `{config['data']['path']}`, identity `{manifest['data'][:16]}`. All settings: `manifest.json`.",
+            f"Made by `kailin-ray train task={manifest.task}` ({manifest.versions.get('commit', '')}).",
+            f"Data: `{manifest.config['data']['path']}`, identity `{manifest.data[:16]}`. All settings: `{NAME}`.",
             "",
             told,
             "",

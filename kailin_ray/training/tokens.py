@@ -10,8 +10,7 @@ from datasets import Dataset
 
 from kailin_ray.config import TrainConfig
 from kailin_ray.engines.chat_template import Arguments, plain_ids, prompt_ids, reply_ids
-
-Row = dict[str, Any]
+from kailin_ray.schema import Row
 
 
 def tokenized(rows: Dataset, config: TrainConfig, tokenizer: Any, num_proc: int | None) -> tuple[Dataset, int]:

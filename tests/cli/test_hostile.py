@@ -121,7 +121,7 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def made(kailin: Command, web: tuple[str, list[str]], tmp_path_factory: pytest.TempPathFactory) -> Made:
+def made(kailin_subprocess: Command, web: tuple[str, list[str]], tmp_path_factory: pytest.TempPathFactory) -> Made:
     """All that is hostile in one corpus, among ordinary rows, through ingest, index and distill."""
     at = tmp_path_factory.mktemp("hostile")
     (at / "in").mkdir()
@@ -157,16 +157,16 @@ def made(kailin: Command, web: tuple[str, list[str]], tmp_path_factory: pytest.T
     with pytest.MonkeyPatch.context() as patch:
         for name, secret in SECRETS.items():
             patch.setenv(name, secret)
-        ingested = kailin("ingest", f"source.path={at}/in", f"out={at}/documents")
+        ingested = kailin_subprocess("ingest", f"source.path={at}/in", f"out={at}/documents")
         assert (at / "documents").exists(), ingested.stderr
         blank = next(iter(Made(at, None, None).rows("documents").values()))
         by_hand = [blank | {"pmid": pmid, "abstract": text} for pmid, text in BY_HAND.items()]
         pq.write_table(pa.Table.from_pylist(by_hand, DOCUMENTS), at / "documents" / "part-99999.parquet")
         encoder = with_own_code(ENCODER, at / "encoder", at / "encoder-code-ran")
-        indexed = kailin("index", f"documents={at}/documents", f"out={at}/index", f"encoder.path={encoder}")
+        indexed = kailin_subprocess("index", f"documents={at}/documents", f"out={at}/index", f"encoder.path={encoder}")
         assert indexed.returncode == 0, indexed.stderr
         model = with_own_code(MODEL, at / "model", at / "model-code-ran")
-        distilled = kailin(
+        distilled = kailin_subprocess(
             "distill", f"documents={at}/documents", f"index={at}/index", f"mesh={MESH}", f"out={at}/run",
             f"model.path={model}", "retrieval=brief", "retrieval.top_k=2", f"+model.engine.hf_token={GIVEN}",
             "model.engine.kv_cache_memory_bytes=536870912",
@@ -273,8 +273,8 @@ def test_no_secret_is_written_anywhere(made: Made) -> None:
     assert manifest["config"]["model"]["engine"]["hf_token"] == "(secret)"
 
 
-def test_a_report_sends_no_commands_to_the_terminal(kailin: Command, made: Made) -> None:
-    shown = kailin("report", f"run={made.at}/run", "examples=99")
+def test_a_report_sends_no_commands_to_the_terminal(kailin_here: Command, made: Made) -> None:
+    shown = kailin_here("report", f"run={made.at}/run", "examples=99")
     assert shown.returncode == 0, shown.stderr
     for character in "\x00\x1b\x07\x08\x7f\x9b\u202e\u2066":
         assert character not in shown.stdout
@@ -290,7 +290,7 @@ def only(model: Path, to: Path, *left_out: str) -> Path:
 
 @pytest.mark.parametrize("kind", ["model", "encoder"])
 def test_pickled_weights_are_refused_before_anything_starts(
-    kailin: Command, tmp_path: Path, documents: Path, index: Path, kind: str
+    kailin_here: Command, tmp_path: Path, documents: Path, index: Path, kind: str
 ) -> None:
     folder = only({"model": MODEL, "encoder": ENCODER}[kind], tmp_path / "pickled", "model.safetensors")
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04cposix\nsystem\n.")
@@ -299,35 +299,37 @@ def test_pickled_weights_are_refused_before_anything_starts(
         "encoder": ["index", f"encoder.path={folder}"],
     }[kind]
     names = (f"{kind}.path", "pickled", "no *.safetensors, only pytorch_model.bin")
-    refused(kailin, tmp_path, *given, f"documents={documents}", f"out={tmp_path}/out", names=names)
+    refused(kailin_here, tmp_path, *given, f"documents={documents}", f"out={tmp_path}/out", names=names)
 
 
-def test_an_encoder_with_a_module_of_its_own_is_refused(kailin: Command, tmp_path: Path, documents: Path) -> None:
+def test_an_encoder_with_a_module_of_its_own_is_refused(kailin_here: Command, tmp_path: Path, documents: Path) -> None:
     folder = only(ENCODER, tmp_path / "encoder", "modules.json")
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass Evil:\n    pass\n")
     modules = json.loads((ENCODER / "modules.json").read_text())
     modules.append({"idx": 3, "name": "3", "path": "", "type": "evil.Evil"})
     (folder / "modules.json").write_text(json.dumps(modules))
     given = ("index", f"documents={documents}", f"out={tmp_path}/out", f"encoder.path={folder}")
-    refused(kailin, tmp_path, *given, names=("encoder.path", "'evil.Evil'", "own code is not run"))
+    refused(kailin_here, tmp_path, *given, names=("encoder.path", "'evil.Evil'", "own code is not run"))
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_model_that_only_its_own_code_can_read_is_refused(kailin: Command, tmp_path: Path) -> None:
+def test_a_model_that_only_its_own_code_can_read_is_refused(kailin_here: Command, tmp_path: Path) -> None:
     folder = with_own_code(MODEL, tmp_path / "model", tmp_path / "ran")
     settings = json.loads((folder / "config.json").read_text()) | {"model_type": "evil"}
     (folder / "config.json").write_text(json.dumps(settings))
     given = ("plan", "model=chat", f"model.path={folder}", "cluster=gpu", NODES.format(gpus=1, gib=80))
-    refused(kailin, tmp_path, *given, names=("model.general", "custom code"))
+    refused(kailin_here, tmp_path, *given, names=("model.general", "custom code"))
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_secret_under_a_wrong_key_is_not_said_again(kailin: Command, tmp_path: Path) -> None:
-    done = kailin("plan", f"+model.hf_token={GIVEN}")
+def test_a_secret_under_a_wrong_key_is_not_said_again(kailin_here: Command, tmp_path: Path) -> None:
+    done = kailin_here("plan", f"+model.hf_token={GIVEN}")
     assert (done.returncode, GIVEN in done.stderr) == (2, False)
     assert "model.hf_token" in done.stderr
 
 
-def test_a_name_that_is_not_utf_8_is_refused(kailin: Command, tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf_8_is_refused(kailin_here: Command, tmp_path: Path) -> None:
     shutil.copyfile(__file__, tmp_path / "caf\udce9.xml")
-    refused(kailin, tmp_path, "ingest", f"source.path={tmp_path}", f"out={tmp_path}/o", names=("source.path", "UTF-8"))
+    refused(
+        kailin_here, tmp_path, "ingest", f"source.path={tmp_path}", f"out={tmp_path}/o", names=("source.path", "UTF-8")
+    )

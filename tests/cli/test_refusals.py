@@ -1,6 +1,6 @@
 """Bad input through the command line: one line that names it, non-zero exit, nothing half-written.
 
-In this process where nothing starts; `kailin` is a process of its own, for what starts Ray or looks at its environment.
+In this process; one that starts an engine that cannot, and one that looks at its environment, in their own.
 """
 
 import gzip
@@ -189,16 +189,14 @@ def test_a_plan_is_shown_and_nothing_starts(kailin: Command, tmp_path: Path) -> 
     assert "1 x 1" in here.stdout
 
 
-def test_a_hub_revision_is_pinned_to_its_commit(
-    kailin: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_revision_is_pinned_to_its_commit(kailin_subprocess: Command, tmp_path: Path) -> None:
     commit = "0123456789abcdef0123456789abcdef01234567"
     cached = tmp_path / "hub" / "models--owner--name"
     (cached / "refs").mkdir(parents=True)
     (cached / "refs" / "main").write_text(commit)
     Path(config_only(cached / "snapshots", "llama-3-8b")).rename(cached / "snapshots" / commit)
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
-    done = kailin("plan", "model=chat", "model.path=owner/name", "cluster=gpu", NODES.format(gpus=8, gib=80))
+    given = ("plan", "model=chat", "model.path=owner/name", "cluster=gpu", NODES.format(gpus=8, gib=80))
+    done = kailin_subprocess(*given, HF_HOME=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert f"owner/name@{commit}: 8.03 B parameters" in done.stdout
 
@@ -235,22 +233,22 @@ def test_an_out_folder_that_holds_something_else_is_left_alone(
     )
 
 
-def test_help_teaches_and_the_configuration_can_be_seen(kailin: Command) -> None:
-    overview = kailin("--help")
+def test_help_teaches_and_the_configuration_can_be_seen(kailin_here: Command) -> None:
+    overview = kailin_here("--help")
     assert overview.returncode == 0
     for command in ("fetch", "download", "ingest", "select", "index", "distill", "plan", "publish", "report"):
         assert command in overview.stdout
-        shown = kailin(command, "--help")
+        shown = kailin_here(command, "--help")
         assert shown.returncode == 0
-        assert f"python -m kailin_ray {command}" in shown.stdout
-    composed = kailin("distill", "--cfg", "job", "retrieval=brief")
+        assert f"kailin-ray {command}" in shown.stdout
+    composed = kailin_here("distill", "--cfg", "job", "retrieval=brief")
     assert "max_context_words: 32" in composed.stdout
 
 
 def test_an_engine_that_cannot_start_is_said_in_one_line_that_names_the_log(
-    kailin: Command, tmp_path: Path, documents: Path, index: Path
+    kailin_subprocess: Command, tmp_path: Path, documents: Path, index: Path
 ) -> None:
-    done = kailin(
+    done = kailin_subprocess(
         "distill", f"documents={documents}", f"index={index}", f"mesh={MESH}", f"out={tmp_path}/run", "limit=2",
         "+model.engine.kv_cache_dtype=nonesuch",
     )  # fmt: skip

@@ -56,6 +56,8 @@ def head() -> Iterator[Head]:
     # Not pytest's folder: the path of a socket in it has room for 107 characters.
     folder = Path("/tmp") / f"kailin-{secrets.token_hex(4)}"
     options = [f"--port={port}", f"--dashboard-port={dashboard_port}", f"--temp-dir={folder}", "--num-cpus=3"]
+    # Else the agent wants a port that the agent of another Ray session on this machine has, and no job is taken.
+    options += [f"--dashboard-agent-{kind}-port={free_port()}" for kind in ("listen", "grpc")]
     process = subprocess.Popen(
         [Path(sys.executable).with_name("ray"), "start", "--head", "--block", *options, "--disable-usage-stats"],
         env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

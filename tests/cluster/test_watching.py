@@ -52,7 +52,7 @@ def run(head: Head, documents: Path, index: Path, tmp_path_factory: pytest.TempP
     paths = [f"documents={documents}", f"index={index}", f"mesh={MESH}", f"out={out}", f"limit={LIMIT}"]
     sizes = ["cluster.rows_per_block=4", "cluster.rows_in_flight=4", "retrieval=brief", "evaluation.by=rule"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.distil_with_a_fake_engine", *paths, *sizes],
+        [sys.executable, "-m", "tests.support.distil_with_a_fake_engine", *paths, *sizes],
         cwd=ROOT, env=os.environ | head.environment | {"RAY_ADDRESS": head.address},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip

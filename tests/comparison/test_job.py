@@ -8,14 +8,17 @@ from typing import Any
 
 import matplotlib.image
 import pytest
-from hydra import compose, initialize_config_dir
 
 from kailin_ray.cli.train import compare
-from kailin_ray.comparison.report import MEASURES, lines
-from kailin_ray.config import CompareConfig, check, conf_dir
+from kailin_ray.comparison import job
+from kailin_ray.comparison.manifest import ComparisonManifest
+from kailin_ray.comparison.report import MEASURES, format_comparison, lines
+from kailin_ray.config import CompareConfig, load
 from kailin_ray.dataset.splits import held_out
 from kailin_ray.errors import ConfigError
-from tests.support.runs import MODEL, Record, record, run
+from kailin_ray.io.files import read_json
+from kailin_ray.io.manifests import read_manifest
+from tests.support.runs import MODEL, OF_OLD, Record, record, run
 
 HELD_OUT = [pmid for pmid in range(1, 2_000) if held_out(pmid)][:60]
 TRAINED_ON = [pmid for pmid in range(1, 100) if not held_out(pmid)]
@@ -40,8 +43,7 @@ def compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Compared:
 
     def compared(*overrides: str, out: str = "out") -> dict[str, Any]:
         keys = [f"old={tmp_path}/old", f"new={tmp_path}/new", f"out={tmp_path}/{out}", "judge=false", *overrides]
-        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-            assert compare(check(CompareConfig, compose("compare", keys))) == 0
+        assert compare(load(CompareConfig, "compare", keys)) == 0
         found: dict[str, Any] = json.loads((tmp_path / out / "comparison.json").read_text())
         return found | {"printed": capsys.readouterr().out}
 
@@ -53,7 +55,7 @@ def test_a_run_and_its_copy_do_not_differ(tmp_path: Path, compared: Compared) ->
     run(tmp_path / "new", rows(TRAINED_ON + HELD_OUT), pieces=5)
     found = compared()
     assert (found["abstracts"], found["held_out"]) == (60, True)
-    assert {line.key for line in lines(found)} == {"accepted", *MEASURES} - {"judge", "judge_probability"}
+    assert {line.key for line in lines(found["figures"])} == {"accepted", *MEASURES} - {"judge", "judge_probability"}
     for figure in found["figures"].values():
         assert figure["difference"] == [0, 0, 0]
     ties = {"wins": 0, "ties": 60, "losses": 0, "missing": 0}
@@ -79,7 +81,7 @@ def test_the_folder_and_the_terminal_tell_the_same(tmp_path: Path, compared: Com
     readme = (tmp_path / "out" / "README.md").read_text()
     assert "general small + question-1" in readme
     assert "Besides the models, the runs differ in: `evaluation.by`." in readme
-    for line in lines(found):
+    for line in lines(found["figures"]):
         assert f"{line.measure.name} " in found["printed"]
         assert f"| {line.label} | " in readme
     for sentence in found["said"]:
@@ -88,10 +90,24 @@ def test_the_folder_and_the_terminal_tell_the_same(tmp_path: Path, compared: Com
     score = found["figures"]["general.mesh_score"]
     assert f"{score['old'][0]:.4f}  {score['new'][0]:.4f}" in found["printed"]
     assert matplotlib.image.imread(tmp_path / "out" / "comparison.png").shape[2] == 4
-    made = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    made = read_json(tmp_path / "out" / "manifest.json")
     assert (made["kind"], made["new"]["models"]["general"]["adapter"]) == ("comparison", "question-1")
     assert made["config"]["held_out"] is True
     assert "figures" not in made
+    assert set(made) - set(found) == {"format_version", "config"}
+
+
+def test_the_library_gives_what_the_folder_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path / "old", rows(HELD_OUT))
+    run(tmp_path / "new", rows(HELD_OUT, seed=5))
+    keys = [f"{key}={tmp_path}/{key}" for key in ("old", "new", "out")]
+    result = job.compare(load(CompareConfig, "compare", [*keys, "judge=false"]))
+    assert capsys.readouterr().out == ""
+    assert read_manifest(tmp_path / "out", ComparisonManifest, "comparison") == result.manifest
+    found = read_json(tmp_path / "out" / "comparison.json")
+    assert found["figures"] == result.measures.figures
+    assert found["said"] == result.said
+    assert format_comparison(result).startswith(f"{tmp_path}/out: 60 abstracts, held out\n")
 
 
 def test_an_agent_that_asks_everybody_the_same_is_told(tmp_path: Path, compared: Compared) -> None:
@@ -151,7 +167,10 @@ def test_of_a_few_abstracts_nothing_is_said(tmp_path: Path, compared: Compared) 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"documents": {"id": "d2"}}, r"new: .*/new is of other documents \(d2\) than .*/old \(d1\)"),
+        (
+            {"documents": OF_OLD["documents"] | {"id": "d2"}},
+            r"new: .*/new is of other documents \(d2\) than .*/old \(d1\)",
+        ),
         ({"kind": "dataset"}, "new: .*/new holds dataset, not run"),
         ({"sha256": {"mesh": "m2"}}, "new: .*/new was scored with another mesh than .*/old"),
         ({"config": {"evaluation": {"measure": "lin", "aggregate": "bma"}}}, "scored with another evaluation.measure"),

@@ -3,6 +3,8 @@
 import json
 import random
 import re
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hydra import compose, initialize_config_dir
+import ray
 from ray.exceptions import RayError
 
 from kailin_ray.comparison import job, judging, verdicts
+from kailin_ray.comparison.manifest import JudgeIdentity
 from kailin_ray.comparison.pairs import read_asked
 from kailin_ray.comparison.verdicts import VERDICTS, pair_keys
-from kailin_ray.config import CompareConfig, check, conf_dir
+from kailin_ray.config import CompareConfig, load
+from kailin_ray.dataset.run import UsedModel
 from kailin_ray.distill.preflight import check_judge
 from kailin_ray.engines.interface import EngineDeadError, Generation
 from kailin_ray.io.files import write_json
@@ -25,6 +29,12 @@ from tests.support.runs import Record, candidate, record, run
 
 GOOD = "Does aspirin reduce the recurrence of colorectal adenomas?"
 OTHER = "How does the moon move the water of the sea?"
+JUDGE = JudgeIdentity(
+    form="pairwise",
+    model=UsedModel(name="fake", revision=None, adapter=None, identity="f1"),
+    prompts="p1",
+    runs={"old": "o1", "new": "n1"},
+)
 LONG = "word " * 1_500
 """Of two such contexts for each question no prompt of 3,072 tokens has room."""
 
@@ -57,7 +67,9 @@ class FakeJudge:
         pass
 
 
-def test_a_dead_engine_ends_it_and_the_same_call_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_engine_ends_it_and_the_same_call_goes_on(
+    ray_here: Callable[[], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(judging, "ABSTRACTS_PER_PART", 7)
     numbers = range(1, 31)
     dice = random.Random(0)
@@ -75,8 +87,7 @@ def test_a_dead_engine_ends_it_and_the_same_call_goes_on(tmp_path: Path, monkeyp
         "cluster.rows_in_flight=4",
         "retrieval=brief",
     ]
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        config = check(CompareConfig, compose("compare", asked))
+    config = load(CompareConfig, "compare", asked)
     pmids = np.array(numbers)
     old, now = read_asked(config.old, pmids), read_asked(config.new, pmids)
     wanted = verdicts.wanted(old, now)
@@ -84,10 +95,12 @@ def test_a_dead_engine_ends_it_and_the_same_call_goes_on(tmp_path: Path, monkeyp
     deadly.touch()
 
     def judged() -> pa.Table:
-        return judging.judged(config, {"form": "pairwise"}, wanted, tmp_path / "log", lambda _: FakeJudge(deadly))
+        ray_here()
+        return judging.judged(config, JUDGE, wanted, tmp_path / "log", lambda _: FakeJudge(deadly))
 
     with pytest.raises(RayError, match="EngineDeadError"):
         judged()
+    ray.shutdown()  # its actors hold their CPUs
     before = verdicts.read_verdicts(job.judging_folder(config.out) / "verdicts")
     deadly.unlink()
     found = judged()
@@ -114,11 +127,10 @@ def test_the_judge_compares_and_goes_on_where_it_was(kailin: Command, tmp_path: 
     asked = [f"old={tmp_path}/old", f"new={tmp_path}/new", f"out={tmp_path}/out", "held_out=false"]
     asked += ["evaluation.judge.form=pairwise", "retrieval=brief"]
     # What a call left that was stopped after it had judged the last abstract.
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        config = check_judge(check(CompareConfig, compose("compare", asked)))
+    config = check_judge(load(CompareConfig, "compare", asked))
     left = job.judging_folder(config.out)
     (left / "verdicts").mkdir(parents=True)
-    write_json(left / "asked.json", job.asked_of_judge(config, job.check_runs(config)))
+    write_json(left / "asked.json", asdict(job.judge_identity(config, job.check_runs(config))))
     verdict = {"key": keys[5], "old": 0.75, "new": 0.25, "orders": [1.0, 0.5]}
     pq.write_table(pa.Table.from_pylist([verdict], VERDICTS), left / "verdicts" / "a.parquet")
 
@@ -145,13 +157,15 @@ def test_the_judge_compares_and_goes_on_where_it_was(kailin: Command, tmp_path: 
 
 
 def test_verdicts_of_other_runs_are_not_gone_on_with(tmp_path: Path, keys: list[int]) -> None:
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        config = check(CompareConfig, compose("compare", ["old=a", "new=b", f"out={tmp_path}/out"]))
+    config = load(CompareConfig, "compare", ["old=a", "new=b", f"out={tmp_path}/out"])
     left = job.judging_folder(config.out)
     (left / "verdicts").mkdir(parents=True)
-    write_json(left / "asked.json", {"form": "pointwise"})
+    write_json(left / "asked.json", asdict(replace(JUDGE, form="pointwise")))
     verdict = {"key": keys[0], "old": 0.75, "new": 0.25}
     pq.write_table(pa.Table.from_pylist([verdict], VERDICTS), left / "verdicts" / "a.parquet")
     nothing = np.zeros(0, np.int64)
-    assert judging.judged(config, {"form": "pointwise"}, nothing, tmp_path / "log")["key"].to_pylist() == keys[:1]
-    assert judging.judged(config, {"form": "pairwise"}, nothing, tmp_path / "log").num_rows == 0
+    assert (
+        judging.judged(config, replace(JUDGE, form="pointwise"), nothing, tmp_path / "log")["key"].to_pylist()
+        == keys[:1]
+    )
+    assert judging.judged(config, JUDGE, nothing, tmp_path / "log").num_rows == 0

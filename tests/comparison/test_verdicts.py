@@ -77,25 +77,25 @@ def test_verdicts_are_those_of_each_kind_s_pairs(both: tuple[Asked, Asked], tmp_
 def test_the_same_question_is_a_tie(both: tuple[Asked, Asked], tmp_path: Path) -> None:
     judged = by_kind(verdicts(both, tmp_path), *both, pairwise=True)
     found = measured(*both, judged)
-    assert found["counts"]["preferred"]["judge"] == {
+    assert found.counts["preferred"]["judge"] == {
         "wins": 2, "ties": 1, "losses": 0, "missing": 1, "same_question": 1, "faults": {"abstract_too_long": 1},
         # Shown first: 0.7 and 0.9; 0.5 and 0.9. Only the first verdict changes with the order.
         "position_bias": {"rows": 2, "first": 0.75, "flipped": 0.5},
     }  # fmt: skip
-    assert found["figures"]["preferred.judge"]["new"][0] == pytest.approx(2.5 / 3)
-    assert found["figures"]["preferred.judge_probability"]["new"][0] == pytest.approx((0.6 + 0.5 + 0.7) / 3)
-    assert found["figures"]["preferred.judge_probability"]["difference"][0] == pytest.approx(0.1)
-    assert found["figures"]["preferred.judge"]["abstracts"] == 3
+    assert found.figures["preferred.judge"]["new"][0] == pytest.approx(2.5 / 3)
+    assert found.figures["preferred.judge_probability"]["new"][0] == pytest.approx((0.6 + 0.5 + 0.7) / 3)
+    assert found.figures["preferred.judge_probability"]["difference"][0] == pytest.approx(0.1)
+    assert found.figures["preferred.judge"]["abstracts"] == 3
 
 
 def test_a_pointwise_judge_s_probabilities_are_each_question_s_own(both: tuple[Asked, Asked], tmp_path: Path) -> None:
     judged = by_kind(verdicts(both, tmp_path), *both, pairwise=False)
-    found = measured(*both, judged)["figures"]["preferred.judge_probability"]
+    found = measured(*both, judged).figures["preferred.judge_probability"]
     assert found["abstracts"] == 2
     assert [found[side][0] for side in ("old", "new", "difference")] == pytest.approx([0.35, 0.65, 0.3])
 
 
 def test_without_any_verdict_only_ties_are_known(both: tuple[Asked, Asked], tmp_path: Path) -> None:
     found = measured(*both, by_kind(read_verdicts(tmp_path), *both, pairwise=True))
-    counts = found["counts"]["biomedical"]["judge"]
+    counts = found.counts["biomedical"]["judge"]
     assert [counts[name] for name in ("wins", "ties", "losses", "missing")] == [0, 2, 0, 2]

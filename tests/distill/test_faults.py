@@ -1,4 +1,4 @@
-"""Faults, injected for real into the command line's process tree: no row is lost, doubled, or without its reason.
+"""Faults, injected for real into the command line's processes: no row is lost, doubled, or without its reason.
 
 The engine is one that answers at once or dies when it is told to; all else is real. Engine processes of vLLM that die
 are in test_layouts.
@@ -12,8 +12,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 import pyarrow.parquet as pq
@@ -21,27 +23,39 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from kailin_ray.dataset.records import records
+from kailin_ray.distill import pipeline
 from kailin_ray.distill.status import SILENT_S, status
 from kailin_ray.io.files import read_json
 from tests.conftest import MESH, ROOT
+from tests.support.commands import run_here
+from tests.support.distil_with_faults import with_faults
+from tests.support.shared_actors import end_session_after
 
+# With a Ray session of their own process: the one with the engines has enough to do.
+pytestmark = pytest.mark.process("tests/distill/test_faults.py")
 ROWS = 120
+MODULE = "tests.support.distil_with_faults"
 Distil = Callable[..., subprocess.Popen[str]]
+DistilHere = Callable[..., str]
+
+
+def arguments(documents: Path, index: Path, run: Path, keys: tuple[str, ...], command: str) -> list[str]:
+    """A command with its keys, and for `distill` those that it needs besides."""
+    paths = [f"documents={documents}", f"index={index}", f"mesh={MESH}", f"out={run}", f"limit={ROWS}"]
+    sizes = ["cluster.rows_per_block=4", "cluster.rows_in_flight=16", "retrieval=brief", "evaluation.by=rule"]
+    given = {key.split("=")[0] for key in keys}
+    defaults = [*paths, *sizes] if command == "distill" else []
+    return [command, *(key for key in defaults if key.split("=")[0] not in given), *keys]
 
 
 @pytest.fixture
 def distil(documents: Path, index: Path, tmp_path: Path) -> Iterator[Distil]:
-    """Start a command of the command line with a faulty engine; nothing of it survives the test."""
+    """Start a command with a faulty engine in a process of its own; nothing of it survives the test."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*keys: str, command: str = "distill", **faults: Any) -> subprocess.Popen[str]:
-        paths = [f"documents={documents}", f"index={index}", f"mesh={MESH}", f"out={tmp_path / 'run'}", f"limit={ROWS}"]
-        sizes = ["cluster.rows_per_block=4", "cluster.rows_in_flight=16", "retrieval=brief", "evaluation.by=rule"]
-        given = {key.split("=")[0] for key in keys}
-        defaults = [*paths, *sizes] if command == "distill" else []
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.distil_with_faults", command]
-            + [key for key in defaults if key.split("=")[0] not in given] + list(keys),
+            [sys.executable, "-m", MODULE, *arguments(documents, index, tmp_path / "run", keys, command)],
             cwd=ROOT, env={**os.environ, "FAULTS": json.dumps(faults)}, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
@@ -52,6 +66,30 @@ def distil(documents: Path, index: Path, tmp_path: Path) -> Iterator[Distil]:
     for process in started:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture(scope="module")
+def distil_into(ray_here: Callable[[], None], retrievers: Any, documents: Path, index: Path) -> DistilHere:
+    """Run a command with a faulty engine in this process, where nothing of it is to be killed; give what it said."""
+
+    def finish_here(run: Path, *keys: str, command: str = "distill", code: int = 0, **faults: Any) -> str:
+        ray_here()
+        with (
+            patch.dict(os.environ, FAULTS=json.dumps(faults)),
+            patch.object(pipeline, "distill", with_faults),
+            patch.object(pipeline, "retrieving", retrievers),
+        ):
+            done = run_here(arguments(documents, index, run, keys, command))
+        end_session_after(done)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    return finish_here
+
+
+@pytest.fixture
+def distil_here(distil_into: DistilHere, tmp_path: Path) -> DistilHere:
+    return partial(distil_into, tmp_path / "run")
 
 
 def finish(process: subprocess.Popen[str], code: int = 0, seconds: float = 240) -> str:
@@ -100,12 +138,9 @@ def whole(run: Path, number: int = ROWS) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(documents: Path, index: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def undisturbed(distil_into: DistilHere, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     run = tmp_path_factory.mktemp("undisturbed") / "run"
-    command = [sys.executable, "-m", "tests.distil_with_faults", "distill", f"documents={documents}", f"index={index}"]
-    keys = [f"mesh={MESH}", f"out={run}", f"limit={ROWS}", "retrieval=brief", "evaluation.by=rule"]
-    done = subprocess.run([*command, *keys], cwd=ROOT, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
+    distil_into(run)
     return whole(run)
 
 
@@ -117,47 +152,60 @@ def texts(found: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     ]
 
 
+STAGE, RETRIEVER = "ray::MapWorker", "ray::Retriever"
+
+
 @pytest.mark.parametrize(
-    ("victim", "retrievers"),
+    ("victims", "num_retrievers"),
     [
-        ("driver", 1),
-        ("ray::MapWorker", 1),
-        pytest.param("ray::Retriever", 1, marks=pytest.mark.slow),
-        ("ray::Retriever", 2),
+        ([STAGE, RETRIEVER], 2),
+        pytest.param([STAGE], 1, marks=pytest.mark.slow),
+        pytest.param([RETRIEVER], 1, marks=pytest.mark.slow),
+        pytest.param([RETRIEVER], 2, marks=pytest.mark.slow),
     ],
 )
-def test_a_killed_process_loses_and_doubles_nothing(
-    distil: Distil, tmp_path: Path, undisturbed: list[dict[str, Any]], victim: str, retrievers: int
+def test_killed_processes_lose_and_double_nothing(
+    distil: Distil, tmp_path: Path, undisturbed: list[dict[str, Any]], victims: list[str], num_retrievers: int
 ) -> None:
     run = tmp_path / "run"
-    process = distil(f"cluster.num_retrievers={retrievers}", latency=0.3)
-    until(lambda: written(run) >= 3)
-    if victim == "driver":
-        assert status(run, time.time())["state"] == "running"
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert 0 < len(rows(run)) < ROWS
-        killed = status(run, time.time() + SILENT_S + 10)
-        assert (killed["state"], killed["documents"], killed["done"]) == ("dead", ROWS, len(rows(run)))
-        finish(distil())
-        assert status(run, time.time())["state"] == "finished"
-    else:
-        found = until(lambda: workers(process, victim))
-        assert len(found) == (retrievers if victim == "ray::Retriever" else 1)
+    process = distil(f"cluster.num_retrievers={num_retrievers}", latency=0.3)
+    for victim in victims:
+        before = written(run)
+        until(lambda: written(run) >= before + 3)  # noqa: B023
+        found = until(lambda: workers(process, victim))  # noqa: B023
+        assert len(found) == (num_retrievers if victim == RETRIEVER else 1)
         found[0].kill()
-        finish(process)
+    finish(process)
     assert texts(whole(run)) == texts(undisturbed)
-    assert read_json(run / "manifest.json")["restarts"] == (victim == "ray::MapWorker")
+    assert read_json(run / "manifest.json")["restarts"] == (STAGE in victims)
+
+
+def test_a_killed_driver_loses_and_doubles_nothing(
+    distil: Distil, distil_here: DistilHere, tmp_path: Path, undisturbed: list[dict[str, Any]]
+) -> None:
+    run = tmp_path / "run"
+    process = distil(latency=0.3)
+    until(lambda: written(run) >= 3)
+    assert status(run).state == "running"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 0 < len(rows(run)) < ROWS
+    killed = status(run, time.time() + SILENT_S + 10)
+    assert (killed.state, killed.documents, killed.done) == ("dead", ROWS, len(rows(run)))
+    distil_here()
+    assert status(run).state == "finished"
+    assert texts(whole(run)) == texts(undisturbed)
+    assert read_json(run / "manifest.json")["restarts"] == 0
 
 
 @pytest.mark.slow
 def test_a_row_that_kills_every_engine_is_failed_alone(
-    distil: Distil, documents: Path, tmp_path: Path, undisturbed: list[dict[str, Any]]
+    distil_here: DistilHere, documents: Path, tmp_path: Path, undisturbed: list[dict[str, Any]]
 ) -> None:
     table = pq.read_table(sorted(documents.glob("*.parquet"))[0])
     place = 100  # which the index does not hold: as a context it would be deadly too
     deadly = table["pmid"][place].as_py()
-    finish(distil(latency=0.02, deadly=[table["title"][place].as_py()]))
+    distil_here(latency=0.02, deadly=[table["title"][place].as_py()])
     found = whole(tmp_path / "run")
     (failed,) = [row for row in found if row["status"] == "failed"]
     assert (failed["pmid"], failed["reason"], failed["stage"]) == (deadly, "engine_died", "question")
@@ -168,11 +216,11 @@ def test_a_row_that_kills_every_engine_is_failed_alone(
 
 
 @pytest.mark.slow
-def test_a_row_that_kills_vllm_is_failed_alone(distil: Distil, documents: Path, tmp_path: Path) -> None:
+def test_a_row_that_kills_vllm_is_failed_alone(distil_here: DistilHere, documents: Path, tmp_path: Path) -> None:
     limit, place = 8, 3
     title = pq.read_table(sorted(documents.glob("*.parquet"))[0])["title"][place].as_py()
     keys = [f"limit={limit}", "cluster.rows_in_flight=8", "cluster.rows_per_block=2", "max_failed_fraction=0.5"]
-    finish(distil(*keys, real=True, deadly=[f"Title: {title}"]), seconds=500)
+    distil_here(*keys, real=True, deadly=[f"Title: {title}"])
     (failed,) = [row for row in whole(tmp_path / "run", limit) if row["status"] == "failed"]
     assert (failed["reason"], failed["stage"]) == ("engine_died", "question")
     assert read_json(tmp_path / "run" / "manifest.json")["restarts"] == 2
@@ -211,7 +259,7 @@ def engines_of(node: Any) -> list[psutil.Process]:
 
 
 def test_sigterm_finishes_what_is_begun_and_the_same_command_goes_on(
-    distil: Distil, tmp_path: Path, undisturbed: list[dict[str, Any]]
+    distil: Distil, distil_here: DistilHere, tmp_path: Path, undisturbed: list[dict[str, Any]]
 ) -> None:
     run = tmp_path / "run"
     process = distil(latency=0.3)
@@ -221,38 +269,40 @@ def test_sigterm_finishes_what_is_begun_and_the_same_command_goes_on(
     before = rows(run)
     assert 0 < len(before) < ROWS
     assert not (run / "manifest.json").exists()
-    finish(distil())
+    distil_here()
     found = whole(run)
     assert texts(found) == texts(undisturbed)
     assert [row for row in found if row["pmid"] in {one["pmid"] for one in before}] == before  # nothing done twice
 
 
 @pytest.mark.slow
-def test_a_run_stops_after_its_hours(distil: Distil, tmp_path: Path) -> None:
-    assert "stopped" in finish(distil("max_hours=0.004", "grace_seconds=20", latency=3.0), 75)
-    finish(distil())
+def test_a_run_stops_after_its_hours(distil_here: DistilHere, tmp_path: Path) -> None:
+    assert "stopped" in distil_here("max_hours=0.004", "grace_seconds=20", latency=3.0, code=75)
+    distil_here()
     whole(tmp_path / "run")
 
 
 @pytest.mark.slow
-def test_too_many_rows_that_end_for_a_reason_stop_the_run(distil: Distil, tmp_path: Path) -> None:
-    said = finish(distil("max_fraction.answer_truncated=0.2", latency=0.3, short=True), 1)
+def test_too_many_rows_that_end_for_a_reason_stop_the_run(distil_here: DistilHere, tmp_path: Path) -> None:
+    said = distil_here("max_fraction.answer_truncated=0.2", latency=0.3, short=True, code=1)
     assert "rows ended with answer_truncated, more than max_fraction.answer_truncated=0.2" in said
     kept = rows(tmp_path / "run")
     assert 0 < len(kept) < ROWS
-    finish(distil(short=True))
+    distil_here(short=True)
     assert {row["reason"] for row in whole(tmp_path / "run")} >= {"answer_truncated"}
 
 
-def test_an_unknown_reason_is_refused(distil: Distil, tmp_path: Path) -> None:
-    assert "Could not override 'max_fraction.answer_cut'" in finish(distil("max_fraction.answer_cut=0.5"), 2)
-    said = finish(distil("+max_fraction.answer_cut=0.5"), 2)
+def test_an_unknown_reason_is_refused(distil_here: DistilHere, tmp_path: Path) -> None:
+    assert "Could not override 'max_fraction.answer_cut'" in distil_here("max_fraction.answer_cut=0.5", code=2)
+    said = distil_here("+max_fraction.answer_cut=0.5", code=2)
     assert "max_fraction: unknown reason 'answer_cut'; allowed: no_abstract, " in said
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
-def test_a_folder_that_vanishes_is_said_and_the_run_made_whole_again(distil: Distil, tmp_path: Path) -> None:
+def test_a_folder_that_vanishes_is_said_and_the_run_made_whole_again(
+    distil: Distil, distil_here: DistilHere, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     process = distil(latency=0.3)
     until(lambda: written(run) >= 3)
@@ -260,12 +310,12 @@ def test_a_folder_that_vanishes_is_said_and_the_run_made_whole_again(distil: Dis
     said = finish(process, 1)
     assert "documents have no record" in said
     assert not (run / "manifest.json").exists()
-    finish(distil())
+    distil_here()
     whole(run)
 
 
 @pytest.mark.slow
-def test_a_damaged_input_file_is_named(distil: Distil, documents: Path, tmp_path: Path) -> None:
+def test_a_damaged_input_file_is_named(distil_here: DistilHere, documents: Path, tmp_path: Path) -> None:
     shutil.copytree(documents, tmp_path / "documents")
     copied = f"documents={tmp_path / 'documents'}"
     part = sorted((tmp_path / "documents").glob("*.parquet"))[0]
@@ -273,18 +323,18 @@ def test_a_damaged_input_file_is_named(distil: Distil, documents: Path, tmp_path
     # The footer is whole, the pages are not: only who reads the rows sees it.
     footer = int.from_bytes(whole_file[-8:-4], "little") + 8
     part.write_bytes(bytes(len(whole_file) - footer) + whole_file[-footer:])
-    assert f"{part}: cannot be read" in finish(distil(copied), 2)
+    assert f"{part}: cannot be read" in distil_here(copied, code=2)
     assert not (tmp_path / "run").exists()
-    assert f"{part}: cannot be read" in finish(distil(copied, "limit=null"), 1)  # by the workers
+    assert f"{part}: cannot be read" in distil_here(copied, "limit=null", code=1)  # by the workers
     part.write_bytes(whole_file)
-    finish(distil(copied, "limit=null"))
+    distil_here(copied, "limit=null")
     whole(tmp_path / "run", read_json(documents / "manifest.json")["num_documents"])
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 def test_a_full_disk_stops_the_run_and_keeps_what_is_whole(
-    distil: Distil, tmp_path: Path, undisturbed: list[dict[str, Any]]
+    distil_here: DistilHere, tmp_path: Path, undisturbed: list[dict[str, Any]]
 ) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -292,26 +342,26 @@ def test_a_full_disk_stops_the_run_and_keeps_what_is_whole(
     if mounted.returncode:
         pytest.skip("no mount allowed here")
     try:
-        said = finish(distil(f"out={disk / 'run'}", latency=0.05), 1)
+        said = distil_here(f"out={disk / 'run'}", latency=0.05, code=1)
         assert "No space left on device" in said
         assert len(rows(disk / "run")) < ROWS  # what is there can be read
         subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
-        finish(distil(f"out={disk / 'run'}"))
+        distil_here(f"out={disk / 'run'}")
         assert texts(whole(disk / "run")) == texts(undisturbed)
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 @pytest.mark.slow
-def test_answers_are_made_again_without_asking_again(distil: Distil, tmp_path: Path) -> None:
+def test_answers_are_made_again_without_asking_again(distil_here: DistilHere, tmp_path: Path) -> None:
     first, second = tmp_path / "run", tmp_path / "second"
-    finish(distil(short=True))
+    distil_here(short=True)
     assert {row["reason"] for row in whole(first)} >= {"answer_truncated"}
     again = [f"from={first}", f"out={second}"]
-    said = finish(distil(*again, "stages=[answer]", "retrieval.top_k=2"), 2)
+    said = distil_here(*again, "stages=[answer]", "retrieval.top_k=2", code=2)
     assert f"from: {first} was made with another retrieval.top_k (4, now 2), which concerns the question" in said
     assert not second.exists()
-    finish(distil(*again, "stages=[answer]", "model.answer.sampling.max_tokens=99"))
+    distil_here(*again, "stages=[answer]", "model.answer.sampling.max_tokens=99")
     before, after = whole(first), whole(second)
     assert [row["candidates"] for row in after] == [row["candidates"] for row in before]
     assert sum(row["status"] == "ok" for row in after) > sum(row["status"] == "ok" for row in before)
@@ -321,16 +371,16 @@ def test_answers_are_made_again_without_asking_again(distil: Distil, tmp_path: P
 
 
 @pytest.mark.slow
-def test_rows_of_a_reason_are_replayed_and_merged(distil: Distil, tmp_path: Path) -> None:
+def test_rows_of_a_reason_are_replayed_and_merged(distil_here: DistilHere, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    finish(distil(short=True))
+    distil_here(short=True)
     before = whole(run)
     cut = {row["pmid"] for row in before if row["reason"] == "answer_truncated"}
     assert cut
-    said = finish(distil(f"run={run}", "reason=nonsense", command="replay"), 2)
+    said = distil_here(f"run={run}", "reason=nonsense", command="replay", code=2)
     assert "reason: unknown 'nonsense'; allowed: no_abstract, " in said
     keys = [f"run={run}", "reason=truncated", "model.answer.sampling.max_tokens=99"]
-    said = finish(distil(*keys, command="replay"))
+    said = distil_here(*keys, command="replay")
     assert f"{len(cut):,} rows done again: ok {len(cut):,}" in said
     after = whole(run)
     assert [row for row in after if row["pmid"] not in cut] == [row for row in before if row["pmid"] not in cut]
@@ -345,16 +395,16 @@ def test_rows_of_a_reason_are_replayed_and_merged(distil: Distil, tmp_path: Path
     # What a replay of the run as it was before left behind is of no use now.
     (run / "replays" / "old").mkdir()
     (run / "replays" / "old.json").write_text('{"manifest": "other", "step": "answer", "pmids": [1]}')
-    assert "has no row that ended with answer_truncated" in finish(distil(*keys, command="replay"), 2)
+    assert "has no row that ended with answer_truncated" in distil_here(*keys, command="replay", code=2)
     assert not any((run / "replays").iterdir())
     # A run that goes on keeps the note.
-    finish(distil(f"limit={ROWS + 4}"))
+    distil_here(f"limit={ROWS + 4}")
     assert read_json(run / "manifest.json")["replays"] == [note]
 
 
-def test_a_replay_that_is_killed_goes_on(distil: Distil, tmp_path: Path) -> None:
+def test_a_replay_that_is_killed_goes_on(distil: Distil, distil_here: DistilHere, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    finish(distil(short=True))
+    distil_here(short=True)
     cut = sum(row["reason"] == "answer_truncated" for row in whole(run))
     keys = [f"run={run}", "reason=truncated"]
     process = distil(*keys, command="replay", latency=1.0)
@@ -362,16 +412,16 @@ def test_a_replay_that_is_killed_goes_on(distil: Distil, tmp_path: Path) -> None
     process.send_signal(signal.SIGKILL)
     process.wait()
     # What is free may differ: the replay is the same.
-    said = finish(distil(*keys, "cluster.rows_in_flight=8", command="replay"))
+    said = distil_here(*keys, "cluster.rows_in_flight=8", command="replay")
     assert f"of {cut:,} abstracts to distil" in said
     assert f"{cut:,} of {cut:,}" not in said
     assert all(row["reason"] != "answer_truncated" for row in whole(run))
 
 
 @pytest.mark.slow
-def test_dead_letters_hold_where_why_and_what_was_said(distil: Distil, tmp_path: Path) -> None:
-    finish(distil(short=True))
-    finish(distil(f"run={tmp_path / 'run'}", f"out={tmp_path / 'dataset'}", command="publish"))
+def test_dead_letters_hold_where_why_and_what_was_said(distil_here: DistilHere, tmp_path: Path) -> None:
+    distil_here(short=True)
+    distil_here(f"run={tmp_path / 'run'}", f"out={tmp_path / 'dataset'}", command="publish")
     table = pq.read_table(sorted((tmp_path / "dataset" / "rejected").glob("*.parquet"))[0])
     (row, *_) = [one for one in table.to_pylist() if one["reason"] == "answer_truncated"]
     assert row["stage"] == "answer"

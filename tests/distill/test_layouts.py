@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,15 @@ def base(documents: Path, index: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def other_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def other_model(engines: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The small model in another directory, a little changed."""
     folder = tmp_path_factory.mktemp("models") / "smollm2-changed"
     shutil.copytree(MODEL, folder)
     weights = load_file(folder / "model.safetensors")
     weights["model.norm.weight"] *= 1.1
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
+    yield folder
+    engines.stop(folder)
 
 
 def checked(run: Path, sessions: int = 1) -> dict[str, Any]:

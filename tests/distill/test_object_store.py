@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -158,37 +159,37 @@ def test_a_process_that_stops_reading_early_ends_in_good_order(store: str) -> No
         ("s3://bucket", "name a folder of the bucket"),
     ],
 )
-def test_urls_that_are_refused(kailin: Command, url: str, said: str) -> None:
-    done = kailin("report", f"run='{url}'")
+def test_urls_that_are_refused(kailin_here: Command, url: str, said: str) -> None:
+    done = kailin_here("report", f"run='{url}'")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert said in done.stderr
     assert "run:" in done.stderr
     assert "hidden" not in done.stderr + done.stdout
 
 
-def test_what_stays_local_says_so(kailin: Command) -> None:
-    done = kailin("index", "documents=s3://bucket/documents", "out=index")
+def test_what_stays_local_says_so(kailin_here: Command) -> None:
+    done = kailin_here("index", "documents=s3://bucket/documents", "out=index")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "documents: this must be a local path" in done.stderr
 
 
-def test_a_store_that_cannot_be_used_is_named_in_one_line(store: str, kailin: Command) -> None:
+def test_a_store_that_cannot_be_used_is_named_in_one_line(store: str, kailin_here: Command) -> None:
     check_access("out", parse_folder(f"{store}//nothing/yet/"))
     assert str(parse_folder(f"{store}//nothing/yet/")) == f"{store}/nothing/yet"
     with pytest.raises(ConfigError, match="out: s3://nonesuch/run: .*bucket"):
         check_access("out", parse_folder("s3://nonesuch/run"))
-    done = kailin("report", "run=s3://nonesuch/run")
+    done = kailin_here("report", "run=s3://nonesuch/run")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
 
 
 def test_a_run_in_a_store_is_killed_goes_on_and_is_published(
-    store: str, kailin: Command, documents: Path, index: Path, tmp_path: Path
+    store: str, kailin_here: Command, documents: Path, index: Path, tmp_path: Path
 ) -> None:
     corpus, run = parse_folder(f"{store}/documents"), parse_folder(f"{store}/runs/a")
     for file in documents.rglob("*.*"):
         (corpus / file.relative_to(documents).as_posix()).write_bytes(file.read_bytes())
     command = [
-        sys.executable, "-m", "tests.distil_with_a_fake_engine", f"documents={corpus}", f"index={index}",
+        sys.executable, "-m", "tests.support.distil_with_a_fake_engine", f"documents={corpus}", f"index={index}",
         f"mesh={MESH}", f"out={run}", f"limit={LIMIT}", "cluster.rows_per_block=2", "cluster.rows_in_flight=2",
     ]  # fmt: skip
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TMPDIR": str(tmp_path), "RAY_TMPDIR": "/tmp"}
@@ -206,7 +207,10 @@ def test_a_run_in_a_store_is_killed_goes_on_and_is_published(
 
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert f"{LIMIT - len(killed)} of {LIMIT} abstracts to distil; logs in {tmp_path}/kailin_ray/bucket" in done.stdout
+    told = re.search(rf"(\d+) of {LIMIT} abstracts to distil; logs in {tmp_path}/kailin_ray/bucket", done.stdout)
+    assert told is not None, done.stdout
+    # What was on its way to the store when the run was killed may have arrived since.
+    assert 0 < int(told[1]) <= LIMIT - len(killed)
     pmids = load_pmids(run / "records").tolist()
     assert len(set(pmids)) == len(pmids) == LIMIT
     assert killed < set(pmids)
@@ -214,7 +218,7 @@ def test_a_run_in_a_store_is_killed_goes_on_and_is_published(
         "coverage.png", "manifest.json", "records", "run.json", "sessions",
     ]  # fmt: skip
     assert not run.with_name(".a.lock").exists()
-    again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    again = kailin_here("distill", *command[3:])
     assert "complete, nothing to do" in again.stdout
     # No secret is written down anywhere.
     written = [file.read_bytes() for file in run.rglob("*") if file.is_file() and file.suffix == ".json"]
@@ -222,12 +226,12 @@ def test_a_run_in_a_store_is_killed_goes_on_and_is_published(
     assert len(written) >= 4
     assert not any(secret.encode() in text for secret in list(KEYS.values())[:2] for text in written)
 
-    shown = kailin("report", f"run={run}", "examples=1")
+    shown = kailin_here("report", f"run={run}", "examples=1")
     assert f"{LIMIT} abstracts" in shown.stdout
     for out in (parse_folder(f"{store}/dataset"), tmp_path / "dataset"):
-        done = kailin("publish", f"run={run}", f"out={out}")
+        done = kailin_here("publish", f"run={run}", f"out={out}")
         assert done.returncode == 0, done.stderr
-        refused = kailin("publish", f"run={run}", f"out={out}")
+        refused = kailin_here("publish", f"run={run}", f"out={out}")
         assert (refused.returncode, "exists" in refused.stderr) == (2, True)
     here = {file.relative_to(tmp_path / "dataset").as_posix() for file in (tmp_path / "dataset").rglob("*.*")}
     remote = parse_folder(f"{store}/dataset")

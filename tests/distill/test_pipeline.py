@@ -13,6 +13,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from kailin_ray.config import Nodes
+from kailin_ray.corpus.documents import Documents
 from kailin_ray.dataset.records import records
 from kailin_ray.distill.pipeline import check_complete, distill, find_work
 from kailin_ray.engines.interface import Generation
@@ -60,6 +61,7 @@ class FakeRetriever:
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
+    ray.shutdown()  # of another test's session on this machine: a process has one
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 0})
     for _ in range(2):
         made.add_node(num_cpus=3, num_gpus=4)
@@ -91,7 +93,7 @@ def test_engines_of_one_gpu_leave_a_machine_to_the_engine_of_four(
         return FakeEngine(tmp_path / f"{Path(spec.path).name}.{node}.{ray.get_runtime_context().get_actor_id()}.up")
 
     retriever = ray.remote(num_cpus=0)(FakeRetriever).remote()
-    work = find_work(config)
+    work = find_work(config, Documents.open(documents))
     distill(config, plan, work, MeshHierarchy.load(MESH), sys.stderr, start_engine, [retriever])
     check_complete(config, work)
     assert records(config.out).count_rows() == 12

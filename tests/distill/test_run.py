@@ -71,7 +71,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def run(kailin: Command, documents: Path, index: Path, out: Path) -> tuple[Path, list[str]]:
+def run(kailin_subprocess: Command, documents: Path, index: Path, out: Path) -> tuple[Path, list[str]]:
     """A run that was interrupted once, killed once, and then completed; and the arguments that do it."""
     arguments = [
         "distill", f"documents={documents}", f"index={index}", f"mesh={MESH}", f"out={out}", f"limit={LIMIT}",
@@ -84,7 +84,7 @@ def run(kailin: Command, documents: Path, index: Path, out: Path) -> tuple[Path,
     second = {row["pmid"] for row in records(out)}
     assert first < second
     assert not (out / "manifest.json").exists()
-    done = kailin(*arguments)
+    done = kailin_subprocess(*arguments)
     assert done.returncode == 0, done.stderr
     assert f"{LIMIT - len(second)} of {LIMIT} abstracts to distil" in done.stdout
     assert first < second < {row["pmid"] for row in records(out)}
@@ -125,9 +125,9 @@ def test_the_manifest_adds_up(run: tuple[Path, list[str]]) -> None:
     assert (manifest["documents"]["id"], manifest["documents"]["num_updates"]) == (documents["id"], 1)
 
 
-def test_the_same_line_again_does_nothing(kailin: Command, run: tuple[Path, list[str]]) -> None:
+def test_the_same_line_again_does_nothing(kailin_here: Command, run: tuple[Path, list[str]]) -> None:
     before = {path: path.stat().st_mtime_ns for path in run[0].rglob("*.parquet")}
-    done = kailin(*run[1])
+    done = kailin_here(*run[1])
     assert (done.returncode, "complete, nothing to do" in done.stdout) == (0, True)
     assert {path: path.stat().st_mtime_ns for path in run[0].rglob("*.parquet")} == before
 
@@ -137,16 +137,18 @@ def test_the_same_line_again_does_nothing(kailin: Command, run: tuple[Path, list
     [("evaluation.aggregate=mean", "evaluation.aggregate"), ("model.answer.sampling.max_tokens=9", "max_tokens")],
 )
 def test_another_run_into_the_same_folder_is_refused(
-    kailin: Command, run: tuple[Path, list[str]], change: str, name: str
+    kailin_here: Command, run: tuple[Path, list[str]], change: str, name: str
 ) -> None:
-    done = kailin(*run[1], change)
+    done = kailin_here(*run[1], change)
     assert done.returncode == 2
     assert name in done.stderr
     assert "choose a new out=" in done.stderr
 
 
-def test_the_dataset_loads_in_a_fresh_process(kailin: Command, run: tuple[Path, list[str]], tmp_path: Path) -> None:
-    done = kailin("publish", f"run={run[0]}", f"out={tmp_path}/dataset")
+def test_the_dataset_loads_in_a_fresh_process(
+    kailin_subprocess: Command, kailin_here: Command, run: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    done = kailin_subprocess("publish", f"run={run[0]}", f"out={tmp_path}/dataset")
     assert done.returncode == 0, done.stderr
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
     loaded = subprocess.run(
@@ -174,9 +176,9 @@ def test_the_dataset_loads_in_a_fresh_process(kailin: Command, run: tuple[Path, 
     assert "<|im_" not in loaded.stdout
     # Each making has a name of its own, or `datasets` would take its rows for those of an earlier folder of this name.
     assert "description: made 20" in (tmp_path / "dataset" / "README.md").read_text()
-    again = kailin("publish", f"run={run[0]}", f"out={tmp_path}/dataset")
+    again = kailin_here("publish", f"run={run[0]}", f"out={tmp_path}/dataset")
     assert (again.returncode, "exists" in again.stderr) == (2, True)
-    shown = kailin("report", f"run={run[0]}", "examples=2")
+    shown = kailin_subprocess("report", f"run={run[0]}", "examples=2")
     assert f"{LIMIT} abstracts" in shown.stdout
     assert shown.stdout.count("question  ") == min(2, len(ok))
 

@@ -10,7 +10,7 @@ import pytest
 from kailin_ray.dataset.records import compact
 from kailin_ray.distill.accounting import rate_of
 from kailin_ray.distill.sink import RecordSink
-from kailin_ray.distill.status import duration, status, told
+from kailin_ray.distill.status import duration, format_status, status
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.files import write_json
 from kailin_ray.schema import RECORDS
@@ -59,17 +59,18 @@ def session(run: Path, name: str = "20270115T080000-a", **progress: Any) -> None
 def test_a_run_at_work_says_how_far_how_fast_what_fails_and_until_when(run: Path) -> None:
     session(run)
     found = status(run, NOW)
-    assert (found["state"], found["done"], found["documents"]) == ("running", 60, 1260)
-    assert found["by_status"] == {"ok": 40, "rejected": 20}
-    assert found["by_reason"] == {"answer_truncated": 10, "no_mesh": 10}
-    assert (found["abstracts_per_second"], found["seconds_left"]) == (round(40 / 600, 3), 18_000)
-    assert found["engines"] == {
+    assert (found.state, found.done, found.documents) == ("running", 60, 1260)
+    assert found.by_status == {"ok": 40, "rejected": 20}
+    assert found.by_reason == {"answer_truncated": 10, "no_mesh": 10}
+    assert found.work
+    assert (found.work.abstracts_per_second, found.work.seconds_left) == (round(40 / 600, 3), 18_000)
+    assert found.engines == {
         "ready": 1, "wanted": 2, "begun": 2, "restarts": 1,
         "stages": {
             "general": {"replicas": 2, "gpus": 1, "busy": 0.9, "output_tokens_per_second": 5.0, "cached": 0.75}
         },
     }  # fmt: skip
-    said = told(found, NOW)
+    said = format_status(found)
     for words in ("on node7, last word 10 s ago", "60 of 1,260 abstracts, 4.8 %", "5 h 0 min left", "1 of 2 ready"):
         assert words in said
     assert "answer_truncated: the answer ran into its token limit" in said
@@ -91,19 +92,19 @@ def test_a_run_at_work_says_how_far_how_fast_what_fails_and_until_when(run: Path
 def test_each_state_is_told_by_name(run: Path, progress: dict[str, Any], state: str, words: str) -> None:
     session(run, **progress)
     found = status(run, NOW)
-    assert found["state"] == state
-    assert words in told(found, NOW)
+    assert found.state == state
+    assert words in format_status(found)
 
 
 def test_the_last_session_counts_and_a_manifest_says_that_all_is_done(run: Path) -> None:
-    assert status(run, NOW)["state"] == "unknown"
+    assert status(run, NOW).state == "unknown"
     session(run, "20270115T070000-a", state="ended", why="x", updated=NOW - 5000)
     session(run, "20270115T080000-b")
-    assert (status(run, NOW)["state"], status(run, NOW)["sessions"]) == ("running", 2)
+    assert (status(run, NOW).state, status(run, NOW).sessions) == ("running", 2)
     write_json(run / "manifest.json", {})
     found = status(run, NOW)
-    assert (found["state"], found["documents"]) == ("finished", 60)
-    assert "kailin_ray report run=" in told(found, NOW)
+    assert (found.state, found.documents) == ("finished", 60)
+    assert "kailin_ray report run=" in format_status(found)
 
 
 def test_a_row_counts_once_while_files_are_merged(run: Path) -> None:
@@ -112,7 +113,7 @@ def test_a_row_counts_once_while_files_are_merged(run: Path) -> None:
     compact(run / "records")
     for path, content in zip(before, contents, strict=True):  # as if the merge had been cut off before it removed them
         path.write_bytes(content)
-    assert status(run, NOW)["done"] == 60
+    assert status(run, NOW).done == 60
 
 
 def test_on_the_command_line(kailin_here: Command, run: Path, tmp_path: Path) -> None:

@@ -147,15 +147,15 @@ def test_sessions_add_up_with_those_that_were_killed(tmp_path: Path) -> None:
     assert len(list((tmp_path / "sessions").iterdir())) == 2
     by_agent = {"answer": {"seconds": 30.0, "seconds_not_accepted": 12.0}}
     cost = account(found, by_agent, num_documents=1000, num_ok=380, gpu_hour_price=2.0)
-    assert cost["cost"] == {
+    assert cost.cost == {
         "unit": "GPU", "hours": round(3800 / 3600, 4), "accepted_per_hour": 360.0,
         "hours_per_million_abstracts": 1055.6, "price_per_million_abstracts": 2111.11, "not_accepted": 0.4,
     }  # fmt: skip
-    figures = cost["engines"]["answer"]
+    figures = cost.engines["answer"]
     assert (figures["restarts"], figures["idle_share"]) == (1, round(1800 / 3800, 4))
     assert figures["searches_retried"] == 7
     assert figures["output_tokens_per_second"] == round(7200 / (3800 - 20), 1)
-    json.dumps(cost)
+    json.dumps(vars(cost))
 
 
 def test_without_gpus_what_is_said_per_gpu_is_said_per_engine(tmp_path: Path) -> None:
@@ -166,6 +166,6 @@ def test_without_gpus_what_is_said_per_gpu_is_said_per_engine(tmp_path: Path) ->
         "stages": {"s": sums},
         "plan": None,
     }
-    cost = account(sessions, {}, num_documents=10, num_ok=5, gpu_hour_price=2.0)["cost"]
+    cost = account(sessions, {}, num_documents=10, num_ok=5, gpu_hour_price=2.0).cost
     assert (cost["unit"], cost["hours"], cost["accepted_per_hour"]) == ("engine", 0.5, 10.0)
     assert cost["price_per_million_abstracts"] is None

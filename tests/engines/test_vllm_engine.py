@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +13,13 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from transformers import AddedToken, AutoTokenizer
+from transformers import AddedToken, AutoModelForCausalLM, AutoTokenizer
 
 from kailin_ray.agents.prompts import ask
+from kailin_ray.config import DistillConfig
+from kailin_ray.distill.preflight import found_models
+from kailin_ray.io.terminal import output_to
+from kailin_ray.planning.stages import make_stages
 from tests.conftest import MODEL
 from tests.support.adapters import adapter
 
@@ -142,18 +148,23 @@ def test_each_adapter_of_an_engine_is_used_and_its_base_is_unchanged_side_by_sid
         together = await asyncio.gather(*(said(engine, path) for path in (None, one, two, None, two, one, None)))
         return apart, [text for (text,) in together]
 
-    engine = Engine(EngineSpec(path=str(MODEL), revision=None, args=exact, chat_template={}, adapters=(one, two)))
+    with output_to(tmp_path / "engines.log"):
+        engine = Engine(EngineSpec(path=str(MODEL), revision=None, args=exact, chat_template={}, adapters=(one, two)))
     try:
         (base, first, second), together = asyncio.run(said_apart_and_together(engine))
     finally:
         engine.shutdown()
     assert len({base, first, second}) == 3
     assert together == [base, first, second, base, second, first, base]
-    plain = Engine(EngineSpec(path=str(MODEL), revision=None, args=exact, chat_template={}))
-    try:
-        assert asyncio.run(said(plain, None)) == [base]
-    finally:
-        plain.shutdown()
+    assert base == greedy_of_transformers(messages, 24)
+
+
+def greedy_of_transformers(messages: list[dict[str, str]], length: int) -> str:
+    """The small model's text without vLLM and without adapters."""
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+    ids = prompt_ids(TOKENIZER, messages)
+    made = model.generate(torch.tensor([ids]), max_new_tokens=length, do_sample=False)[0]
+    return TOKENIZER.decode(made[len(ids) :], skip_special_tokens=True).strip()
 
 
 @pytest.mark.parametrize(
@@ -215,8 +226,10 @@ def test_any_tokens_give_probabilities_or_one_clear_error(logprobs: dict[int, An
     assert all(0.0 <= value <= 1.0 for value in found.values())
 
 
-def test_the_engine_generates_chooses_caches_and_refuses_what_is_too_long() -> None:
-    async def calls(engine: Engine) -> None:
+def test_the_engine_generates_chooses_caches_and_refuses_what_is_too_long(
+    ray_here: Callable[[], None], engines: Callable[[EngineSpec], Any], config: DistillConfig
+) -> None:
+    async def calls(engine: Any) -> None:
         shared = [ask("system", "Answer from the text. " * 40)]
         first, second = await asyncio.gather(
             engine.generate([*shared, ask("user", "Say: the sky is blue.")], {"max_tokens": 12, "temperature": 0.0}),
@@ -230,11 +243,9 @@ def test_the_engine_generates_chooses_caches_and_refuses_what_is_too_long() -> N
         assert sum(chosen.probabilities.values()) == pytest.approx(1.0)
         assert chosen.text == max(chosen.probabilities, key=chosen.probabilities.__getitem__)
         assert min(chosen.probabilities.values()) > 0.0
-        with pytest.raises(PromptTooLongError, match="prompt tokens, 480 fit"):
-            await engine.generate([ask("user", "word " * 500)], {"max_tokens": 32, "temperature": 0.0})
+        with pytest.raises(PromptTooLongError, match="prompt tokens, 3040 fit"):
+            await engine.generate([ask("user", "word " * 3_100)], {"max_tokens": 32, "temperature": 0.0})
 
-    engine = Engine(EngineSpec(path=str(MODEL), revision=None, args=ARGUMENTS, chat_template={}))
-    try:
-        asyncio.run(calls(engine))
-    finally:
-        engine.shutdown()
+    ray_here()
+    (stage,) = make_stages(replace(config, model=found_models(config)))
+    asyncio.run(calls(engines(stage.engine)))

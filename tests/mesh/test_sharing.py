@@ -1,12 +1,12 @@
 """The hierarchy in Ray's object store: two actors of a node read it where it lies."""
 
 import gc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pytest
 import ray
 
 from kailin_ray.mesh import MeshHierarchy
@@ -47,14 +47,8 @@ def resident() -> tuple[int, int]:
     return anon, shared
 
 
-@pytest.fixture
-def session() -> Any:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=400 << 20)
-    yield
-    ray.shutdown()
-
-
-def test_two_actors_add_no_copy(session: None, toy_mesh: MeshHierarchy) -> None:
+def test_two_actors_add_no_copy(ray_here: Callable[[], None], toy_mesh: MeshHierarchy) -> None:
+    ray_here()
     mesh = MeshHierarchy.load(MESH).with_counts({"D003924": 7})
     stored = ray.put(mesh)
     readers = [ray.remote(num_cpus=0)(Reader).remote(toy_mesh) for _ in range(2)]

@@ -17,8 +17,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from kailin_ray.errors import ConfigError
+from kailin_ray.io.manifests import read_manifest
 from kailin_ray.offline import bundle as packing
 from kailin_ray.offline import wheels
 from kailin_ray.offline.archive import write_parts
@@ -71,9 +73,9 @@ def offered(shop: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def made(offered: Path, kailin: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(offered: Path, kailin_subprocess: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("made") / "bundle"
-    done = kailin(
+    done = kailin_subprocess(
         "bundle",
         f"out={out}",
         f"python={PYTHON}",
@@ -125,6 +127,12 @@ def test_the_manifest_lists_what_is_there_and_standard_tools_read_it(made: Path,
     listed = {line.split()[1] for line in (made / "SHA256SUMS").read_text().splitlines()}
     assert listed | {"SHA256SUMS"} == {path.name for path in made.iterdir()}
     manifest = json.loads((made / "manifest.json").read_text())
+    typed = read_manifest(made, packing.BundleManifest, "bundle")
+    assert TypeAdapter(packing.BundleManifest).dump_python(typed, mode="json") | {"format_version": 1} == manifest
+    assert list(manifest) == [
+        "kind", "format_version", "id", "made", "version", "commit", "target", "python", "platform", "installed_bytes",
+        "models", "assets", "parts", "files",
+    ]  # fmt: skip
     assert [part["name"] for part in manifest["parts"]] == [path.name for path in parts(made)]
     assert all(path.stat().st_size <= 16 << 20 for path in parts(made))
     assert (manifest["target"], manifest["python"], manifest["kind"]) == ("cpu", PYTHON, "bundle")

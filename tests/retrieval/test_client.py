@@ -54,11 +54,9 @@ def answer(question: str, k: int) -> list[Hit]:
     return [Hit(number, 0.5, question, "text", []) for number in range(k)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def session() -> Iterator[None]:
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+@pytest.fixture(autouse=True)
+def session(ray_here: Callable[[], None]) -> None:
+    ray_here()
 
 
 Start = Callable[..., Any]

@@ -17,14 +17,18 @@ from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizer
 
-from kailin_ray.config import DistillConfig, Encoder, IndexConfig, check, conf_dir
+from kailin_ray.config import Encoder, IndexConfig, check, conf_dir
+from kailin_ray.corpus.documents import Documents
 from kailin_ray.distill.preflight import check_encoder
 from kailin_ray.errors import ConfigError
+from kailin_ray.io.manifests import write_manifest
 from kailin_ray.retrieval.encoder import EncodeDocuments, PassageEncoder, QueryEncoder, check_length
 from kailin_ray.retrieval.encoder_models import found_encoder
-from kailin_ray.retrieval.indexing.job import FORMAT, encoder_identity, opened_index
+from kailin_ray.retrieval.indexing.job import encoder_identity, resume_index
+from kailin_ray.retrieval.search.folder import FORMAT, Index, IndexInputs
 from kailin_ray.schema import DOCUMENTS
 from tests.conftest import ENCODER
+from tests.support.manifests import documents_manifest, index_manifest
 
 TITLES = ["Insulin [SEP] and glucose", "", "https://example.org/scan.png"]
 TEXTS = ["Of mice [CLS] and men, " * 9, "No title. [PAD] [MASK]", "Short."]
@@ -316,7 +320,7 @@ SETTINGS = {
 
 
 def test_an_index_made_otherwise_is_refused_by_the_settings_name(models: Path, tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text(json.dumps({"id": "1"}))
+    documents = Documents(tmp_path, documents_manifest(id="1"))
     (tmp_path / "out").mkdir()
     others = {"model": f"encoder.path={models}/own", **SETTINGS}
     assert encoder_identity(medcpt(models)).keys() == others.keys()
@@ -325,15 +329,17 @@ def test_an_index_made_otherwise_is_refused_by_the_settings_name(models: Path, t
         paths = (f"encoder.path={models}/articles", f"encoder.query.path={models}/questions")
         return index_config("encoder=medcpt", *paths, f"documents={tmp_path}", f"out={tmp_path}/out", *overrides)
 
-    made_from = {"documents": "1", "encoder": encoder_identity(config().encoder), "format": FORMAT}
-    (tmp_path / "out" / "manifest.json").write_text(json.dumps({"made_from": made_from}))
-    assert opened_index(config("encoder.batch_size=1")) == {"made_from": made_from}
+    made_from = IndexInputs(documents="1", encoder=encoder_identity(config().encoder), format=FORMAT)
+    write_manifest(tmp_path / "out", index_manifest(made_from=made_from))
+    index = resume_index(config("encoder.batch_size=1"), documents)
+    assert index
+    assert index.manifest.made_from == made_from
     for name, override in others.items():
         with pytest.raises(ConfigError, match=rf"from other input \(encoder\.{name}\)"):
-            opened_index(config(override))
-    (tmp_path / "manifest.json").write_text(json.dumps({"id": "2"}))
+            resume_index(config(override), documents)
+    documents = Documents(tmp_path, documents_manifest(id="2"))
     with pytest.raises(ConfigError, match=r"from other input \(documents, encoder\.prefix, encoder\.max_length\)"):
-        opened_index(config("encoder.prefix=p", "encoder.max_length=9"))
+        resume_index(config("encoder.prefix=p", "encoder.max_length=9"), documents)
 
 
 def test_other_weights_in_the_same_place_are_another_encoder(models: Path, tmp_path: Path) -> None:
@@ -344,24 +350,23 @@ def test_other_weights_in_the_same_place_are_another_encoder(models: Path, tmp_p
     assert encoder_identity(medcpt(models, f"encoder.query.path={at}"))["query"] != before["query"]
 
 
-def test_a_run_needs_the_model_of_questions_alone_and_as_it_was(
-    models: Path, tmp_path: Path, config: DistillConfig
-) -> None:
+def test_a_run_needs_the_model_of_questions_alone_and_as_it_was(models: Path, tmp_path: Path) -> None:
     asked, indexed = save_model(tmp_path / "asked", seed=1), save_model(tmp_path / "indexed", seed=0)
     encoder = medcpt(models, f"encoder.path={indexed}", f"encoder.query.path={asked}")
-    index: dict[str, Any] = {"config": {"encoder": dataclasses.asdict(encoder)}}
-    index["made_from"] = {"encoder": encoder_identity(encoder)}
+    made_from = IndexInputs(documents="1", encoder=encoder_identity(encoder), format=FORMAT)
+    recorded = dataclasses.asdict(encoder)
+    index = Index(Path("i"), index_manifest(made_from=made_from, config={"encoder": recorded}))
     shutil.rmtree(indexed)
-    check_encoder(config, index)
+    check_encoder(index)
     (asked / "vocab.txt").write_text("other")
     with pytest.raises(ConfigError, match=r"^index: i was made with .*asked, which has changed since"):
-        check_encoder(config, index)
+        check_encoder(index)
     shutil.rmtree(asked)
     with pytest.raises(ConfigError, match=r"^index: i was made with an encoder that is needed: .*asked: no such dir"):
-        check_encoder(config, index)
-    del index["config"]["encoder"]["pooling"]
+        check_encoder(index)
+    del recorded["pooling"]
     with pytest.raises(ConfigError, match=r"^index: made by an older version"):
-        check_encoder(config, index)
+        check_encoder(index)
 
 
 def test_both_models_of_the_hub_are_pinned_to_their_commits(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:

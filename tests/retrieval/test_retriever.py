@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,15 @@ import pytest
 from kailin_ray.config import Retrieval
 from kailin_ray.retrieval import retriever as module
 from kailin_ray.retrieval.retriever import MAX_BATCH, Query, Retriever
+from kailin_ray.retrieval.search import folder
 from kailin_ray.retrieval.search.index import Hit
+from tests.support.manifests import index_manifest
 
 RETRIEVAL = Retrieval(
     top_k=4, exclude_source=True, jaccard=0.8, lexical_weight=0.0, mesh_weight=0.0, max_context_words=None
 )
+
+FOLDER = folder.Index(Path("there"), index_manifest())
 
 
 class Encoder:
@@ -58,7 +63,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> tuple[Retriever, Encoder]:
     monkeypatch.setattr(module, "QueryEncoder", lambda *_: encoder)
     monkeypatch.setattr(module, "PassageIndex", Index)
     config: Any = None
-    return Retriever("index", config, False, RETRIEVAL), encoder
+    return Retriever(FOLDER, config, False, RETRIEVAL), encoder
 
 
 def query(text: str, k: int = 2, exclude: int | None = None) -> Query:
@@ -147,4 +152,4 @@ def test_an_encoder_of_another_dimension_is_refused(
     monkeypatch.setattr(Index, "dimension", 3)
     config: Any = type("Config", (), {"path": "some/encoder", "query": None})()
     with pytest.raises(ValueError, match="index there has dimension 3, encoder some/encoder 1"):
-        Retriever("there", config, False, RETRIEVAL)
+        Retriever(FOLDER, config, False, RETRIEVAL)

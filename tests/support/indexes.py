@@ -46,7 +46,7 @@ def shard(folder: Path, pmids: list[int], vectors: np.ndarray, texts: list[str] 
     """A shard of passages, with its number of rows."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = write_shard([part(folder.with_suffix(".parquet"), pmids, vectors, texts)], folder)
-    return folder, made["rows"]
+    return folder, made.rows
 
 
 def store(folder: Path, sizes: list[int], dimension: int = DIMENSION) -> tuple[Store, np.ndarray]:

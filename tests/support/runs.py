@@ -16,6 +16,10 @@ MODEL = {"name": "small", "revision": None, "adapter": None, "identity": "a"}
 SETTINGS = {"evaluation": {"measure": "resnik", "aggregate": "bma", "by": "rule"}, "limit": None}
 
 
+OF_OLD = json.loads((Path(__file__).parents[1] / "data" / "ca469ee" / "run" / "manifest.json").read_text())
+"""A run's manifest, of which those that are made up here keep what does not matter."""
+
+
 def candidate(agent: str, question: str, mesh_score: float | None, contexts: Sequence[str] = ("A context.",)) -> Record:
     texts = [{"pmid": place, "score": 0.5, "text": text} for place, text in enumerate(contexts)]
     return {"agent": agent, "question": question, "contexts": texts, "mesh_score": mesh_score}
@@ -43,9 +47,11 @@ def run(folder: Path, rows: Sequence[Record], pieces: int = 2, documents: str = 
     for piece in range(pieces):
         table = pa.Table.from_pylist(list(rows)[piece::pieces][::-1], RECORDS)
         pq.write_table(table, folder / "records" / f"{piece}.parquet", row_group_size=7)
-    manifest = {
-        "kind": "run", "documents": {"id": documents}, "index": {"id": "i1"}, "sha256": {"mesh": "m1"}, "replays": [],
-        "models": dict.fromkeys((*QUESTION_AGENTS, "answer"), MODEL), "versions": {}, "config": SETTINGS | settings,
+    manifest = OF_OLD | {
+        "index": OF_OLD["index"] | {"id": "i1"}, "documents": OF_OLD["documents"] | {"id": documents},
+        "sha256": {"mesh": "m1"}, "models": dict.fromkeys((*QUESTION_AGENTS, "answer"), MODEL), "versions": {},
+        "replays": [],
+        "config": SETTINGS | settings,
     }  # fmt: skip
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder

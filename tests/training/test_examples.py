@@ -14,9 +14,10 @@ from hydra import compose, initialize_config_dir
 from kailin_ray.agents import question
 from kailin_ray.agents.prompts import SYSTEM, TASKS, ask
 from kailin_ray.config import TrainConfig, check, conf_dir
+from kailin_ray.corpus.documents import DocumentsManifest
 from kailin_ray.dataset.splits import held_out
 from kailin_ray.errors import ConfigError
-from kailin_ray.io.files import write_json
+from kailin_ray.io.manifests import write_manifest
 from kailin_ray.schema import DOCUMENTS
 from kailin_ray.training.examples import Examples, load_examples, text_of
 
@@ -181,12 +182,18 @@ def test_columns_of_any_name_give_questions(tmp_path: Path) -> None:
         examples_of(config("question", tmp_path / "rows.jsonl", "data=columns", "data.columns.abstract=text"))
 
 
+DOCUMENTS_MANIFEST = DocumentsManifest(
+    maker="ingest", id="d1", updates=(), num_documents=1, num_with_mesh=0, num_citations=1, num_left_out={},
+    num_skipped={}, files=(), versions={}, config={},
+)  # fmt: skip
+
+
 def test_bioasq_s_abstracts_are_looked_up(tmp_path: Path) -> None:
     documents = tmp_path / "documents"
     documents.mkdir()
     rows = [dict.fromkeys(DOCUMENTS.names) | {"pmid": pmid, "title": "T", "abstract": f"A{pmid}"} for pmid in TRAINED]
     pq.write_table(pa.Table.from_pylist(rows, DOCUMENTS), documents / "part-0.parquet")
-    write_json(documents / "manifest.json", {"kind": "documents", "updates": [{}]})
+    write_manifest(documents, DOCUMENTS_MANIFEST)
     url = "http://www.ncbi.nlm.nih.gov/pubmed/"
     asked = {"body": "Is it so?", "documents": [f"{url}{TRAINED[0]}", f"{url}{TRAINED[1]}", f"{url}9999999"]}
     path = tmp_path / "training.json"

@@ -5,18 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 
-from kailin_ray.cli.overrides import set_apart
-from kailin_ray.config import RefineConfig, check, conf_dir
+from kailin_ray.cli.overrides import split_overrides
+from kailin_ray.config import RefineConfig, load
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.files import write_json
 from kailin_ray.training import refine as loop
 
 
 def config(out: Path, *keys: str) -> RefineConfig:
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        return check(RefineConfig, compose("refine", [f"out={out}", *keys]))
+    return load(RefineConfig, "refine", [f"out={out}", *keys])
 
 
 BASE = ("distill=['documents=d','model.path=m','limit=9']", "question=['data.path=q.json']")
@@ -76,7 +74,7 @@ class Commands:
 
 
 def test_a_step_that_fails_ends_the_loop_and_the_same_command_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commands = Commands()
     monkeypatch.setattr(loop, "_run", commands)
@@ -87,7 +85,8 @@ def test_a_step_that_fails_ends_the_loop_and_the_same_command_goes_on(
     assert commands.run[-1] == "train task=dpo"
     commands.fails.clear()
     commands.run.clear()
-    loop.refine(config(tmp_path, *BASE))
+    told: list[str] = []
+    result = loop.refine(config(tmp_path, *BASE), told.append)
     # What is done is asked again, but for what exists or does not; those commands know what is left to do.
     assert commands.run == [
         "train task=question",
@@ -97,8 +96,11 @@ def test_a_step_that_fails_ends_the_loop_and_the_same_command_goes_on(
         "distill",
         "compare",
     ]
-    assert "[3 of 7] python -m kailin_ray publish" in capsys.readouterr().out
+    assert len(told) == 8
+    assert told[2].startswith("[3 of 7] kailin-ray publish ")
+    assert told[3] == f"{tmp_path}/round-1/dataset: made already"
     lineage: dict[str, Any] = json.loads((tmp_path / "lineage.json").read_text())
+    assert (result.out, result.lineage) == (tmp_path, lineage)
     assert list(lineage["round-1/question"]["made_from"]) == ["round-1/dataset", "question"]
     for one in lineage.values():
         for folder, checksum in one["made_from"].items():
@@ -126,10 +128,12 @@ def test_keys_find_their_commands() -> None:
         "+dpo.dpo.beta=0.2",
         "question.data=x",
     ]
-    assert set_apart("refine", RefineConfig, given) == {
+    own, apart = split_overrides("refine", RefineConfig, given)
+    assert own == ["out=o", "rounds=2"]
+    assert apart == {
         "distill": ["documents=d", "model.path=m"],
         "judge": ["judge.seed=1"],
         "dpo": ["+dpo.dpo.beta=0.2"],
         "question": ["question.data=x"],
     }
-    assert set_apart("distill", RefineConfig, given) == {}
+    assert split_overrides("distill", RefineConfig, given) == (given, {})

@@ -139,17 +139,17 @@ def test_workers_that_would_wait_for_ever_are_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["out.log"]
 
 
-def test_what_stands_at_out_is_left_alone(kailin: Command, base: list[str], tmp_path: Path) -> None:
+def test_what_stands_at_out_is_left_alone(kailin_here: Command, base: list[str], tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    done = kailin(*base, f"out={tmp_path}")
+    done = kailin_here(*base, f"out={tmp_path}")
     assert (done.returncode, "exists and `train` did not make it" in done.stderr) == (2, True)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_a_model_without_a_chat_template_is_refused(kailin: Command, base: list[str], tmp_path: Path) -> None:
+def test_a_model_without_a_chat_template_is_refused(kailin_here: Command, base: list[str], tmp_path: Path) -> None:
     folder = make_tiny(tmp_path / "bare")
     (folder / "chat_template.jinja").unlink(missing_ok=True)
     about = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in about.items() if k != "chat_template"}))
-    done = kailin(*base, f"out={tmp_path / 'out'}", f"model.path={folder}")
+    done = kailin_here(*base, f"out={tmp_path / 'out'}", f"model.path={folder}")
     assert (done.returncode, "has no chat template" in done.stderr) == (2, True)

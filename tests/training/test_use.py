@@ -9,20 +9,13 @@ import pytest
 from kailin_ray.config import DistillConfig
 from kailin_ray.distill import identity
 from kailin_ray.distill.preflight import found_models
+from kailin_ray.engines.adapters import Adapter, Base, ExampleCounts
 from kailin_ray.errors import ConfigError
-from kailin_ray.io.files import sha256, write_json
+from kailin_ray.io.files import sha256
 from kailin_ray.planning.stages import make_stages
-from kailin_ray.training.report import USE, summary
+from kailin_ray.training.report import USE, format_training
 from tests.conftest import MODEL
-
-
-def adapter(folder: Path, task: str, base: str) -> Path:
-    folder.mkdir()
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        (folder / name).write_text("{}")
-    about = {"kind": "adapter", "task": task, "worked_examples": False, "base": {"name": "base", "identity": base}}
-    write_json(folder / "manifest.json", about)
-    return folder
+from tests.support.trained import adapter_manifest, trained
 
 
 def using(config: DistillConfig, agent: str, folder: Path, **fields: Any) -> DistillConfig:
@@ -31,11 +24,11 @@ def using(config: DistillConfig, agent: str, folder: Path, **fields: Any) -> Dis
 
 
 def test_it_is_used_with_what_the_summary_says(config: DistillConfig, tmp_path: Path) -> None:
-    folder = adapter(tmp_path / "a", "dpo", sha256(MODEL))
+    folder = trained(tmp_path / "a", base=Base(name="base", identity=sha256(MODEL))).path
     assert USE["dpo"][0] == "general"
     found = found_models(using(config, "general", folder, examples=False))
     assert found.general.adapter == str(folder)
-    assert identity.models(found, make_stages(replace(config, model=found)))["general"]["adapter"] == "a"
+    assert identity.models(found, make_stages(replace(config, model=found)))["general"].adapter == "a"
 
 
 @pytest.mark.parametrize(
@@ -55,11 +48,11 @@ def test_another_use_is_refused(
     config: DistillConfig, tmp_path: Path, agent: str, task: str, fields: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ConfigError, match=said):
-        found_models(using(config, agent, adapter(tmp_path / "a", task, "x"), **fields))
+        found_models(using(config, agent, trained(tmp_path / "a", task=task).path, **fields))
 
 
 def test_an_adapter_of_another_model_is_refused(config: DistillConfig, tmp_path: Path) -> None:
-    given = using(config, "general", adapter(tmp_path / "a", "dpo", "another"), examples=False)
+    given = using(config, "general", trained(tmp_path / "a").path, examples=False)
     with pytest.raises(ConfigError, match="model.general.adapter: .* was trained on base, not on .*smollm2"):
         identity.models(given.model, make_stages(given))
 
@@ -68,13 +61,15 @@ def test_the_summary_names_what_was_learned_and_how_to_use_it() -> None:
     bias = {"rows": 9, "first": 0.7, "flipped": 0.5}
     before = {"abstracts": 9, "accuracy": 0.5, "interval": [0.2, 0.8], "position_bias": bias}
     after = before | {"accuracy": 0.8, "position_bias": bias | {"first": 0.5, "flipped": 0.1}}
-    made = {
-        "kind": "adapter", "task": "judge", "base": {"name": "m"}, "steps": 20,
-        "examples": {"train": 40, "test": 18, "left_out": {"duplicate": 2}},
-        "log": [{"step": n, "loss": 2 - n / 10} for n in range(1, 21)],
-        "before": {"loss": 1.9, "bare": before, "with_examples": before}, "after": {"loss": 0.4, "bare": after},
-    }  # fmt: skip
-    told = summary(Path("adapters/judge"), made)
+    made = adapter_manifest(
+        task="judge",
+        base=Base(name="m", identity="b1"),
+        examples=ExampleCounts(train=40, test=18, left_out={"duplicate": 2}),
+        log=[{"step": n, "loss": 2 - n / 10} for n in range(1, 21)],
+        before={"loss": 1.9, "bare": before, "with_examples": before},
+        after={"loss": 0.4, "bare": after},
+    )
+    told = format_training(Adapter(Path("adapters/judge"), made))
     assert "judge on m: 40 examples, 18 held out, 20 steps" in told
     assert "left out: 2 duplicate" in told
     assert "held out    loss: 1.900 before, 0.400 after" in told

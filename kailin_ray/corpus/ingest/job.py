@@ -6,24 +6,41 @@ Buckets of which the new files say nothing are not touched. A job that is killed
 parsed.
 """
 
+import json
+import logging
 import shutil
 import time
 from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
-
-import ray
+from typing import TextIO
 
 from kailin_ray import __version__
 from kailin_ray.config import IngestConfig, settings
-from kailin_ray.corpus.documents import Descriptors, Manifest, add_descriptors, noted, write_descriptors
-from kailin_ray.corpus.ingest.merge import merge_bucket
-from kailin_ray.corpus.ingest.parse import BUCKET_BITS, deal_file
-from kailin_ray.corpus.sources.resolve import reading
+from kailin_ray.corpus.changes import format_update
+from kailin_ray.corpus.documents import (
+    Descriptors,
+    Documents,
+    DocumentsManifest,
+    DocumentsUpdate,
+    SourceFile,
+    add_descriptors,
+    new_identity,
+    resume_documents,
+    write_descriptors,
+)
+from kailin_ray.corpus.ingest.merge import BucketItem, merge_bucket
+from kailin_ray.corpus.ingest.parse import BUCKET_BITS, FileItem, FileReport, deal_file, find_damage
+from kailin_ray.corpus.sources.resolve import source_files, table_columns
 from kailin_ray.errors import ConfigError
-from kailin_ray.io.files import read_json, updating, write_json
-from kailin_ray.io.terminal import progress_bar
-from kailin_ray.runtime.tasks import each
+from kailin_ray.io.files import read_json, updating
+from kailin_ray.io.locks import locked
+from kailin_ray.io.manifests import write_manifest
+from kailin_ray.io.storage import log_file
+from kailin_ray.io.terminal import progress_bar, terminal
+
+logger = logging.getLogger(__name__)
 
 ROWS_PER_BUCKET = 1 << 14
 """Citations of a bucket, at least on average: of a small corpus from all over PubMed a bucket is a wider range."""
@@ -31,91 +48,184 @@ MAX_ROWS_PER_BUCKET = 1 << 17
 """More would fill the memory: 131,072 citations take about 1.7 GB to merge (measured: 72,000 in 0.95 GB)."""
 
 
-def new_files(files: list[Path], read: dict[str, Any], made: Manifest | None) -> list[Path]:
-    """Those of ``files`` that the documents do not know yet, by name. ``read``: how, as ``resolve.reading`` says.
+@dataclass(frozen=True, kw_only=True)
+class IngestResult:
+    """What ``ingest`` did."""
+
+    documents: Documents
+    num_known: int | None
+    """Files that the documents hold and the source does not, where there was no new file; else None."""
+    updated: bool
+    """Whether documents that were there got an update."""
+    damaged: tuple[str, ...]
+    """Why files were left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merged:
+    """What the second pass did."""
+
+    counts: Counter[str]
+    """Of all documents, also those of before: documents, with_mesh, citations, deleted."""
+    changes: dict[str, int]
+    parts: int
+
+
+def ingest(config: IngestConfig) -> IngestResult:
+    """Take a source into documents, or into those that are there.
+
+    Raises ``ConfigError`` where no file could be read or no document is left; the folder is then as it was. Raises
+    ``CommandFailedError`` where Ray fails.
+    """
+    with locked(config.out):
+        made = resume_documents(config.out, "ingest")
+        files = source_files(config.source, config.out, terminal())
+        columns = table_columns(config.source)
+        known = made.manifest.files if made else ()
+        fresh = new_files(files, columns, known)
+        if made and not fresh:
+            return IngestResult(documents=made, num_known=len(known) - len(files), updated=False, damaged=())
+        damaged = _find_all_damaged(fresh, columns)
+        if damaged and made:
+            return IngestResult(documents=made, num_known=None, updated=False, damaged=damaged)
+        if damaged:
+            raise ConfigError(f"source.path: no file could be read: {damaged[0]}")
+        from kailin_ray.runtime.faults import one_line_faults
+        from kailin_ray.runtime.session import ray_session
+
+        log = log_file(config.out)
+        with one_line_faults(log), ray_session(config.cluster, log) as shown:
+            return make_documents(config, fresh, made, shown)
+
+
+def format_ingest(result: IngestResult) -> str:
+    """What the documents hold, for a person."""
+    documents, manifest = result.documents, result.documents.manifest
+    lines = []
+    if result.num_known is not None:
+        lines.append(f"{documents.path}: made already, of these files and {result.num_known} others")
+    left_out = ", ".join(f"{number:,} {name}" for name, number in manifest.num_left_out.items() if number)
+    lines.append(
+        f"{documents.path}: {manifest.num_documents:,} documents ({manifest.num_with_mesh:,} with MeSH headings) of "
+        f"{manifest.num_citations:,} citations" + (f"; left out: {left_out}" if left_out else "")
+    )
+    if result.updated:
+        lines.append(format_update(manifest))
+    if manifest.num_skipped:
+        lines.append("records that are no citation: " + json.dumps(manifest.num_skipped))
+    return "\n".join(lines)
+
+
+def new_files(files: list[Path], columns: dict[str, str] | None, known: Sequence[SourceFile]) -> list[Path]:
+    """Those of ``files`` that the documents do not know yet, by name. ``columns``: of tables.
 
     Raises ``ConfigError`` for one that has changed since it was taken, or was read in another way.
     """
-    taken = {file["name"]: file for file in made["files"]} if made else {}
+    taken = {file.name: file for file in known}
     for file in files:
         if file.name not in taken:
             continue
         before = taken[file.name]
-        if before["bytes"] != file.stat().st_size:
+        if before.bytes != file.stat().st_size:
             raise ConfigError(
-                f"source.path: {file} has {file.stat().st_size:,} bytes, and had {before['bytes']:,} when it was "
+                f"source.path: {file} has {file.stat().st_size:,} bytes, and had {before.bytes:,} when it was "
                 "taken; to read it anew, make the documents anew"
             )
-        if before.get("columns") != read.get("columns"):
+        if before.columns != columns:
             raise ConfigError(
-                f"source.columns: {file} was taken with other columns ({before.get('columns')}); to read it anew, make "
+                f"source.columns: {file} was taken with other columns ({before.columns}); to read it anew, make "
                 "the documents anew"
             )
     return [file for file in files if file.name not in taken]
 
 
-def make_documents(config: IngestConfig, files: list[Path], made: Manifest | None, terminal: TextIO) -> Manifest:
-    """Take new files into the folder of documents; return its manifest. Needs a Ray session.
+def _find_all_damaged(files: list[Path], columns: dict[str, str] | None) -> tuple[str, ...]:
+    """Why each file cannot be read; empty as soon as one of them can, since the job then has something to do."""
+    faults = []
+    for file in files:
+        fault = find_damage(file, columns)
+        if not fault:
+            return ()
+        faults.append(fault)
+    return tuple(faults)
 
-    Raises ``ConfigError`` where no file could be read or no document is left; the folder is then as it was.
-    """
+
+def make_documents(config: IngestConfig, files: list[Path], made: Documents | None, shown: TextIO) -> IngestResult:
+    """Take new files into the folder of documents. Needs a Ray session. Raises as ``ingest`` does."""
     started = time.monotonic()
     out = config.out.absolute()
     dealt = out.with_name(f".{out.name}.dealt")
     dealt.mkdir(parents=True, exist_ok=True)
     try:
-        reports = _deal(files, reading(config.source), dealt, terminal)
-        damaged = [str(report["damaged"]) for report in reports if report["damaged"]]
+        reports = _deal(files, table_columns(config.source), dealt, shown)
+        damaged = tuple(report["damaged"] for report in reports if report["damaged"])
         reports = [report for report in reports if not report["damaged"]]
+        logger.info("%s: %d files parsed, %d damaged", config.out, len(reports), len(damaged))
         if not reports and made:
             shutil.rmtree(dealt)
-            return made | {"damaged": damaged}
+            return IngestResult(documents=made, num_known=None, updated=False, damaged=damaged)
         if not reports:
             raise ConfigError(f"source.path: no file could be read: {damaged[0]}")
         if not made and not any(report["buckets"] for report in reports):
             raise ConfigError(f"source.path: no citation in {len(files)} files, the first of them {files[0]}")
-        bits = made["bucket_bits"] if made else _bucket_bits(reports)
-        _check_size(out, reports, bits, made)
+        bits = (made.manifest.bucket_bits if made else None) or _bucket_bits(reports)
+        _check_size(out, reports, bits, made.manifest.num_documents if made else 0)
         with updating(out) as folder:
-            merged = _merge(reports, dealt, out, folder, bits, made, terminal)
-            manifest = _manifest(reports, made, merged, round(time.monotonic() - started, 1))
-            manifest |= {"damaged": damaged, "bucket_bits": bits, "config": settings(config)}
-            write_json(folder / "manifest.json", manifest)
+            merged = _merge(reports, dealt, out, folder, bits, made, shown)
+            seconds = round(time.monotonic() - started, 1)
+            manifest = _manifest(config, reports, made, merged, bits, damaged, seconds)
+            write_manifest(folder, manifest)
     except ConfigError:
         shutil.rmtree(dealt)
         raise
     shutil.rmtree(dealt)
-    return manifest
+    documents = Documents(config.out, manifest)
+    return IngestResult(documents=documents, num_known=None, updated=made is not None, damaged=damaged)
 
 
 def _manifest(
-    reports: list[dict[str, Any]], made: Manifest | None, merged: dict[str, Any], seconds: float
-) -> dict[str, Any]:
-    total = merged["counts"]
+    config: IngestConfig,
+    reports: list[FileReport],
+    made: Documents | None,
+    merged: Merged,
+    bits: int,
+    damaged: tuple[str, ...],
+    seconds: float,
+) -> DocumentsManifest:
+    import ray
+
+    total, before = merged.counts, made.manifest if made else None
     if not total["documents"]:
         raise ConfigError(f"source.path: no document is left of {total['citations']:,} citations")
-    skipped: Counter[str] = Counter(made["num_skipped"] if made else {})
+    skipped: Counter[str] = Counter(before.num_skipped if before else {})
     for report in reports:
         skipped.update(report["skipped"])
-    kept = ("name", "bytes", "sha256", "columns")
-    files = [{key: report[key] for key in kept if report[key] is not None} for report in reports]
-    update = {"files": len(files), "parts": merged["parts"], "seconds": seconds, "changes": merged["changes"]}
-    return {
-        **noted("ingest", made, update),
-        "num_documents": total["documents"],
-        "num_with_mesh": total["with_mesh"],
-        "num_citations": total["citations"],
-        "num_left_out": {
+    files = [
+        SourceFile(name=one["name"], bytes=one["bytes"], sha256=one["sha256"], columns=one["columns"])
+        for one in reports
+    ]
+    update = DocumentsUpdate(files=len(files), parts=merged.parts, seconds=seconds, changes=merged.changes)
+    return DocumentsManifest(
+        maker="ingest",
+        id=before.id if before else new_identity(),
+        updates=(*(before.updates if before else ()), update),
+        num_documents=total["documents"],
+        num_with_mesh=total["with_mesh"],
+        num_citations=total["citations"],
+        num_left_out={
             "superseded": total["citations"] - total["documents"] - total["deleted"],
             "deleted": total["deleted"],
         },
-        "num_skipped": dict(skipped),
-        "files": [*(made["files"] if made else []), *files],
-        "versions": {"kailin_ray": __version__, "ray": ray.__version__},
-    }
+        num_skipped=dict(skipped),
+        files=(*(before.files if before else ()), *files),
+        versions={"kailin_ray": __version__, "ray": ray.__version__},
+        damaged=damaged,
+        bucket_bits=bits,
+        config=settings(config),
+    )
 
 
-def _bucket_bits(reports: list[dict[str, Any]]) -> int:
+def _bucket_bits(reports: Sequence[FileReport]) -> int:
     """How many bits of a PMID a bucket of a new corpus holds; it stays so for good."""
     at_most = max(1, sum(report["citations"] for report in reports) // ROWS_PER_BUCKET)
     buckets = {bucket for report in reports for bucket in report["buckets"]}
@@ -126,11 +236,11 @@ def _bucket_bits(reports: list[dict[str, Any]]) -> int:
     return bits
 
 
-def _check_size(out: Path, reports: list[dict[str, Any]], bits: int, made: Manifest | None) -> None:
+def _check_size(out: Path, reports: Sequence[FileReport], bits: int, num_before: int) -> None:
     """Raise ``ConfigError`` where a corpus that was made small is to become too large for its buckets."""
     buckets = {bucket >> (bits - BUCKET_BITS) for report in reports for bucket in report["buckets"]}
     buckets |= {int(part.stem.removeprefix("part-")) for part in out.glob("part-*.parquet")}
-    rows = sum(report["citations"] for report in reports) + (made["num_documents"] if made else 0)
+    rows = sum(report["citations"] for report in reports) + num_before
     if bits > BUCKET_BITS and rows > MAX_ROWS_PER_BUCKET * len(buckets):
         raise ConfigError(
             f"out: {out} was made for few documents, in parts of {1 << bits:,} PMIDs each; for {rows:,} make another, "
@@ -138,43 +248,51 @@ def _check_size(out: Path, reports: list[dict[str, Any]], bits: int, made: Manif
         )
 
 
-def _deal(files: list[Path], read: dict[str, Any], dealt: Path, terminal: TextIO) -> list[dict[str, Any]]:
+def _deal(files: list[Path], columns: dict[str, str] | None, dealt: Path, shown: TextIO) -> list[FileReport]:
+    from kailin_ray.runtime.tasks import each
+
     reports = []
-    with progress_bar(terminal, "ingest: read", sum(file.stat().st_size for file in files), unit="B") as bar:
-        for report in each(deal_file, [{"path": str(file)} | read for file in files], {"dealt": str(dealt)}):
+    items: list[FileItem] = [{"path": str(file)} for file in files]
+    if columns is not None:
+        items = [{"path": str(file), "columns": columns} for file in files]
+    with progress_bar(shown, "ingest: read", sum(file.stat().st_size for file in files), unit="B") as bar:
+        for report in each(deal_file, items, {"dealt": str(dealt)}):
             bar.update(report["bytes"])
             reports.append(report)
-    return sorted(reports, key=lambda report: str(report["name"]))
+    return sorted(reports, key=lambda report: report["name"])
 
 
 def _merge(
-    reports: list[dict[str, Any]],
+    reports: list[FileReport],
     dealt: Path,
     out: Path,
     folder: Path,
     bits: int,
-    made: Manifest | None,
-    terminal: TextIO,
-) -> dict[str, Any]:
-    """``counts`` of all documents, ``changes``, and how many ``parts`` were made anew."""
+    made: Documents | None,
+    shown: TextIO,
+) -> Merged:
+    from kailin_ray.runtime.tasks import each
+
     files: dict[int, list[str]] = defaultdict(list)
     for report in reports:
         for bucket in {bucket >> (bits - BUCKET_BITS) for bucket in report["buckets"]}:
             files[bucket].append(str(dealt / f"{report['name']}.parquet"))
-    items = [{"bucket": one, "bits": bits, "dealt": files[one]} for one in sorted(files)]
+    items: list[BucketItem] = [{"bucket": one, "bits": bits, "dealt": files[one]} for one in sorted(files)]
     counts: Counter[str] = Counter(citations=sum(report["citations"] for report in reports))
     descriptors: Descriptors = {}
     if made:
-        counts.update({"documents": made["num_documents"], "with_mesh": made["num_with_mesh"]})
-        counts.update({"citations": made["num_citations"], "deleted": made["num_left_out"]["deleted"]})
+        before = made.manifest
+        counts.update({"documents": before.num_documents, "with_mesh": before.num_with_mesh})
+        counts.update({"citations": before.num_citations, "deleted": before.num_left_out["deleted"]})
         descriptors = read_json(out / "descriptors.json")
     changes: Counter[str] = Counter()
-    keys = {"out": str(out), "folder": str(folder), "number": len(made["updates"]) + 1 if made else 1}
-    with progress_bar(terminal, "ingest: written", len(items), unit=" parts") as bar:
-        for report in each(merge_bucket, items, keys):
-            counts.update(report["counts"])
-            changes.update(report["changes"])
-            add_descriptors(descriptors, report["descriptors"])
+    number = len(made.manifest.updates) + 1 if made else 1
+    keys = {"out": str(out), "folder": str(folder), "number": number}
+    with progress_bar(shown, "ingest: written", len(items), unit=" parts") as bar:
+        for part in each(merge_bucket, items, keys):
+            counts.update(part["counts"])
+            changes.update(part["changes"])
+            add_descriptors(descriptors, part["descriptors"])
             bar.update()
     write_descriptors(folder, descriptors)
-    return {"counts": counts, "changes": dict(changes), "parts": len(items)}
+    return Merged(counts=counts, changes=dict(changes), parts=len(items))

@@ -6,7 +6,7 @@ order files are read, the same comes out.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -15,19 +15,36 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kailin_ray.corpus.changes import CHANGES, changes, count_changes
-from kailin_ray.corpus.documents import descriptors, difference, has, part_name, read_part, write_part
+from kailin_ray.corpus.documents import Descriptors, descriptors, difference, has, part_name, read_part, write_part
 from kailin_ray.corpus.ingest.parse import DEALT
 from kailin_ray.schema import DOCUMENTS
 
 Rows = npt.NDArray[np.int64]
 
 
-def merge_bucket(item: dict[str, Any], out: str, folder: str, number: int) -> dict[str, Any]:
+class BucketItem(TypedDict):
+    """A bucket that is to be merged."""
+
+    bucket: int
+    bits: int
+    dealt: list[str]
+    """The parsed files that have rows of it."""
+
+
+class BucketReport(TypedDict):
+    """What a bucket has more (or less) than before."""
+
+    counts: dict[str, int]
+    """Of ``documents``, those ``with_mesh``, and ``deleted`` citations."""
+    changes: dict[str, int]
+    """Documents by the kind of change; empty of the first update."""
+    descriptors: Descriptors
+
+
+def merge_bucket(item: BucketItem, out: str, folder: str, number: int) -> BucketReport:
     """Write a bucket's documents, state and changes into ``folder``, from those in ``out`` and the ``dealt`` files.
 
-    ``item``: ``bucket``, its ``bits``, and the ``dealt`` files that have rows of it. Nothing in ``out`` is touched. The
-    report: what the bucket has more (or less) than before, of documents, of those with MeSH, of deleted citations, of
-    each descriptor; and how many documents changed in which way, which the first update (``number`` 1) leaves out.
+    Nothing in ``out`` is touched. ``number``: of the update; the first one leaves changes out.
     """
     name, bits = part_name(item["bucket"]), item["bits"]
     before, state = read_part(Path(out, name), DOCUMENTS), read_part(Path(out, "state", name), DEALT)

@@ -7,7 +7,7 @@ never have to be cut anew as PubMed grows, and its files hold neighbours, so tha
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -35,40 +35,79 @@ DEALT = pa.schema([*DOCUMENTS, ("deleted", pa.bool_()), ("cited", pa.bool_())])
 PMID and version, be it deleted now."""
 
 
-def deal_file(item: dict[str, Any], dealt: str) -> dict[str, Any]:
+class FileItem(TypedDict):
+    """A file that is to be parsed."""
+
+    path: str
+    columns: NotRequired[dict[str, str]]
+    """Of a table: the column of each field. A file without them is PubMed XML."""
+
+
+class FileReport(TypedDict):
+    """What became of a file."""
+
+    name: str
+    bytes: int
+    modified: int
+    """Nanoseconds, as the file system says."""
+    sha256: str
+    columns: dict[str, str] | None
+    damaged: str
+    """Why nothing was taken from it; else empty."""
+    citations: int
+    skipped: dict[str, int]
+    """Records that are no citation, by reason."""
+    buckets: list[int]
+    """That have rows."""
+
+
+def deal_file(item: FileItem, dealt: str) -> FileReport:
     """Parse one file into ``dealt/<name>.parquet``: all of the file or, if it is damaged, nothing.
 
-    ``item``: its ``path``, and of a table the column of each field as ``columns``; without them it is PubMed XML.
-
-    What a killed job left whole is taken as it is. The report: name, bytes, sha256, ``damaged`` (why, or empty),
-    citations, skipped (by reason), and the buckets that have rows.
+    What a killed job left whole is taken as it is.
     """
     path, columns = Path(item["path"]), item.get("columns")
     note = Path(dealt, f"{path.name}.json")
-    report: dict[str, Any] = {"name": path.name, "bytes": 0, "sha256": "", "damaged": "", "citations": 0}
+    report: FileReport = {
+        "name": path.name, "bytes": 0, "modified": 0, "sha256": "", "columns": columns, "damaged": "", "citations": 0,
+        "skipped": {}, "buckets": [],
+    }  # fmt: skip
     skipped: Counter[str] = Counter()
     buckets: set[int] = set()
     try:
         state = path.stat()
         known = {"bytes": state.st_size, "modified": state.st_mtime_ns, "columns": columns}
-        if note.exists() and (made := read_json(note)).items() >= known.items():
-            return dict(made)
-        report |= known
-        report["sha256"] = sha256(path)
+        if note.exists() and (before := read_json(note)).items() >= known.items():
+            parsed: FileReport = before
+            return parsed
+        report["bytes"], report["modified"], report["sha256"] = state.st_size, state.st_mtime_ns, sha256(path)
         with (
             atomic_file(Path(dealt, f"{path.name}.parquet")) as partial,
             pq.ParquetWriter(partial, DEALT, compression="zstd") as writer,
         ):
-            citations = read_rows(path, columns, skipped) if columns else read_citations(path, skipped)
-            for table in runs(tables(citations, path.name)):
+            for table in runs(tables(_citations(path, columns, skipped), path.name)):
                 report["citations"] += int(np.count_nonzero(~table["deleted"].to_numpy()))
                 buckets.update(np.unique(table["pmid"].to_numpy() >> BUCKET_BITS).tolist())
                 writer.write_table(table, row_group_size=ROW_GROUP)
     except (DamagedFileError, OSError) as error:
-        return report | {"damaged": str(error), "citations": 0, "skipped": {}, "buckets": []}
-    report |= {"skipped": dict(skipped), "buckets": sorted(buckets)}
+        report["damaged"], report["citations"] = str(error), 0
+        return report
+    report["skipped"], report["buckets"] = dict(skipped), sorted(buckets)
     write_json(note, report)
     return report
+
+
+def find_damage(path: Path, columns: dict[str, str] | None) -> str:
+    """Why nothing at all can be read from a file; empty if its first citation can. Cheap: reads no more than that."""
+    try:
+        next(_citations(path, columns, Counter()), None)
+    except (DamagedFileError, OSError) as error:
+        return str(error)
+    return ""
+
+
+def _citations(path: Path, columns: dict[str, str] | None, skipped: Counter[str]) -> Iterator[Citation]:
+    return read_rows(path, columns, skipped) if columns else read_citations(path, skipped)
 
 
 def tables(citations: Iterable[Citation], source: str) -> Iterator[pa.Table]:

@@ -8,7 +8,7 @@ from lxml import etree
 
 from kailin_ray.corpus.readers.fields import PARTS, Part
 
-SAFE: dict[str, Any] = {
+SAFE: dict[str, bool] = {
     "resolve_entities": False,
     "no_network": True,
     "load_dtd": False,

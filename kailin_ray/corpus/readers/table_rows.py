@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from kailin_ray.corpus.readers.pubmed_xml import MAX_RECORD_BYTES, DamagedFileError
 from kailin_ray.io.compressed import open_unpacked
+from kailin_ray.schema import Row
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
 KEY = "_key"
@@ -96,7 +97,7 @@ def _fields(fields: Iterable[pa.Field]) -> Iterator[str]:
             yield from (f"{field.name}.{inner}" for inner in _fields(field.type))
 
 
-def _csv_rows(text: io.TextIOBase) -> Iterator[dict[str, Any]]:
+def _csv_rows(text: io.TextIOBase) -> Iterator[Row]:
     # The limit is the whole process's, in which other files are read too.
     before = csv.field_size_limit(MAX_RECORD_BYTES)
     try:

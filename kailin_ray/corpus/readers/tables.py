@@ -19,6 +19,7 @@ from typing import Any
 from kailin_ray.corpus.readers.citation import Citation, Date, Heading, Section, join_sections, read_date
 from kailin_ray.corpus.readers.table_rows import read_table
 from kailin_ray.corpus.readers.xml_text import clean
+from kailin_ray.schema import Row
 
 FIELDS = (
     "pmid", "title", "abstract", "labels", "year", "journal", "language", "mesh", "keywords", "publication_types",
@@ -44,7 +45,7 @@ def read_rows(path: Path, columns: Columns, skipped: Counter[str]) -> Iterator[C
             yield made
 
 
-def row_citation(row: dict[str, Any], columns: Columns) -> Citation | None:
+def row_citation(row: Row, columns: Columns) -> Citation | None:
     """The citation that a row holds, None where its PMID is none."""
     cells = {field: _cell(row, name) for field, name in columns.items()}
     pmid = _pmid(cells["pmid"])

@@ -8,8 +8,7 @@ Sample, one branch of ``balance(...)["categories"]["branches"]`` and one of its 
      "share_before": 0.0028, "share_after": 0.0045}
 """
 
-from dataclasses import asdict
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +18,16 @@ from scipy.stats import entropy
 
 from kailin_ray.corpus.selection.sampling import NO_YEAR, PERIODS, Design, Sketch
 from kailin_ray.mesh.coverage import Branches, branches, divergence
+from kailin_ray.mesh.figures import (
+    BranchFigures,
+    DesignFigures,
+    Divergence,
+    Entropy,
+    LevelFigures,
+    SampleFigures,
+    Shares,
+    StratumFigures,
+)
 from kailin_ray.mesh.hierarchy import MeshHierarchy
 
 Counts = npt.NDArray[np.int64]
@@ -26,7 +35,7 @@ NO_BRANCH = "none"
 """The stratum of documents of whose headings none has a place in MeSH's tree."""
 
 
-def balance(whole: Sketch, chosen: pa.Table, mesh: MeshHierarchy, design: Design) -> dict[str, Any]:
+def balance(whole: Sketch, chosen: pa.Table, mesh: MeshHierarchy, design: Design) -> SampleFigures:
     """The corpus, that is all documents of the sketch, beside those that ``draw`` chose.
 
     ``num_documents``, ``strata``, and ``letters`` and ``categories`` by branch. Before is the corpus, after the sample.
@@ -42,35 +51,88 @@ def balance(whole: Sketch, chosen: pa.Table, mesh: MeshHierarchy, design: Design
     before, after = whole.num_documents, len(chosen)
     numbers = np.searchsorted(whole.strata, chosen["stratum"].to_numpy())
     quotas = np.bincount(numbers, minlength=len(whole.strata))
-    found: dict[str, Any] = {
-        "design": asdict(design),
+    figures: dict[str, LevelFigures] = {}
+    for level, at in levels.levels.items():
+        reached = _reached(whole.documents[at], documents[at], before, after)
+        entropies, divergences = _spread(whole.documents[at], documents[at])
+        figures[level] = {
+            "num_in_corpus": reached.num_in_corpus,
+            "num_reached": reached.num_reached,
+            "largest_share": reached.largest_share,
+            "entropy": entropies,
+            "divergence": divergences,
+            "branches": _branch_rows(levels, at, whole, documents[at], headings[at], after),
+        }
+    reached = _reached(whole.sizes, quotas, before, after)
+    return {
+        "design": _design(design),
         "num_documents": {"before": before, "after": after},
         "strata": {
-            **_reached(whole.sizes, quotas, before, after),
-            "strata": [
-                _label(number, levels, design) | row
-                for number, row in zip(whole.strata.tolist(), _rows(whole.sizes, quotas, before, after), strict=True)
-            ],
+            "num_in_corpus": reached.num_in_corpus,
+            "num_reached": reached.num_reached,
+            "largest_share": reached.largest_share,
+            "strata": _stratum_rows(levels, whole, quotas, after, design),
         },
+        "letters": figures["letters"],
+        "categories": figures["categories"],
     }
-    for level, at in levels.levels.items():
-        rows = zip(
-            levels.labels[at],
-            levels.names[at],
-            _rows(whole.documents[at], documents[at], before, after),
-            whole.headings[at].tolist(),
-            headings[at].tolist(),
-            strict=True,
-        )
-        found[level] = {
-            **_reached(whole.documents[at], documents[at], before, after),
-            **_spread(whole.documents[at], documents[at]),
-            "branches": [
-                {"branch": label, "name": name} | row | {"headings_before": all_of_it, "headings_after": drawn}
-                for label, name, row, all_of_it, drawn in rows
-            ],
+
+
+def _design(design: Design) -> DesignFigures:
+    return {
+        "budget": design.budget,
+        "seed": design.seed,
+        "by": design.by,
+        "period": design.period,
+        "major": design.major,
+        "power": design.power,
+        "max_share": design.max_share,
+        "min_per_stratum": design.min_per_stratum,
+    }
+
+
+def _branch_rows(
+    levels: Branches, at: slice, whole: Sketch, documents: Counts, headings: Counts, num_chosen: int
+) -> list[BranchFigures]:
+    rows = zip(
+        levels.labels[at],
+        levels.names[at],
+        whole.documents[at].tolist(),
+        documents.tolist(),
+        whole.headings[at].tolist(),
+        headings.tolist(),
+        strict=True,
+    )
+    return [
+        {
+            "branch": label,
+            "name": name,
+            "documents_before": one,
+            "documents_after": two,
+            "share_before": _share(one, whole.num_documents),
+            "share_after": _share(two, num_chosen),
+            "headings_before": all_of_it,
+            "headings_after": drawn,
         }
-    return found
+        for label, name, one, two, all_of_it, drawn in rows
+    ]
+
+
+def _stratum_rows(
+    levels: Branches, whole: Sketch, quotas: Counts, num_chosen: int, design: Design
+) -> list[StratumFigures]:
+    rows = zip(whole.strata.tolist(), whole.sizes.tolist(), quotas.tolist(), strict=True)
+    return [
+        {
+            "stratum": _label(number, levels, design),
+            "name": _branch_name(number, levels, design),
+            "documents_before": one,
+            "documents_after": two,
+            "share_before": _share(one, whole.num_documents),
+            "share_after": _share(two, num_chosen),
+        }
+        for number, one, two in rows
+    ]
 
 
 def _of_chosen(lists: pa.ListArray, num_branches: int) -> tuple[Counts, Counts]:
@@ -80,56 +142,55 @@ def _of_chosen(lists: pa.ListArray, num_branches: int) -> tuple[Counts, Counts]:
     return np.bincount(each_once, minlength=num_branches), np.bincount(places, minlength=num_branches)
 
 
-def _label(number: int, levels: Branches, design: Design) -> dict[str, Any]:
+def _label(number: int, levels: Branches, design: Design) -> str:
     branch, period = divmod(number, PERIODS)
-    labels, name = [], None
+    labels = []
     if design.by:
-        known = branch < len(levels.labels)
-        labels.append(levels.labels[branch] if known else NO_BRANCH)
-        name = levels.names[branch] if known else None
+        labels.append(levels.labels[branch] if branch < len(levels.labels) else NO_BRANCH)
     if design.period:
         year = f"{period}s" if design.period == "decade" else str(period)
         labels.append("no year" if period == NO_YEAR else year)
-    return {"stratum": " ".join(labels) or "all", "name": name}
+    return " ".join(labels) or "all"
 
 
-def _rows(corpus: Counts, sample: Counts, before: int, after: int) -> list[dict[str, Any]]:
-    return [
-        {
-            "documents_before": one,
-            "documents_after": two,
-            "share_before": _share(one, before),
-            "share_after": _share(two, after),
-        }
-        for one, two in zip(corpus.tolist(), sample.tolist(), strict=True)
-    ]
+def _branch_name(number: int, levels: Branches, design: Design) -> str | None:
+    branch = number // PERIODS
+    return levels.names[branch] if design.by and branch < len(levels.labels) else None
 
 
 def _share(part: int, total: int) -> float:
     return round(part / total, 6) if total else 0.0
 
 
-def _reached(corpus: Counts, sample: Counts, before: int, after: int) -> dict[str, Any]:
-    return {
-        "num_in_corpus": int((corpus > 0).sum()),
-        "num_reached": int((sample > 0).sum()),
-        "largest_share": {
+class _Reached(NamedTuple):
+    num_in_corpus: int
+    num_reached: int
+    largest_share: Shares
+
+
+def _reached(corpus: Counts, sample: Counts, before: int, after: int) -> _Reached:
+    return _Reached(
+        num_in_corpus=int((corpus > 0).sum()),
+        num_reached=int((sample > 0).sum()),
+        largest_share={
             "before": _share(int(corpus.max(initial=0)), before),
             "after": _share(int(sample.max(initial=0)), after),
         },
-    }
+    )
 
 
-def _spread(corpus: Counts, sample: Counts) -> dict[str, Any]:
+def _spread(corpus: Counts, sample: Counts) -> tuple[Entropy, Divergence]:
     even = (corpus > 0).astype(np.int64)
     return {
-        "entropy": {
-            name: round(float(entropy(counts, base=2)), 4) if counts.sum() else None
-            for name, counts in (("before", corpus), ("after", sample), ("even", even))
-        },
-        "divergence": {
-            "from_corpus": divergence(corpus, sample),
-            "from_even_before": divergence(corpus, even),
-            "from_even_after": divergence(sample, even),
-        },
+        "before": _entropy(corpus),
+        "after": _entropy(sample),
+        "even": _entropy(even),
+    }, {
+        "from_corpus": divergence(corpus, sample),
+        "from_even_before": divergence(corpus, even),
+        "from_even_after": divergence(sample, even),
     }
+
+
+def _entropy(counts: Counts) -> float | None:
+    return round(float(entropy(counts, base=2)), 4) if counts.sum() else None

@@ -13,63 +13,126 @@ is written: each a pass of tasks (``tasks.py``) of which one has a part, or a ra
 corpus and settings always give the same documents.
 """
 
+import logging
 import math
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
-import ray
+import numpy as np
+import numpy.typing as npt
 
 from kailin_ray import __version__
 from kailin_ray.config import SelectConfig, settings
-from kailin_ray.corpus.changes import told_update
-from kailin_ray.corpus.documents import Manifest, noted
+from kailin_ray.corpus.changes import format_update
+from kailin_ray.corpus.documents import (
+    Documents,
+    DocumentsManifest,
+    DocumentsUpdate,
+    SelectionInputs,
+    new_identity,
+    resume_documents,
+)
 from kailin_ray.corpus.overlap.benchmarks import Benchmarks
 from kailin_ray.corpus.selection.sampling import Design
-from kailin_ray.corpus.selection.tasks import (
-    draw_sample,
-    judge_part,
-    pair_range,
-    settle_doubles,
-    sketch_part,
-    write_part_of,
-)
 from kailin_ray.errors import ConfigError
-from kailin_ray.io.files import sha256, updating, write_json
+from kailin_ray.io.files import sha256, updating
+from kailin_ray.io.locks import locked
+from kailin_ray.io.manifests import write_manifest
+from kailin_ray.io.pmids import READERS, num_rows
+from kailin_ray.io.storage import log_file
 from kailin_ray.io.terminal import progress_bar
+from kailin_ray.mesh import MeshHierarchy
+from kailin_ray.mesh.figures import SampleFigures
 from kailin_ray.mesh.headings import subtree
 from kailin_ray.mesh.load import load_mesh
-from kailin_ray.runtime.tasks import each
 from kailin_ray.schema import REMOVED
 
 DOCUMENTS_PER_RANGE = 500_000
 """Documents whose buckets are compared by one task, in about 1 GB of memory; of more, ranges of buckets are."""
 
 Paths = dict[str, str]
+R = TypeVar("R", bound=Mapping[str, object])
+
+logger = logging.getLogger(__name__)
 
 
-def made_from(config: SelectConfig, corpus: Manifest) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class SelectResult:
+    """What ``select`` did."""
+
+    documents: Documents
+    made_already: bool
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class References:
+    """What documents are judged by; read before Ray starts."""
+
+    benchmarks: Benchmarks | None
+    hierarchy: MeshHierarchy | None
+    subtree: npt.NDArray[np.bool_] | None
+    """Which descriptors are in it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What the last pass wrote."""
+
+    documents: int
+    with_mesh: int
+    parts: int
+    removed: dict[str, int]
+    changes: dict[str, int]
+
+
+def select(config: SelectConfig) -> SelectResult:
+    """Make the folder of selected documents, or what of it is to change.
+
+    Raises ``ConfigError`` for input that cannot be read, and where nothing is left; the folder is then as it was.
+    Raises ``CommandFailedError`` where Ray fails.
+    """
+    corpus = Documents.open(config.corpus, "corpus")
+    with locked(config.out):
+        made = resume_documents(config.out, "select")
+        _check_paths(config)
+        if made and up_to_date(config, corpus, made):
+            return SelectResult(documents=made, made_already=True)
+        references = _read_references(config)
+        with ThreadPoolExecutor(READERS) as pool:
+            for _ in pool.map(num_rows, corpus.parts()):  # a file that cannot be read is refused before Ray starts
+                pass
+        from kailin_ray.runtime.faults import one_line_faults
+        from kailin_ray.runtime.session import ray_session
+
+        log = log_file(config.out)
+        with one_line_faults(log), ray_session(config.cluster, log) as shown:
+            return SelectResult(documents=_select(config, corpus, made, references, shown), made_already=False)
+
+
+def made_from(config: SelectConfig, corpus: Documents) -> SelectionInputs:
     """What a selection is made from: which corpus, at which update, and every setting that says what is chosen."""
     chosen = settings(config)
-    asked = ("filters", "duplicates", "subtree", "subtree_major", "sample", "tolerate_orphans")
-    return {
-        "corpus": corpus["id"],
-        "corpus_updates": len(corpus["updates"]),
-        "mesh": sha256(config.mesh) if config.mesh else None,
-        "benchmarks": [sha256(path) for path in config.benchmarks],
-        **{name: chosen[name] for name in asked},
-    }
+    return SelectionInputs(
+        corpus=corpus.manifest.id,
+        corpus_updates=len(corpus.manifest.updates),
+        mesh=sha256(config.mesh) if config.mesh else None,
+        benchmarks=tuple(sha256(path) for path in config.benchmarks),
+        filters=chosen["filters"],
+        duplicates=chosen["duplicates"],
+        subtree=config.subtree,
+        subtree_major=config.subtree_major,
+        sample=chosen["sample"],
+        tolerate_orphans=config.tolerate_orphans,
+    )
 
 
-def up_to_date(config: SelectConfig, corpus: Manifest, made: Manifest | None) -> bool:
-    """Whether ``out``, with the manifest ``made``, holds what is asked for already.
-
-    Raises ``ConfigError`` where it holds a selection from another corpus or with other settings, for files that are not
-    there, and for settings that want a MeSH hierarchy without one.
-    """
+def _check_paths(config: SelectConfig) -> None:
     if config.corpus.resolve() == config.out.resolve():
         raise ConfigError(f"out: {config.out} is the corpus itself; choose another")
     if config.mesh is None and (config.subtree or config.sample.num is not None):
@@ -78,24 +141,42 @@ def up_to_date(config: SelectConfig, corpus: Manifest, made: Manifest | None) ->
     for key, path in (("mesh", config.mesh), *(("benchmarks", path) for path in config.benchmarks)):
         if path is not None and not path.is_file():
             raise ConfigError(f"{key}: {path} does not exist")
-    if made is None:
-        return False
-    before, now = made["made_from"], made_from(config, corpus)
-    changed = [name for name in now if name != "corpus_updates" and before.get(name) != now[name]]
+
+
+def up_to_date(config: SelectConfig, corpus: Documents, made: Documents) -> bool:
+    """Whether ``made`` is the selection that is asked for.
+
+    Raises ``ConfigError`` where it is one from another corpus or with other settings.
+    """
+    now, before = made_from(config, corpus), made.manifest.made_from
+    assert before
+    if before == now:
+        return True
+    changed = [name for name in vars(now) if name != "corpus_updates" and vars(before)[name] != vars(now)[name]]
     if changed:
         raise ConfigError(
-            f"out: {config.out} was selected with another {changed[0]} ({before.get(changed[0])!r}, now "
-            f"{now[changed[0]]!r}); choose another out="
+            f"out: {config.out} was selected with another {changed[0]} ({vars(before)[changed[0]]!r}, now "
+            f"{vars(now)[changed[0]]!r}); choose another out="
         )
-    return bool(before == now)
+    return False
 
 
-def select(config: SelectConfig, corpus: Manifest, made: Manifest | None, terminal: TextIO) -> Manifest:
-    """Make the folder of selected documents, or what of it is to change; return its manifest. Needs a Ray session.
+def _read_references(config: SelectConfig) -> References:
+    hierarchy = load_mesh(config.mesh, config.tolerate_orphans, config.corpus)[0] if config.mesh else None
+    return References(
+        benchmarks=Benchmarks.load(config.benchmarks) if config.benchmarks else None,
+        hierarchy=hierarchy,
+        subtree=subtree(hierarchy, config.subtree) if hierarchy and config.subtree else None,
+    )
 
-    Raises ``ConfigError`` for a benchmark or hierarchy that cannot be read, and where nothing is left; the folder is
-    then as it was.
-    """
+
+def _select(
+    config: SelectConfig, corpus: Documents, made: Documents | None, references: References, shown: TextIO
+) -> Documents:
+    import ray
+
+    from kailin_ray.corpus.selection.tasks import judge_part
+
     started = time.monotonic()
     out = config.out.absolute()
     scratch = out.with_name(f".{out.name}.select")
@@ -103,118 +184,144 @@ def select(config: SelectConfig, corpus: Manifest, made: Manifest | None, termin
     parts = sorted({part.name for place in (".", "removed") for part in (config.corpus / place).glob("part-*.parquet")})
     paths = {"corpus": str(config.corpus.absolute()), "scratch": str(scratch)}
     try:
-        benchmarks = Benchmarks.load(config.benchmarks) if config.benchmarks else None
-        mesh = _mesh(config)
-        keys = {**paths, "config": config, "mesh": mesh, "benchmarks": ray.put(benchmarks)}
-        num_staying = sum(one["staying"] for one in _shown(judge_part, parts, keys, "judged", terminal))
+        mesh = ray.put((references.hierarchy, references.subtree))
+        keys = {**paths, "config": config, "mesh": mesh, "benchmarks": ray.put(references.benchmarks)}
+        num_staying = sum(one["staying"] for one in _run_tasks(judge_part, parts, keys, "judged", shown))
+        logger.info("%s: %d documents stay so far", config.out, num_staying)
         if config.duplicates.jaccard is not None and num_staying:
-            _find_doubles(parts, num_staying, str(scratch), config.duplicates.jaccard, terminal)
+            _find_doubles(parts, num_staying, str(scratch), config.duplicates.jaccard, shown)
         sample = _draw(config, parts, paths, mesh) if config.sample.num is not None and num_staying else None
         with updating(out) as folder:
-            written = _write(parts, paths | {"out": str(out), "folder": str(folder)}, made, terminal)
-            if not written["documents"]:
-                left_out = ", ".join(f"{number:,} {name}" for name, number in written["removed"].items())
+            written = _write(parts, paths | {"out": str(out), "folder": str(folder)}, made, shown)
+            if not written.documents:
+                left_out = ", ".join(f"{number:,} {name}" for name, number in written.removed.items())
                 raise ConfigError(f"corpus: no document of {config.corpus} is left: {left_out}")
             shutil.copyfile(config.corpus / "descriptors.json", folder / "descriptors.json")
             if sample:
-                _picture(sample, folder)
+                _draw_sample(sample, folder)
             seconds = round(time.monotonic() - started, 1)
-            manifest = _manifest(config, corpus, made, written, seconds) | {"sample": sample}
-            write_json(folder / "manifest.json", manifest)
+            manifest = _manifest(config, corpus, made, written, sample, seconds)
+            write_manifest(folder, manifest)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return manifest
+    return Documents(config.out, manifest)
 
 
-def summary(out: Path, manifest: Manifest) -> str:
-    """What a selection holds and what it left out, as a person reads it."""
-    lines = [
-        f"{out}: {manifest['num_documents']:,} documents ({manifest['num_with_mesh']:,} with MeSH headings) of "
-        f"{manifest['num_considered']:,}"
-    ]
+def format_selection(result: SelectResult) -> str:
+    """What a selection holds and what it left out, for a person."""
+    out, manifest = result.documents.path, result.documents.manifest
+    lines = [f"{out}: made already"] if result.made_already else []
+    lines.append(
+        f"{out}: {manifest.num_documents:,} documents ({manifest.num_with_mesh:,} with MeSH headings) of "
+        f"{manifest.num_considered:,}"
+    )
     lines += [
-        f"  {manifest['num_removed'][name]:>10,}  {name}: {meaning}"
+        f"  {manifest.num_removed[name]:>10,}  {name}: {meaning}"
         for name, meaning in REMOVED.items()
-        if manifest["num_removed"].get(name)
+        if manifest.num_removed.get(name)
     ]
-    if manifest["sample"]:
-        level = manifest["sample"]["categories"]
+    if manifest.sample:
+        level = manifest.sample["categories"]
+        largest = level["largest_share"]
         lines.append(
             f"sample      reaches {level['num_reached']} of {level['num_in_corpus']} second-level MeSH branches"
+            f"; the largest has {largest['after']:.1%} of its documents, before {largest['before']:.1%}"
         )
-        largest = level["largest_share"]
-        lines[-1] += f"; the largest has {largest['after']:.1%} of its documents, before {largest['before']:.1%}"
-    if len(manifest["updates"]) > 1:
-        lines.append(told_update(manifest))
+    if len(manifest.updates) > 1:
+        lines.append(format_update(manifest))
     return "\n".join(lines)
 
 
-def _mesh(config: SelectConfig) -> Any:
-    """A reference to the hierarchy and which of its descriptors are in the subtree, each None where not asked for."""
-    if config.mesh is None:
-        return ray.put((None, None))
-    hierarchy, _ = load_mesh(config.mesh, config.tolerate_orphans, config.corpus)
-    return ray.put((hierarchy, subtree(hierarchy, config.subtree) if config.subtree else None))
+def _run_tasks(
+    task: Callable[..., R], items: Sequence[Any], keys: Mapping[str, Any], done: str, shown: TextIO
+) -> Iterator[R]:
+    from kailin_ray.runtime.tasks import each
 
-
-def _shown(task: Any, items: list[Any], keys: dict[str, Any], done: str, terminal: TextIO) -> Iterator[dict[str, Any]]:
-    with progress_bar(terminal, f"select: {done}", len(items), unit=" parts") as bar:
+    with progress_bar(shown, f"select: {done}", len(items), unit=" parts") as bar:
         for report in each(task, items, keys):
             bar.update()
             yield report
 
 
-def _find_doubles(parts: list[str], num_staying: int, scratch: str, jaccard: float, terminal: TextIO) -> None:
+def _find_doubles(parts: list[str], num_staying: int, scratch: str, jaccard: float, shown: TextIO) -> None:
+    import ray
+
+    from kailin_ray.corpus.selection.tasks import pair_range, settle_doubles
+
     num_ranges = math.ceil(num_staying / DOCUMENTS_PER_RANGE)
     keys = {"scratch": scratch, "parts": parts, "num_ranges": num_ranges}
-    for _ in _shown(pair_range, list(range(num_ranges)), keys, "compared", terminal):
+    for _ in _run_tasks(pair_range, list(range(num_ranges)), keys, "compared", shown):
         pass
-    ray.get(settle_doubles.remote(scratch, parts, jaccard))
+    num_doubles = ray.get(settle_doubles.remote(scratch, parts, jaccard))
+    logger.info("%d documents are doubles of others", num_doubles)
 
 
-def _draw(config: SelectConfig, parts: list[str], paths: Paths, mesh: Any) -> dict[str, Any]:
+def _draw(config: SelectConfig, parts: list[str], paths: Paths, mesh: Any) -> SampleFigures:
+    import ray
+
+    from kailin_ray.corpus.selection.tasks import draw_sample, sketch_part
+
     asked = dict(vars(config.sample))
     design = Design(budget=asked.pop("num"), **asked)
     sketches = [sketch_part.remote(part, paths["corpus"], paths["scratch"], mesh, design) for part in parts]
-    report: dict[str, Any] = ray.get(draw_sample.remote(paths["scratch"], sketches, mesh, design))
-    return report
+    sample: SampleFigures = ray.get(draw_sample.remote(paths["scratch"], sketches, mesh, design))
+    return sample
 
 
-def _write(parts: list[str], paths: Paths, made: Manifest | None, terminal: TextIO) -> dict[str, Any]:
+def _write(parts: list[str], paths: Paths, made: Documents | None, shown: TextIO) -> Written:
+    from kailin_ray.corpus.selection.tasks import write_part_of
+
     counts: Counter[str] = Counter()
-    by_kind: dict[str, Counter[str]] = {"removed": Counter(), "changes": Counter()}
-    keys = {**paths, "number": len(made["updates"]) + 1 if made else 1}
-    for one in _shown(write_part_of, parts, keys, "written", terminal):
-        counts.update({name: one[name] for name in ("documents", "with_mesh", "written")})
-        for name, counter in by_kind.items():
-            counter.update(one[name])
-    return {**counts, **{name: dict(sorted(counter.items())) for name, counter in by_kind.items()}}
+    removed: Counter[str] = Counter()
+    changes: Counter[str] = Counter()
+    keys = {**paths, "number": len(made.manifest.updates) + 1 if made else 1}
+    for one in _run_tasks(write_part_of, parts, keys, "written", shown):
+        counts.update(documents=one["documents"], with_mesh=one["with_mesh"], parts=one["written"])
+        removed.update(one["removed"])
+        changes.update(one["changes"])
+    return Written(
+        documents=counts["documents"],
+        with_mesh=counts["with_mesh"],
+        parts=counts["parts"],
+        removed=dict(sorted(removed.items())),
+        changes=dict(sorted(changes.items())),
+    )
 
 
 def _manifest(
-    config: SelectConfig, corpus: Manifest, made: Manifest | None, written: dict[str, Any], seconds: float
-) -> Manifest:
-    update = {"parts": written["written"], "seconds": seconds, "changes": written["changes"]}
-    return {
-        **noted("select", made, update),
-        "made_from": made_from(config, corpus),
-        "num_documents": written["documents"],
-        "num_with_mesh": written["with_mesh"],
-        "num_considered": written["documents"] + sum(written["removed"].values()),
-        "num_removed": written["removed"],
+    config: SelectConfig,
+    corpus: Documents,
+    made: Documents | None,
+    written: Written,
+    sample: SampleFigures | None,
+    seconds: float,
+) -> DocumentsManifest:
+    import ray
+
+    source, before = corpus.manifest, made.manifest if made else None
+    update = DocumentsUpdate(parts=written.parts, seconds=seconds, changes=written.changes)
+    return DocumentsManifest(
+        maker="select",
+        id=before.id if before else new_identity(),
+        updates=(*(before.updates if before else ()), update),
+        made_from=made_from(config, corpus),
+        num_documents=written.documents,
+        num_with_mesh=written.with_mesh,
+        num_considered=written.documents + sum(written.removed.values()),
+        num_removed=written.removed,
         # Also those that the corpus was cleaned of before.
-        "benchmarks": {
-            **corpus.get("benchmarks", {}),
-            **{sha256(path): str(path.absolute()) for path in config.benchmarks},
-        },
-        **{name: corpus[name] for name in ("num_citations", "num_left_out", "num_skipped")},
-        "files": corpus["files"],
-        "versions": {"kailin_ray": __version__, "ray": ray.__version__},
-        "config": settings(config),
-    }
+        benchmarks=source.benchmarks | {sha256(path): str(path.absolute()) for path in config.benchmarks},
+        num_citations=source.num_citations,
+        num_left_out=source.num_left_out,
+        num_skipped=source.num_skipped,
+        files=source.files,
+        versions={"kailin_ray": __version__, "ray": ray.__version__},
+        config=settings(config),
+        sample=sample,
+    )
 
 
-def _picture(sample: dict[str, Any], folder: Path) -> None:
+def _draw_sample(sample: SampleFigures, folder: Path) -> None:
     from kailin_ray.mesh.plots import draw_sampling
 
     by = sample["design"]["by"] or sample["design"]["period"]

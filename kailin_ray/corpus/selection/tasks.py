@@ -6,7 +6,7 @@ so far pmids, buckets and signatures (``corpus/overlap/near_duplicates.py``); ``
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from kailin_ray.corpus.selection.filters import filter_reasons
 from kailin_ray.corpus.selection.sampling import Design, Sketch, draw, merge, sketch
 from kailin_ray.io.files import atomic_file
 from kailin_ray.io.pmids import among
+from kailin_ray.mesh.figures import SampleFigures
 from kailin_ray.mesh.headings import documents_with
 from kailin_ray.schema import DOCUMENTS
 
@@ -31,11 +32,34 @@ JUDGED = pa.schema([("pmid", pa.int64()), ("reason", pa.string()), ("detail", pa
 """``reason``: of ``schema.REMOVED``; null for a document that stays."""
 _COLUMNS = ["pmid", "title", "abstract", "year", "language", "languages", "mesh", "publication_types", "retracted"]
 
-Report = dict[str, Any]
 Objects = npt.NDArray[np.object_]
 
 
-def judge_part(part: str, corpus: str, scratch: str, config: SelectConfig, mesh: Any, benchmarks: Any) -> Report:
+class JudgeReport(TypedDict):
+    """Of a part: the documents that stay so far."""
+
+    staying: int
+
+
+class PairReport(TypedDict):
+    """Of a range of buckets: the pairs that share one."""
+
+    pairs: int
+
+
+class WriteReport(TypedDict):
+    """Of a part that was written."""
+
+    documents: int
+    with_mesh: int
+    removed: dict[str, int]
+    """Documents by the reason why they are not in it."""
+    changes: dict[str, int]
+    written: int
+    """1 if it is another than before."""
+
+
+def judge_part(part: str, corpus: str, scratch: str, config: SelectConfig, mesh: Any, benchmarks: Any) -> JudgeReport:
     """Each document by itself: filters, subtree, benchmarks. Of those that stay, sketches for finding doubles.
 
     ``mesh``: a reference to the hierarchy and the descriptors of the subtree; ``benchmarks``: to ``Benchmarks``, or to
@@ -97,7 +121,7 @@ def _write(table: pa.Table, path: Path) -> None:
         pq.write_table(table, partial, compression="zstd")
 
 
-def pair_range(number: int, scratch: str, parts: list[str], num_ranges: int) -> Report:
+def pair_range(number: int, scratch: str, parts: list[str], num_ranges: int) -> PairReport:
     """Pairs of documents that share a bucket in one range of buckets, of all parts."""
     found = []
     for part in parts:
@@ -158,7 +182,7 @@ def sketch_part(part: str, corpus: str, scratch: str, mesh: Any, design: Design)
 
 
 @ray.remote
-def draw_sample(scratch: str, sketches: list[Any], mesh: Any, design: Design) -> dict[str, Any]:
+def draw_sample(scratch: str, sketches: list[Any], mesh: Any, design: Design) -> SampleFigures:
     """Draw from all sketches, write the chosen PMIDs, and return what the sample is like beside what it is from."""
     from kailin_ray.corpus.selection.balance import balance
 
@@ -184,7 +208,7 @@ def _judged(scratch: str, part: str) -> pa.Table:
     return pa.table([judged["pmid"], pa.array(reasons, pa.string()), pa.array(details, pa.string())], JUDGED)
 
 
-def write_part_of(part: str, corpus: str, scratch: str, out: str, folder: str, number: int) -> Report:
+def write_part_of(part: str, corpus: str, scratch: str, out: str, folder: str, number: int) -> WriteReport:
     """Write the chosen documents of a part, why the others are not, and from the second update on what changed.
 
     What the corpus, if it was selected itself, left out is handed on: so every citation's document is in one place.

@@ -12,7 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from pymed import PubMed
 
@@ -20,6 +20,7 @@ from kailin_ray.corpus.readers.pubmed_xml import DamagedFileError, read_citation
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.files import atomic_file
 from kailin_ray.io.http import PassingError, Web, WebError
+from kailin_ray.schema import Json
 
 PER_SECOND, PER_SECOND_WITH_KEY = 2.7, 9.0
 """Requests. NCBI allows 3 and 10; those that begin evenly may arrive closer together."""
@@ -79,7 +80,7 @@ class Eutils(PubMed):
 
         return self._web.persistently(ask)
 
-    def _get(self, url: str, parameters: dict[str, Any], output: str = "json") -> Any:
+    def _get(self, url: str, parameters: Json, output: str = "json") -> Any:
         """What pymed asks through: here a search's answer, with how many came as ``retmax``, by which pymed counts."""
         address = f"{self._base_url}{url}"
 
@@ -95,7 +96,15 @@ def read_pmids(path: Path) -> set[int]:
     return {row.pmid for row in read_citations(path, Counter()) if not row.deleted}
 
 
-def _search_result(address: str, answer: bytes) -> dict[str, Any]:
+class SearchResult(TypedDict):
+    """A search's answer, as pymed reads it."""
+
+    count: int
+    idlist: list[str]
+    retmax: int
+
+
+def _search_result(address: str, answer: bytes) -> SearchResult:
     try:
         said = json.loads(answer, strict=False)  # NCBI's messages hold line breaks
         if "error" in said:  # such as: API rate limit exceeded

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,9 +14,21 @@ from kailin_ray.errors import ConfigError
 from kailin_ray.io.files import atomic_file, read_json, write_json
 from kailin_ray.io.locks import locked
 from kailin_ray.io.terminal import progress_bar
+from kailin_ray.schema import Json
 
 ROWS_PER_FILE = 20_000
 _BATCH_ROWS = 1_000
+
+
+class StreamNote(TypedDict):
+    """How far a stream has come."""
+
+    asked: Json
+    files: int
+    rows: int
+    next: Json | None
+    """The state of the stream where the next file begins, as ``datasets`` gives it."""
+    whole: bool
 
 
 def dataset_files(source: HuggingFace, columns: list[str], folder: Path, terminal: TextIO) -> list[Path]:
@@ -30,7 +42,7 @@ def dataset_files(source: HuggingFace, columns: list[str], folder: Path, termina
     digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]
     path = folder / f"dataset-{digest}.json"
     with locked(path):
-        note: dict[str, Any] = {"asked": asked, "files": 0, "rows": 0, "next": None, "whole": False}
+        note: StreamNote = {"asked": asked, "files": 0, "rows": 0, "next": None, "whole": False}
         if path.exists():
             note = read_json(path)
         if not note["whole"]:
@@ -39,7 +51,7 @@ def dataset_files(source: HuggingFace, columns: list[str], folder: Path, termina
                 rows.load_state_dict(note["next"])
             with progress_bar(terminal, "ingest: streamed", None, unit=" rows", initial=note["rows"]) as bar:
                 for table, state in _tables(rows, source.path):
-                    note |= {"files": note["files"] + 1, "rows": note["rows"] + len(table), "next": state}
+                    note["files"], note["rows"], note["next"] = note["files"] + 1, note["rows"] + len(table), state
                     with atomic_file(_file(folder, digest, note["files"])) as partial:
                         pq.write_table(table, partial, compression="zstd")
                     write_json(path, note)

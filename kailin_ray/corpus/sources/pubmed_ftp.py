@@ -8,19 +8,20 @@ import hashlib
 import os
 import re
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TypedDict
 
 from kailin_ray.config import DownloadConfig
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.files import read_json, write_json
 from kailin_ray.io.http import Web, WebError
 from kailin_ray.io.locks import locked
-from kailin_ray.io.terminal import progress_bar
+from kailin_ray.io.terminal import progress_bar, terminal
 
 NOTES = "downloads.json"
 MAX_LISTING_BYTES, MAX_MD5_BYTES = 16 << 20, 1 << 12
@@ -30,13 +31,24 @@ _LINK = re.compile(r"""href\s*=\s*["']?([^"'>\s]+)""", re.IGNORECASE)
 _NAME = re.compile(r"pubmed\d\dn\d{4}\.xml\.gz", re.ASCII)
 _MD5 = re.compile(r"\b[0-9a-f]{32}\b", re.IGNORECASE)
 
-Notes = dict[str, dict[str, Any]]
+
+class FileNote(TypedDict):
+    """A file that is whole and right."""
+
+    bytes: int
+    md5: str
+    when: str
+
+
+Notes = dict[str, FileNote]
+"""By name."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Done:
+class DownloadResult:
     """What a download did."""
 
+    folder: Path
     fetched: list[str]
     there_already: int
     num_bytes: int
@@ -65,7 +77,7 @@ def listed(web: Web, config: DownloadConfig) -> dict[str, str]:
     return {name: found[name] for name in chosen[: config.limit]}
 
 
-def download(config: DownloadConfig, terminal: TextIO) -> Done:
+def download(config: DownloadConfig) -> DownloadResult:
     """Fetch what is listed and not noted yet; a file that cannot be had is refused, the others go on.
 
     Raises ``WebError`` where there is no listing, ``ConfigError``, and ``OSError`` where a file cannot be written.
@@ -76,14 +88,23 @@ def download(config: DownloadConfig, terminal: TextIO) -> Done:
         files = listed(web, config)
         notes = _notes(config.to)
         todo = {name: url for name, url in files.items() if not _in_place(config.to / name, notes)}
-        with progress_bar(terminal, "download", len(todo), unit=" files", disable=not todo) as bar:
+        with progress_bar(terminal(), "download", len(todo), unit=" files", disable=not todo) as bar:
             counter = _Counter(bar)
             refused = _fetch_all(web, todo, config, notes, counter)
-    return Done(
+    return DownloadResult(
+        folder=config.to,
         fetched=sorted(todo.keys() - refused.keys()),
         there_already=len(files) - len(todo),
         num_bytes=counter.num_bytes,
         refused=dict(sorted(refused.items())),
+    )
+
+
+def format_download(result: DownloadResult) -> str:
+    """What was fetched, for a person."""
+    return (
+        f"{result.folder}: {len(result.fetched):,} files fetched ({result.num_bytes / 1e6:,.1f} MB came), "
+        f"{result.there_already:,} were there already, {len(result.refused):,} refused"
     )
 
 
@@ -115,7 +136,7 @@ def _fetch_all(
     return refused
 
 
-def fetch_file(web: Web, url: str, path: Path, told: Any) -> dict[str, Any]:
+def fetch_file(web: Web, url: str, path: Path, told: Callable[[int], object]) -> FileNote:
     """Fetch a file to ``path``, and again from its start if its MD5 is not the one that NLM publishes.
 
     Returns its note: bytes, md5, when. Raises ``WebError``; what broke off stays under a temporary name.
@@ -132,7 +153,11 @@ def fetch_file(web: Web, url: str, path: Path, told: Any) -> dict[str, Any]:
         with partial.open("rb") as stream:
             found = hashlib.file_digest(stream, "md5").hexdigest()
         if found == expected[0].lower():
-            note = {"bytes": partial.stat().st_size, "md5": found, "when": datetime.now(UTC).isoformat("T", "seconds")}
+            note: FileNote = {
+                "bytes": partial.stat().st_size,
+                "md5": found,
+                "when": datetime.now(UTC).isoformat("T", "seconds"),
+            }
             partial.rename(path)
             return note
         partial.unlink()
@@ -157,7 +182,7 @@ def _notes(to: Path) -> Notes:
 
 
 def _in_place(path: Path, notes: Notes) -> bool:
-    return path.exists() and path.stat().st_size == notes.get(path.name, {}).get("bytes")
+    return path.exists() and path.name in notes and path.stat().st_size == notes[path.name]["bytes"]
 
 
 class _Counter:

@@ -7,10 +7,10 @@ files' names hold the time of the asking: asked anew, the later answer has the l
 import csv
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from kailin_ray.config import Pmids, PubmedQuery
 from kailin_ray.corpus.sources.entrez import Eutils, read_pmids
@@ -81,7 +81,12 @@ def _cells(path: Path, text: TextIO, column: str | None) -> Iterator[tuple[int, 
 
 
 def _fetched(
-    kind: str, asked: dict[str, Any], find: Callable[[], list[int]], client: Eutils, folder: Path, terminal: TextIO
+    kind: str,
+    asked: Mapping[str, str | int | None],
+    find: Callable[[], list[int]],
+    client: Eutils,
+    folder: Path,
+    terminal: TextIO,
 ) -> list[Path]:
     digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]
     path = folder / f"{kind}-{digest}.json"

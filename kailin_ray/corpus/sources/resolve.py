@@ -5,7 +5,7 @@ import itertools
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from kailin_ray.config import HuggingFace, Pmids, PubmedQuery, PubmedXml, Source, Table
 from kailin_ray.corpus.readers.pubmed_xml import DamagedFileError
@@ -30,7 +30,7 @@ def source_files(source: Source, out: Path, terminal: TextIO) -> list[Path]:
                 raise ConfigError(f"source.path: {file}: not a table; allowed: {', '.join(ENDINGS)}")
     else:
         files = _fetched(source, out.absolute().with_name(f"{out.name}.fetched"), terminal)
-    if columns := reading(source).get("columns"):
+    if columns := table_columns(source):
         _check_columns(files[0], list(columns.values()))
     return files
 
@@ -45,18 +45,18 @@ def _fetched(source: PubmedQuery | Pmids | HuggingFace, folder: Path, terminal: 
             return query_files(source, folder, terminal)
         if isinstance(source, Pmids):
             return pmid_files(source, folder, terminal)
-        return dataset_files(source, list(reading(source)["columns"].values()), folder, terminal)
+        return dataset_files(source, list((table_columns(source) or {}).values()), folder, terminal)
     except ConfigError:
         with suppress(OSError):  # which it raises where something is in it
             folder.rmdir()
         raise
 
 
-def reading(source: Source) -> dict[str, Any]:
-    """What ``parse.deal_file`` has to know of a source's files: of tables the column of each field; of XML nothing."""
+def table_columns(source: Source) -> dict[str, str] | None:
+    """The column of each field in the tables of a source; None for PubMed XML."""
     if not isinstance(source, Table | HuggingFace):
-        return {}
-    return {"columns": {field: column for field, column in asdict(source.columns).items() if column}}
+        return None
+    return {field: column for field, column in asdict(source.columns).items() if column}
 
 
 def _check_columns(file: Path, columns: list[str]) -> None:

@@ -5,9 +5,9 @@ those of a killed job are taken as they are.
 """
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import numpy as np
 import pyarrow as pa
@@ -18,10 +18,12 @@ import ray.data
 
 from kailin_ray.config import IndexConfig
 from kailin_ray.corpus.changes import changed_since
+from kailin_ray.corpus.documents import Documents
 from kailin_ray.io.files import atomic_file, read_json, write_json
 from kailin_ray.io.pmids import PMIDS, among, read_pmids
 from kailin_ray.io.terminal import progress_bar
 from kailin_ray.retrieval.encoder import EncodeDocuments
+from kailin_ray.retrieval.search.folder import Encoding, IndexInputs
 from kailin_ray.runtime.session import encoder_environment
 from kailin_ray.runtime.tasks import select_rows
 
@@ -44,20 +46,21 @@ class Work:
     """PMIDs, sorted, that the index has already."""
 
 
-def open_parts(config: IndexConfig, made_from: dict[str, Any], num_updates: int) -> Path:
+def open_parts(config: IndexConfig, documents: Documents, inputs: IndexInputs) -> Path:
     """The folder of parts beside ``config.out``: of a killed job for the same index what is still true, else empty."""
     scratch = config.out.absolute().with_name(f".{config.out.name}.encoded")
     note = scratch / "encoded.json"
     before = read_json(note) if note.exists() else {}
-    if before.get("made_from") != made_from:
+    identity = asdict(inputs) | {"limit": config.limit}
+    if before.get("made_from") != identity:
         shutil.rmtree(scratch, ignore_errors=True)
     else:
-        changed = changed_since(config.documents, before["num_updates"], FIELDS)
+        changed = changed_since(documents, before["num_updates"], FIELDS)
         for part in encoded_parts(scratch):
             if among(read_pmids(part), changed).any():
                 part.unlink()
     scratch.mkdir(exist_ok=True)
-    write_json(note, {"made_from": made_from, "num_updates": num_updates})
+    write_json(note, {"made_from": identity, "num_updates": len(documents.manifest.updates)})
     return scratch
 
 
@@ -77,24 +80,24 @@ def encoded_parts(scratch: Path) -> list[Path]:
     return sorted(scratch.glob("[0-9]*.parquet"))
 
 
-def encode(config: IndexConfig, work: Work, scratch: Path, terminal: TextIO) -> dict[str, Any]:
+def encode(config: IndexConfig, work: Work, scratch: Path, terminal: TextIO) -> Encoding:
     """Encode what is wanted and neither kept nor in the parts. Returns what it took, for the manifest."""
     there = [read_pmids(part) for part in encoded_parts(scratch)]
     done = np.unique(np.concatenate([work.kept, *there]))
-    told = {"abstracts": 0, "seconds": 0.0}
+    num_encoded, seconds = 0, 0.0
     if len(done) < work.num_documents:
         with progress_bar(terminal, "index: encoded", work.num_documents, initial=len(done)) as bar:
             # Rows of counts come to the driver, not the passages.
             for row in _passages(config, work, done, scratch).iter_rows():
                 bar.update(row["abstracts"])
-                told = {name: told[name] + row[name] for name in told}
-    return {
-        "num_encoders": config.cluster.num_encoders,
-        "device": "gpu" if config.cluster.gpus_per_encoder else "cpu",
-        "num_taken_over": sum(map(len, there)),
-        "num_encoded": told["abstracts"],
-        "abstracts_per_second_per_encoder": round(told["abstracts"] / told["seconds"], 2) if told["seconds"] else None,
-    }
+                num_encoded, seconds = num_encoded + row["abstracts"], seconds + row["seconds"]
+    return Encoding(
+        num_encoders=config.cluster.num_encoders,
+        device="gpu" if config.cluster.gpus_per_encoder else "cpu",
+        num_taken_over=sum(map(len, there)),
+        num_encoded=num_encoded,
+        abstracts_per_second_per_encoder=round(num_encoded / seconds, 2) if seconds else None,
+    )
 
 
 def _passages(config: IndexConfig, work: Work, done: PMIDS, scratch: Path) -> ray.data.Dataset:

@@ -7,94 +7,124 @@
       search.faiss       the structure that is searched; an update adds to it (ann.py, build.py)
       deleted.npy        rows of passages that an update replaced or took out
       descriptors.json   each descriptor's name and number of documents, of the documents
-      manifest.json      last: ``id`` stays the index's own, ``updates`` has an entry each
+      its manifest       last: ``id`` stays the index's own, ``updates`` has an entry each
 
 New files are made beside the folder and take their places when all of them are whole: until then it is as it was.
 """
 
 import dataclasses
+import logging
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
 from kailin_ray.config import Encoder, IndexConfig, settings
 from kailin_ray.corpus.changes import changed_since
-from kailin_ray.corpus.documents import first_documents
+from kailin_ray.corpus.documents import Documents, first_documents
 from kailin_ray.engines.models import model_identity
 from kailin_ray.errors import ConfigError
-from kailin_ray.io.files import finish, read_json, updating, write_json
+from kailin_ray.io.files import finish, updating
+from kailin_ray.io.locks import locked
+from kailin_ray.io.manifests import has_manifest, write_manifest
 from kailin_ray.io.pmids import PMIDS, READERS, among, read_pmids
-from kailin_ray.io.terminal import progress_bar
+from kailin_ray.io.storage import log_file
+from kailin_ray.retrieval.encoder_models import found_encoder
 from kailin_ray.retrieval.indexing.encoding import FIELDS, Work, drop_parts, encode, encoded_parts, open_parts
+from kailin_ray.retrieval.indexing.shards import write_lexical, write_shards
 from kailin_ray.retrieval.indexing.structure import Shards, make_search
 from kailin_ray.retrieval.search.ann import chosen_kind
-from kailin_ray.retrieval.search.index import load_deleted, shard_folders
-from kailin_ray.retrieval.search.lexical import build_lexical
-from kailin_ray.retrieval.search.store import SHARD_ROWS, Rows, Store, write_shard
-from kailin_ray.runtime.tasks import each
+from kailin_ray.retrieval.search.folder import (
+    FORMAT,
+    EncoderIdentity,
+    Index,
+    IndexInputs,
+    IndexManifest,
+    IndexUpdate,
+    ShardFolder,
+    Structure,
+)
+from kailin_ray.retrieval.search.index import load_deleted
+from kailin_ray.retrieval.search.store import Rows, Store
 
-FORMAT = 4
-"""Of the folder that is made; to be raised with it."""
-SHARD_BYTES = 1 << 30
-"""Of the parts of a shard, unpacked: what its task holds in memory, about twice."""
-
-Manifest = dict[str, Any]
+logger = logging.getLogger(__name__)
 
 
-def opened_index(config: IndexConfig) -> Manifest | None:
-    """The manifest of the index in ``out``, None where there is none yet.
+@dataclass(frozen=True, kw_only=True)
+class IndexResult:
+    """What ``index`` did."""
+
+    index: Index
+    made_already: bool
+
+
+def build_index(config: IndexConfig) -> IndexResult:
+    """Make an index of documents, or bring the one that is there up to date.
+
+    Raises ``ConfigError`` for input that cannot be read, and where there is nothing to index; ``out`` is then as it
+    was. Raises ``CommandFailedError`` where Ray fails.
+    """
+    documents = Documents.open(config.documents)
+    config = replace(config, encoder=found_encoder(config.encoder))
+    with locked(config.out):
+        made = resume_index(config, documents)
+        if made and up_to_date(config, documents, made):
+            return IndexResult(index=made, made_already=True)
+        work, gone = find_work(config, documents, made)
+        from kailin_ray.runtime.faults import one_line_faults
+        from kailin_ray.runtime.nodes import check_encoders, cluster_nodes
+        from kailin_ray.runtime.session import ray_session
+
+        log = log_file(config.out)
+        with one_line_faults(log), ray_session(config.cluster, log) as shown:
+            check_encoders(config.cluster, cluster_nodes(config.cluster))
+            return IndexResult(index=make_index(config, documents, made, work, gone, shown), made_already=False)
+
+
+def resume_index(config: IndexConfig, documents: Documents) -> Index | None:
+    """Open the index in ``out``; None where there is none yet.
 
     An update that was stopped while its files took their places is finished first. Raises ``ConfigError`` if ``out``
     holds something else, or an index of other documents or of another encoder.
     """
     finish(config.out.absolute())
-    if (config.out / "manifest.json").exists():
-        manifest: Manifest = read_json(config.out / "manifest.json")
-        if differing := _differences(manifest.get("made_from"), made_from(config)):
+    if has_manifest(config.out):
+        index = Index.open(config.out, "out")
+        if differing := _differences(index.manifest.made_from, made_from(config, documents)):
             raise ConfigError(
                 f"out: {config.out} holds an index made from other input ({differing}); remove it or choose another"
             )
-        return manifest
+        return index
     if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
         raise ConfigError(f"out: {config.out} exists and is not an index; choose another")
     return None
 
 
-def up_to_date(config: IndexConfig, made: Manifest | None) -> bool:
-    """Whether the index with the manifest ``made`` is what is asked for already."""
-    return made is not None and _asked(config) == {name: made[name] for name in _asked(config)}
+def up_to_date(config: IndexConfig, documents: Documents, made: Index) -> bool:
+    """Whether the index ``made`` is what is asked for already."""
+    asked = (
+        len(documents.manifest.updates),
+        config.limit,
+        config.structure,
+        config.target_recall,
+        config.lexical,
+    )
+    has = made.manifest
+    return asked == (has.documents_updates, has.limit, has.structure, has.target_recall, has.lexical)
 
 
-def _asked(config: IndexConfig) -> dict[str, Any]:
-    """What an index is brought up to date with."""
-    return {
-        "documents_updates": len(read_json(config.documents / "manifest.json")["updates"]),
-        "limit": config.limit,
-        "structure": config.structure,
-        "target_recall": config.target_recall,
-        "lexical": config.lexical,
-    }
-
-
-def made_from(config: IndexConfig) -> dict[str, Any]:
+def made_from(config: IndexConfig, documents: Documents) -> IndexInputs:
     """What an index stays: which documents' it is, by which encoder."""
-    return {
-        "documents": read_json(config.documents / "manifest.json")["id"],
-        "encoder": encoder_identity(config.encoder),
-        "format": FORMAT,
-    }
+    return IndexInputs(documents=documents.manifest.id, encoder=encoder_identity(config.encoder), format=FORMAT)
 
 
-def encoder_identity(encoder: Encoder) -> dict[str, Any]:
+def encoder_identity(encoder: Encoder) -> EncoderIdentity:
     """All that an encoder's vectors depend on: its models and each setting but the batch size."""
     others = dataclasses.asdict(encoder)
     for name in ("path", "revision", "query", "batch_size"):
@@ -103,132 +133,137 @@ def encoder_identity(encoder: Encoder) -> dict[str, Any]:
     return {"model": model_identity(encoder.path, encoder.revision), "query": query, **others}
 
 
-def recorded_encoder(index: Manifest) -> Encoder:
+def recorded_encoder(index: Index) -> Encoder:
     """The encoder that an index was made with, from the index's manifest. Raises ``ConfigError``."""
     try:
-        return TypeAdapter(Encoder).validate_python(index["config"]["encoder"])
+        return TypeAdapter(Encoder).validate_python(index.manifest.config.get("encoder"))
     except ValidationError as error:
         raise ConfigError("index: made by an older version, which did not record its encoder so; index anew") from error
 
 
-def _differences(made: Any, asked: dict[str, Any]) -> str:
+def _differences(made: IndexInputs, asked: IndexInputs) -> str:
     """The names of what an index was not made from, such as ``documents, encoder.pooling``."""
-    made = made if isinstance(made, dict) else {}
-    encoder, encoder_asked = made.get("encoder", {}), asked["encoder"]
-    names = [name for name in asked if name != "encoder" and made.get(name) != asked[name]]
-    names += [
-        f"encoder.{name}" for name in encoder_asked if name not in encoder or encoder[name] != encoder_asked[name]
-    ]
+    names = [name for name in ("documents", "format") if getattr(made, name) != getattr(asked, name)]
+    names += [f"encoder.{name}" for name, value in asked.encoder.items() if made.encoder.get(name, ...) != value]
     return ", ".join(names)
 
 
-def make_index(config: IndexConfig, made: Manifest | None, terminal: TextIO) -> Manifest:
-    """Make the index, or what of it is to change; return its manifest. Needs a Ray session.
+def make_index(
+    config: IndexConfig, documents: Documents, made: Index | None, work: Work, gone: Rows, shown: TextIO
+) -> Index:
+    """Encode ``work`` and make the index, or what of it is to change, without the rows ``gone``. Needs a Ray session.
 
     Raises ``ConfigError`` where there is nothing to index, or too little for the structure; ``out`` is then as it was.
     """
     started = time.monotonic()
     out = config.out.absolute()
-    documents = read_json(config.documents / "manifest.json")
-    asked = _asked(config)
-    # Now: at the end of a long job documents may be on their way to their next update.
-    identity = made_from(config)
-    scratch = open_parts(config, identity | {"limit": config.limit}, asked["documents_updates"])
-    work, gone = _find_work(config, made)
+    inputs = made_from(config, documents)
+    scratch = open_parts(config, documents, inputs)
     drop_parts(scratch, work)
-    encoding = encode(config, work, scratch, terminal)
+    encoding = encode(config, work, scratch, shown)
+    logger.info("%s: %d abstracts encoded, %d rows taken out", config.out, encoding.num_encoded, len(gone))
     with updating(out) as folder:
-        shards, added = _all_shards(config, made, gone, scratch, folder, terminal)
+        shards, added = _all_shards(config, made, gone, scratch, folder, shown)
+        before = made.manifest if made else None
         if config.lexical:
-            _write_lexical(shards, folder, len(made["shards"]) if made and made["lexical"] else 0, terminal)
-        search = _search(config, made, shards, folder, terminal)
+            write_lexical(shards, folder, len(before.shards) if before and before.lexical else 0, shown)
+        search = _search(config, made, shards, folder, shown)
         shutil.copyfile(config.documents / "descriptors.json", folder / "descriptors.json")
-        update = {
-            "added": sum(one["rows"] for one in added),
-            "deleted": len(gone),
-            "encoding": encoding,
-            "seconds": round(time.monotonic() - started, 1),
-        }
-        manifest = {
-            "kind": "index",
-            "id": made["id"] if made else uuid.uuid4().hex,
-            "made_from": identity,
-            **asked,
-            "benchmarks": documents.get("benchmarks", {}),
-            "updates": [*(made["updates"] if made else []), update],
-            "num_passages": shards.num_live(),
-            "dimension": shards.dimension,
-            "shards": [*(made["shards"] if made else []), *added],
-            "search": search,
-            "files": (made["files"] if made else {}) | _sizes(folder),
-            "config": settings(config),
-        }
-        write_json(folder / "manifest.json", manifest)
+        update = IndexUpdate(
+            added=sum(one.rows for one in added),
+            deleted=len(gone),
+            encoding=encoding,
+            seconds=round(time.monotonic() - started, 1),
+        )
+        manifest = IndexManifest(
+            id=before.id if before else uuid.uuid4().hex,
+            made_from=inputs,
+            documents_updates=len(documents.manifest.updates),
+            limit=config.limit,
+            structure=config.structure,
+            target_recall=config.target_recall,
+            lexical=config.lexical,
+            benchmarks=documents.manifest.benchmarks,
+            updates=(*(before.updates if before else ()), update),
+            num_passages=shards.num_live(),
+            dimension=shards.dimension,
+            shards=(*(before.shards if before else ()), *added),
+            search=search,
+            files=(before.files if before else {}) | _sizes(folder),
+            config=settings(config),
+        )
+        write_manifest(folder, manifest)
     shutil.rmtree(scratch)
-    return manifest
+    return Index(config.out, manifest)
 
 
 def _all_shards(
-    config: IndexConfig, made: Manifest | None, gone: Rows, scratch: Path, folder: Path, terminal: TextIO
-) -> tuple[Shards, list[dict[str, Any]]]:
+    config: IndexConfig, made: Index | None, gone: Rows, scratch: Path, folder: Path, shown: TextIO
+) -> tuple[Shards, list[ShardFolder]]:
     """Write what was encoded as new shards; return all shards of the index, and of the new ones name and rows."""
     out = config.out.absolute()
-    before = shard_folders(out, made) if made else []
-    fresh = _write_shards(encoded_parts(scratch), folder, len(before), terminal)
-    added = [{"name": one["name"], "rows": one["rows"]} for one in fresh]
-    folders = [*before, *((folder / one["name"], one["rows"]) for one in added)]
+    before = Index(out, made.manifest).shards() if made else []
+    fresh = write_shards(encoded_parts(scratch), folder, len(before), shown)
+    added = [ShardFolder(name=one["name"], rows=one["rows"]) for one in fresh]
+    folders = [*before, *((folder / one.name, one.rows) for one in added)]
     deleted = np.union1d(load_deleted(out), gone)
     if sum(rows for _, rows in folders) == len(deleted):
         raise ConfigError(f"documents: {config.documents} has no document with an abstract to index")
     np.save(folder / "deleted.npy", deleted)
-    dimension = made["dimension"] if made else fresh[0]["dimension"]
+    dimension = made.manifest.dimension if made else fresh[0]["dimension"]
     return Shards(tuple((str(path), rows) for path, rows in folders), dimension, deleted), added
 
 
-def _search(
-    config: IndexConfig, made: Manifest | None, shards: Shards, folder: Path, terminal: TextIO
-) -> dict[str, Any]:
-    before = (config.out.absolute() / "search.faiss", made["search"]) if made else None
+def _search(config: IndexConfig, made: Index | None, shards: Shards, folder: Path, shown: TextIO) -> Structure:
+    before = (config.out.absolute() / "search.faiss", made.manifest.search) if made else None
     try:
         kind = chosen_kind(config.structure, shards.num_live())
     except ValueError as error:
         raise ConfigError(f"structure: {error}") from error
-    return make_search(shards, kind, config.target_recall, config.encoder, folder, before, terminal)
+    return make_search(shards, kind, config.target_recall, config.encoder, folder, before, shown)
 
 
-def summary(out: Path, manifest: Manifest) -> str:
-    """What an index holds and how it is searched, as a person reads it."""
-    search, last = manifest["search"], manifest["updates"][-1]
-    lines = [f"{out}: {manifest['num_passages']:,} passages of {manifest['dimension']} dimensions, {_told(search)}"]
-    if len(manifest["updates"]) > 1:
-        number = len(manifest["updates"])
-        lines.append(f"update {number}: {last['added']:,} passages added, {last['deleted']:,} taken out")
-    encoding = last["encoding"]
-    if encoding["num_encoded"]:
-        rate, where = encoding["abstracts_per_second_per_encoder"], encoding["device"].upper()
-        lines.append(f"encoded     {encoding['num_encoded']:,} abstracts, {rate:,.1f}/s each encoder ({where})")
+def format_index(result: IndexResult) -> str:
+    """What an index holds and how it is searched, for a person."""
+    out, manifest = result.index.path, result.index.manifest
+    last, number = manifest.updates[-1], len(manifest.updates)
+    lines = [f"{out}: made already"] if result.made_already else []
+    lines.append(
+        f"{out}: {manifest.num_passages:,} passages of {manifest.dimension} dimensions, "
+        f"{_format_search(manifest.search)}"
+    )
+    if number > 1:
+        lines.append(f"update {number}: {last.added:,} passages added, {last.deleted:,} taken out")
+    encoding = last.encoding
+    if encoding.num_encoded:
+        rate, where = encoding.abstracts_per_second_per_encoder, encoding.device.upper()
+        lines.append(f"encoded     {encoding.num_encoded:,} abstracts, {rate:,.1f}/s each encoder ({where})")
     return "\n".join(lines)
 
 
-def _told(search: dict[str, Any]) -> str:
-    if "recall" not in search:
-        return f"searched exactly ({search['kind']})"
-    recall, target = search["recall"], search["target_recall_at_4"]
-    found = f"recall@4 {recall['recall_at_4']:.3f} ± {recall['recall_at_4_ci95']:.3f}, @10 {recall['recall_at_10']:.3f}"
-    asked = ", ".join(f"{name} {search[name]}" for name in ("nprobe", "ef_search", "num_candidates") if name in search)
-    short = "" if recall["recall_at_4"] >= target else f": BELOW the target of {target}"
-    return f"{search['kind']} ({asked}): {found} of {recall['num_queries']:,} titles{short}"
+def _format_search(search: Structure) -> str:
+    recall, target = search.recall, search.target_recall_at_4
+    if recall is None or target is None:
+        return f"searched exactly ({search.kind})"
+    figures = f"recall@4 {recall.recall_at_4:.3f} ± {recall.recall_at_4_ci95:.3f}, @10 {recall.recall_at_10:.3f}"
+    named = {"nprobe": search.nprobe, "ef_search": search.ef_search, "num_candidates": search.num_candidates}
+    parameters = ", ".join(f"{name} {value}" for name, value in named.items() if value is not None)
+    short = "" if recall.recall_at_4 >= target else f": BELOW the target of {target}"
+    return f"{search.kind} ({parameters}): {figures} of {recall.num_queries:,} titles{short}"
 
 
-def _find_work(config: IndexConfig, made: Manifest | None) -> tuple[Work, Rows]:
-    """What is to be encoded, and the rows of the index that count no more."""
-    files, total, wanted = first_documents(config.documents, config.limit)
+def find_work(config: IndexConfig, documents: Documents, made: Index | None) -> tuple[Work, Rows]:
+    """What is to be encoded, and the rows of the index that count no more.
+
+    Raises ``ConfigError`` that names a file of documents that cannot be read.
+    """
+    files, total, wanted = first_documents(documents, config.limit)
     if made is None:
         return Work(files, total, wanted, np.zeros(0, np.int64)), np.zeros(0, np.int64)
-    store = Store(shard_folders(config.out, made), made["dimension"])
+    store = Store(made.shards(), made.manifest.dimension)
     rows = np.setdiff1d(np.arange(len(store)), load_deleted(config.out))
     pmids = store.pmids(rows)
-    stale = among(pmids, changed_since(config.documents, made["documents_updates"], FIELDS))
+    stale = among(pmids, changed_since(documents, made.manifest.documents_updates, FIELDS))
     stale |= ~among(pmids, wanted if wanted is not None else _all_pmids(files))
     return Work(files, total, wanted, np.sort(pmids[~stale])), rows[stale]
 
@@ -236,60 +271,6 @@ def _find_work(config: IndexConfig, made: Manifest | None) -> tuple[Work, Rows]:
 def _all_pmids(files: list[Path]) -> PMIDS:
     with ThreadPoolExecutor(READERS) as pool:
         return np.sort(np.concatenate(list(pool.map(read_pmids, files))))
-
-
-def _write_shards(parts: list[Path], folder: Path, first: int, terminal: TextIO) -> list[dict[str, Any]]:
-    """Write the parts as shards, numbered from ``first``; return the name, rows and dimension of each."""
-    items = [
-        {"name": f"shards/{number:05}", "parts": [str(part) for part in group]}
-        for number, group in enumerate(_grouped(parts), start=first)
-    ]
-    with progress_bar(terminal, "index: written", len(items), unit=" shards") as bar:
-        made = []
-        for one in each(_write_shard, items, {"folder": str(folder)}):
-            bar.update()
-            made.append(one)
-    return sorted(made, key=lambda one: str(one["name"]))
-
-
-def _write_shard(item: dict[str, Any], folder: str) -> dict[str, Any]:
-    return {"name": item["name"], **write_shard([Path(part) for part in item["parts"]], Path(folder, item["name"]))}
-
-
-def _write_lexical(shards: Shards, folder: Path, first: int, terminal: TextIO) -> None:
-    """Index the words of the shards from the number ``first`` on; what is written takes its place with the rest."""
-    items = list(range(first, len(shards.folders)))
-    with progress_bar(terminal, "index: words", len(items), unit=" shards") as bar:
-        for _ in each(_write_words, items, {"shards": shards.folders, "folder": str(folder)}):
-            bar.update()
-
-
-def _write_words(number: int, shards: Sequence[tuple[str, int]], folder: str) -> dict[str, Any]:
-    with pa.memory_map(str(Path(shards[number][0], "passages.arrow"))) as source:
-        passages = pa.ipc.open_file(source).read_all()
-    build_lexical([passages], Path(folder, "shards", f"{number:05}", "lexical"))
-    return {}
-
-
-def _grouped(parts: list[Path]) -> Iterator[list[Path]]:
-    """Parts that make a shard together."""
-    group: list[Path] = []
-    rows = size = 0
-    with ThreadPoolExecutor(READERS) as pool:
-        for part, (more, bytes_more) in zip(parts, pool.map(_size, parts), strict=True):
-            if group and (rows + more > SHARD_ROWS or size + bytes_more > SHARD_BYTES):
-                yield group
-                group, rows, size = [], 0, 0
-            group.append(part)
-            rows, size = rows + more, size + bytes_more
-    if group:
-        yield group
-
-
-def _size(part: Path) -> tuple[int, int]:
-    """Rows, and bytes unpacked."""
-    metadata = pq.read_metadata(part)
-    return metadata.num_rows, sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
 
 
 def _sizes(folder: Path) -> dict[str, int]:

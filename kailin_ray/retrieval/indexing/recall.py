@@ -5,11 +5,11 @@ questions tune; the manifest says what others find, by which nothing was chosen.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from kailin_ray.retrieval.search.folder import Recall
 from kailin_ray.retrieval.search.store import Rows
 
 DEPTHS = (4, 10)
@@ -21,7 +21,7 @@ NUM_CANDIDATES = (32, 64, 128, 256, 512, 1_024)
 NPROBE = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1_024, 2_048, 4_096)
 EF_SEARCH = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1_024, 2_048)
 
-Find = Callable[[dict[str, Any]], Rows]
+Find = Callable[[dict[str, int]], Rows]
 """Rows (q, k), best first, that are found with some parameters."""
 
 
@@ -38,14 +38,21 @@ def shares(found: Rows, exact: Rows, k: int) -> npt.NDArray[np.float64]:
     return np.asarray(hits.sum(axis=(1, 2)) / np.maximum(1, (exact >= 0).sum(axis=1)))
 
 
-def summary(found: Rows, exact: Rows) -> dict[str, Any]:
+def summary(found: Rows, exact: Rows) -> Recall:
     """recall@k of both depths, with the half-width of its 95 % interval over queries."""
-    told: dict[str, Any] = {"num_queries": len(exact)}
-    for k in DEPTHS:
-        each = shares(found, exact, k)
-        told[f"recall_at_{k}"] = round(float(each.mean()), 4)
-        told[f"recall_at_{k}_ci95"] = round(float(1.96 * each.std() / np.sqrt(len(each))), 4)
-    return told
+    (few, few_error), (many, many_error) = (_mean(shares(found, exact, k)) for k in DEPTHS)
+    return Recall(
+        num_queries=len(exact),
+        recall_at_4=few,
+        recall_at_4_ci95=few_error,
+        recall_at_10=many,
+        recall_at_10_ci95=many_error,
+    )
+
+
+def _mean(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """With the half-width of its 95 % interval."""
+    return round(float(values.mean()), 4), round(float(1.96 * values.std() / np.sqrt(len(values))), 4)
 
 
 def parameters(kind: str, num_lists: int) -> tuple[str, list[int]]:

@@ -6,10 +6,11 @@ structure is trained on a sample by one task, filled shard by shard by many, and
 
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO, TypedDict
 
 import faiss
 import numpy as np
@@ -21,6 +22,7 @@ from kailin_ray.retrieval.encoder import QueryEncoder
 from kailin_ray.retrieval.indexing import recall
 from kailin_ray.retrieval.search import ann
 from kailin_ray.retrieval.search.exact import best_of, nearest
+from kailin_ray.retrieval.search.folder import Structure
 from kailin_ray.retrieval.search.store import Rows, Store, Vectors
 from kailin_ray.runtime.tasks import each
 
@@ -51,33 +53,37 @@ class Shards:
         return sum(rows for _, rows in self.folders) - len(self.deleted)
 
 
+class Nothing(TypedDict):
+    """The report of a task that only writes."""
+
+
 def make_search(
     shards: Shards,
-    kind: str,
+    kind: Literal["exact", "ivf_pq", "hnsw"],
     target: float,
     encoder: Encoder,
     folder: Path,
-    before: tuple[Path, dict[str, Any]] | None,
+    before: tuple[Path, Structure] | None,
     terminal: TextIO,
-) -> dict[str, Any]:
-    """Write ``folder/search.faiss`` (none for exact) and return what the manifest says of it: kind, parameters, recall.
+) -> Structure:
+    """Write ``folder/search.faiss`` (none for exact) and return what the manifest says of it.
 
     ``before``: the file of an earlier structure of the first of these shards, and what its manifest says, which is
     added to where it still suits. ``encoder`` encodes the titles that measure.
     """
     if kind == "exact":
-        return {"kind": kind}
+        return Structure(kind=kind)
     given = ray.put(shards)
     scratch = folder / "scratch"
     scratch.mkdir()
     made_for = total = shards.num_live()
-    if before and before[1]["kind"] == kind and total <= OUTGROWN * before[1]["made_for"]:
-        made_for = before[1]["made_for"]
+    if before and before[1].kind == kind and total <= OUTGROWN * (before[1].made_for or 0):
+        made_for = before[1].made_for or 0
         ray.get(_extended.remote(given, str(before[0]), str(folder)))
     else:
         build_approximate(given, kind, len(shards.folders), folder, terminal)
     ray.get(_queries.remote(given, encoder, str(scratch)))
-    found = measure(given, {"kind": kind, "made_for": made_for}, target, len(shards.folders), folder, terminal)
+    found = measure(given, Structure(kind=kind, made_for=made_for), target, len(shards.folders), folder, terminal)
     shutil.rmtree(scratch)
     return found
 
@@ -93,17 +99,15 @@ def build_approximate(given: Any, kind: str, num_shards: int, folder: Path, term
     ray.get(_merged.remote(num_shards, str(folder), scratch))
 
 
-def measure(
-    given: Any, choice: dict[str, Any], target: float, num_shards: int, folder: Path, terminal: TextIO
-) -> dict[str, Any]:
+def measure(given: Any, choice: Structure, target: float, num_shards: int, folder: Path, terminal: TextIO) -> Structure:
     """``choice`` with the parameters that reach the target and their recall, by ``folder/scratch/queries.npz``."""
     scratch = str(folder / "scratch")
     _shown(exact_part, num_shards, {"shards": given, "scratch": scratch}, "measured", terminal)
-    found: dict[str, Any] = ray.get(_tuned.remote(given, choice, target, str(folder), scratch))
+    found: Structure = ray.get(_tuned.remote(given, choice, target, str(folder), scratch))
     return found
 
 
-def _shown(task: Any, num_shards: int, keys: dict[str, Any], done: str, terminal: TextIO) -> None:
+def _shown(task: Any, num_shards: int, keys: Mapping[str, Any], done: str, terminal: TextIO) -> None:
     with progress_bar(terminal, f"index: {done}", num_shards, unit=" shards") as bar:
         for _ in each(task, range(num_shards), keys):
             bar.update()
@@ -133,7 +137,7 @@ def _sample(shards: Shards) -> Vectors:
     return store.vectors(np.sort(rows)).astype(np.float32)
 
 
-def fill_part(number: int, shards: Any, scratch: str) -> dict[str, Any]:
+def fill_part(number: int, shards: Any, scratch: str) -> Nothing:
     """Write the structure of one shard."""
     index = faiss.read_index(str(Path(scratch, "trained.faiss")))
     ann.add(index, ray.get(shards).store().chunks([number]))
@@ -177,7 +181,7 @@ def _queries(shards: Shards, encoder: Encoder, scratch: str) -> None:
     np.savez(Path(scratch, "queries.npz"), vectors=vectors, rows=rows[chosen])
 
 
-def exact_part(number: int, shards: Any, scratch: str) -> dict[str, Any]:
+def exact_part(number: int, shards: Any, scratch: str) -> Nothing:
     """Write the nearest neighbours in one shard of all queries."""
     held: Shards = ray.get(shards)
     with np.load(Path(scratch, "queries.npz"), allow_pickle=False) as queries:
@@ -187,7 +191,7 @@ def exact_part(number: int, shards: Any, scratch: str) -> dict[str, Any]:
 
 
 @ray.remote
-def _tuned(shards: Shards, choice: dict[str, Any], target: float, folder: str, scratch: str) -> dict[str, Any]:
+def _tuned(shards: Shards, choice: Structure, target: float, folder: str, scratch: str) -> Structure:
     use_all_cores()
     with np.load(Path(scratch, "queries.npz"), allow_pickle=False) as queries:
         vectors, sources = queries["vectors"], queries["rows"]
@@ -198,8 +202,8 @@ def _tuned(shards: Shards, choice: dict[str, Any], target: float, folder: str, s
 
 
 def tuned(
-    shards: Shards, choice: dict[str, Any], target: float, file: Path, vectors: Vectors, sources: Rows, exact: Rows
-) -> dict[str, Any]:
+    shards: Shards, choice: Structure, target: float, file: Path, vectors: Vectors, sources: Rows, exact: Rows
+) -> Structure:
     """``choice`` with the cheapest parameters that reach the target, and the recall that they have.
 
     ``vectors`` (q, dimension) of queries, ``sources`` (q,) the row that is no answer to each (-1 for none), and
@@ -207,16 +211,26 @@ def tuned(
     """
     store = shards.store()
     index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
-    lists = index.nlist if choice["kind"] == "ivf_pq" else 0
+    lists = index.nlist if choice.kind == "ivf_pq" else 0
     exact = recall.without(exact, sources)
     third = len(vectors) // 3
     tune, measure = slice(0, third), slice(third, None)
 
-    def find(which: slice, parameters: dict[str, Any]) -> Rows:
-        search = ann.open_search(file, choice | parameters, store, shards.deleted, "cpu")
+    def find(which: slice, parameters: dict[str, int]) -> Rows:
+        search = ann.open_search(file, with_parameters(choice, parameters), store, shards.deleted, "cpu")
         _, rows = search.search(vectors[which], max(recall.DEPTHS) + 1)
         return recall.without(rows, sources[which])
 
-    found = recall.tune(partial(find, tune), exact[tune], choice["kind"], lists, target)
+    found = recall.tune(partial(find, tune), exact[tune], choice.kind, lists, target)
     measured = recall.summary(find(measure, found), exact[measure])
-    return choice | found | {"target_recall_at_4": target, "recall": measured}
+    return replace(with_parameters(choice, found), target_recall_at_4=target, recall=measured)
+
+
+def with_parameters(choice: Structure, parameters: Mapping[str, int]) -> Structure:
+    """``choice`` with the parameters that ``recall.tune`` tries and finds."""
+    return replace(
+        choice,
+        nprobe=parameters.get("nprobe"),
+        ef_search=parameters.get("ef_search"),
+        num_candidates=parameters["num_candidates"],
+    )

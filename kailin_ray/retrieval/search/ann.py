@@ -14,13 +14,14 @@ Similarity is the inner product.
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 
 from kailin_ray.retrieval.search.exact import Exact, ExactOnGpu
+from kailin_ray.retrieval.search.folder import Structure
 from kailin_ray.retrieval.search.store import Rows, Store, Vectors
 
 EXACT_UP_TO = 100_000
@@ -45,7 +46,7 @@ class Search(Protocol):
         """Scores and rows, each (q, k), best first, of queries (q, dimension); -1 for a row that is not there."""
 
 
-def chosen_kind(kind: str, total: int) -> str:
+def chosen_kind(kind: Literal["auto", "exact", "ivf_pq", "hnsw"], total: int) -> Literal["exact", "ivf_pq", "hnsw"]:
     """The kind for so many passages where ``kind`` is auto. Raises ``ValueError`` for one that wants more passages."""
     if kind == "auto":
         return "exact" if total <= EXACT_UP_TO else "ivf_pq"
@@ -101,12 +102,12 @@ def merged(paths: Sequence[Path]) -> Any:
     return index
 
 
-def open_search(file: Path, choice: dict[str, Any], store: Store, deleted: Rows, device: str) -> Search:
-    """Open the structure of an index memory-mapped. ``choice``: its ``kind`` and parameters, from the manifest.
+def open_search(file: Path, choice: Structure, store: Store, deleted: Rows, device: str) -> Search:
+    """Open the structure of an index memory-mapped. ``choice``: as its manifest says.
 
     Raises ``ValueError`` that names the file if it is not a FAISS index, or one of other vectors than the store's.
     """
-    if choice["kind"] == "exact":
+    if choice.kind == "exact":
         if device == "cuda":
             return Refined(ExactOnGpu(store, deleted), store, GPU_CANDIDATES)
         return Exact(store, deleted)
@@ -118,7 +119,7 @@ def open_search(file: Path, choice: dict[str, Any], store: Store, deleted: Rows,
         raise ValueError(
             f"{file}: {index.ntotal:,} vectors of {index.d} dimensions for {len(store):,} passages of {store.dimension}"
         )
-    return Refined(Approximate(index, choice, deleted), store, choice["num_candidates"])
+    return Refined(Approximate(index, choice, deleted), store, choice.num_candidates or GPU_CANDIDATES)
 
 
 class Approximate:
@@ -129,7 +130,7 @@ class Approximate:
     The lists to look into are found with torch, in a third of the time that FAISS's flat index takes.
     """
 
-    def __init__(self, index: Any, choice: dict[str, Any], deleted: Rows):
+    def __init__(self, index: Any, choice: Structure, deleted: Rows):
         self._index = index
         threads = faiss.omp_get_max_threads()
         self._threads = ThreadPoolExecutor(threads, initializer=faiss.omp_set_num_threads, initargs=(1,))
@@ -137,12 +138,11 @@ class Approximate:
         self._live = np.packbits(_live(index.ntotal, deleted), bitorder="little") if len(deleted) else None
         selector = {} if self._live is None else {"sel": faiss.IDSelectorBitmap(self._live)}
         self._centroids: Vectors | None = None
-        if choice["kind"] == "hnsw":
-            self._parameters = faiss.SearchParametersHNSW(efSearch=choice["ef_search"], **selector)
+        if choice.kind == "hnsw":
+            self._parameters = faiss.SearchParametersHNSW(efSearch=choice.ef_search, **selector)
         else:
-            self._num_probed = index.nprobe = min(
-                choice["nprobe"], index.nlist
-            )  # FAISS checks the two against each other
+            # FAISS checks the two against each other.
+            self._num_probed = index.nprobe = min(choice.nprobe or index.nlist, index.nlist)
             self._parameters = faiss.SearchParametersIVF(nprobe=self._num_probed, **selector)
             self._centroids = index.quantizer.reconstruct_n(0, index.nlist)
 

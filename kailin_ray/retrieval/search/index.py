@@ -1,18 +1,18 @@
 """An index, opened: questions' vectors in, passages out.
 
 ``index/``: ``shards/`` (see ``store.py``), ``search.faiss`` (the structure, unless it is exact: see ``ann.py``),
-``deleted.npy`` (rows of passages that count no more), ``manifest.json``.
+``deleted.npy`` (rows of passages that count no more), its manifest.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from kailin_ray.corpus.overlap.ngrams import places_in
-from kailin_ray.io.files import read_json
 from kailin_ray.retrieval.search.ann import open_search, scored
+from kailin_ray.retrieval.search.folder import Index
 from kailin_ray.retrieval.search.fusion import reciprocal_rank_fusion
 from kailin_ray.retrieval.search.lexical import LexicalIndex
 from kailin_ray.retrieval.search.near_copies import near_copies
@@ -34,11 +34,6 @@ class Hit(NamedTuple):
     mesh: list[str]
 
 
-def shard_folders(folder: Path, manifest: dict[str, Any]) -> list[tuple[Path, int]]:
-    """The folders of an index' shards with their numbers of rows, as ``Store`` takes them."""
-    return [(folder / one["name"], one["rows"]) for one in manifest["shards"]]
-
-
 def load_deleted(folder: Path) -> Rows:
     """Rows of an index, sorted, of passages that count no more. Raises ``ValueError`` for a damaged file."""
     path = folder / "deleted.npy"
@@ -51,19 +46,19 @@ def load_deleted(folder: Path) -> Rows:
 class PassageIndex:
     """An opened index. ``found`` is not for use by two threads at once, nor is ``passages``; one each is well."""
 
-    def __init__(self, folder: Path, device: str = "cpu", lexical_weight: float = 0.0):
-        """Open ``folder`` memory-mapped. Raises ``ValueError`` that names the file that is damaged or does not fit.
+    def __init__(self, index: Index, device: str = "cpu", lexical_weight: float = 0.0):
+        """Open the files of ``index`` memory-mapped. Raises ``ValueError`` that names a file which is damaged or unfit.
 
         ``lexical_weight``: of BM25's ranking, to 1 of the dense one; 0 for dense search alone.
         """
-        manifest = read_json(folder / "manifest.json")
-        self.dimension = int(manifest["dimension"])
-        self._store = Store(shard_folders(folder, manifest), self.dimension)
-        deleted = load_deleted(folder)
-        self._search = open_search(folder / "search.faiss", manifest["search"], self._store, deleted, device)
+        self.dimension = index.manifest.dimension
+        self._store = Store(index.shards(), self.dimension)
+        deleted = load_deleted(index.path)
+        file = index.path / "search.faiss"
+        self._search = open_search(file, index.manifest.search, self._store, deleted, device)
         self._lexical: LexicalShards | None = None
         if lexical_weight:
-            folders = [path / "lexical" for path, _ in shard_folders(folder, manifest)]
+            folders = [path / "lexical" for path, _ in index.shards()]
             self._lexical = LexicalShards(folders, self._store, deleted)
         self._weights = [1.0, lexical_weight]
 

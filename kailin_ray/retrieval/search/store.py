@@ -11,7 +11,7 @@ passage's row is its place in all shards, one after the other.
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,14 +33,21 @@ Vectors = npt.NDArray[np.float32]
 HALF = np.dtype("<f2")
 
 
-def write_shard(parts: Sequence[Path], folder: Path) -> dict[str, int]:
+class ShardSize(NamedTuple):
+    """How many passages a shard has, of how many dimensions."""
+
+    rows: int
+    dimension: int
+
+
+def write_shard(parts: Sequence[Path], folder: Path) -> ShardSize:
     """Write the passages of some Parquet parts, which have a column ``embedding`` too, as a shard.
 
-    Returns its number of ``rows`` and their ``dimension``; the number is 0, and nothing is written, if there are none.
+    The size has 0 rows, and nothing is written, if there are none.
     """
     table = pa.concat_tables(pq.read_table(part) for part in parts).sort_by("pmid").combine_chunks()
     if not len(table):
-        return {"rows": 0, "dimension": 0}
+        return ShardSize(0, 0)
     embedding = table["embedding"].combine_chunks()
     dimension = embedding.type.list_size
     folder.mkdir(parents=True, exist_ok=True)  # Ray may do the task again
@@ -49,7 +56,7 @@ def write_shard(parts: Sequence[Path], folder: Path) -> dict[str, int]:
     passages = table.select(PASSAGES.names).cast(PASSAGES)
     with pa.OSFile(str(folder / "passages.arrow"), "wb") as sink, pa.ipc.new_file(sink, PASSAGES) as writer:
         writer.write_table(passages)
-    return {"rows": len(table), "dimension": dimension}
+    return ShardSize(len(table), dimension)
 
 
 class Shard:

@@ -12,13 +12,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kailin_ray.corpus.changes import changed_since
-from kailin_ray.corpus.documents import FORMAT, add_descriptors, opened, write_descriptors
+from kailin_ray.corpus.documents import (
+    Descriptors,
+    Documents,
+    SourceFile,
+    add_descriptors,
+    resume_documents,
+    write_descriptors,
+)
 from kailin_ray.corpus.ingest.job import _bucket_bits, _check_size, new_files
 from kailin_ray.corpus.ingest.merge import last_words, merge_bucket
-from kailin_ray.corpus.ingest.parse import BUCKET_BITS, deal_file
+from kailin_ray.corpus.ingest.parse import BUCKET_BITS, FileReport, deal_file
 from kailin_ray.errors import ConfigError
-from kailin_ray.io.files import updating, write_json
+from kailin_ray.io.files import updating
+from kailin_ray.io.manifests import write_manifest
 from tests.conftest import Command
+from tests.support.manifests import documents_manifest
 
 ARTICLE = (
     '<PubmedArticle><MedlineCitation><PMID Version="{version}">{pmid}</PMID><Article><ArticleTitle>{title}'
@@ -55,7 +64,7 @@ def take(out: Path, files: list[Path], number: int, bits: int = BUCKET_BITS) -> 
     assert [report["damaged"] for report in reports] == [""] * len(files)
     counts: Counter[str] = Counter(citations=sum(report["citations"] for report in reports))
     changes: Counter[str] = Counter()
-    descriptors: dict[str, dict[str, Any]] = {}
+    descriptors: Descriptors = {}
     if (out / "descriptors.json").exists():
         descriptors = json.loads((out / "descriptors.json").read_text())
     with updating(out) as folder:
@@ -66,10 +75,7 @@ def take(out: Path, files: list[Path], number: int, bits: int = BUCKET_BITS) -> 
             changes.update(report["changes"])
             add_descriptors(descriptors, report["descriptors"])
         write_descriptors(folder, descriptors)
-        write_json(
-            folder / "manifest.json",
-            {"kind": "documents", "maker": "ingest", "format": FORMAT, "updates": [{}] * number},
-        )
+        write_manifest(folder, documents_manifest(number))
     return {"counts": dict(counts), "changes": dict(changes)}
 
 
@@ -140,9 +146,9 @@ def test_an_update_says_what_it_changed_and_touches_nothing_else(tmp_path: Path)
     assert json.loads((out / "descriptors.json").read_text()) == {
         "D1": {"name": "Name of D1", "documents": 7}, "D2": {"name": "Name of D2", "documents": 1},
     }  # fmt: skip
-    assert changed_since(out, 1, ["title"]).tolist() == [1, 4]
-    assert changed_since(out, 1, ["title", "mesh", "retracted"]).tolist() == [1, 3, 4, 5]
-    assert changed_since(out, 2, ["title"]).tolist() == []
+    assert changed_since(Documents.open(out), 1, ["title"]).tolist() == [1, 4]
+    assert changed_since(Documents.open(out), 1, ["title", "mesh", "retracted"]).tolist() == [1, 3, 4, 5]
+    assert changed_since(Documents.open(out), 2, ["title"]).tolist() == []
 
 
 def test_a_part_whose_last_document_goes_is_left_empty(tmp_path: Path) -> None:
@@ -256,42 +262,47 @@ def test_an_update_that_was_stopped_is_finished(tmp_path: Path, monkeypatch: pyt
             take(out, [update], 2)
     # Between two of its files: nobody takes such a folder for whole.
     assert not (out / "manifest.json").exists()
-    assert opened(out, "ingest")
+    assert resume_documents(out, "ingest")
     assert titles(out) == {1: "aa", 1 << 20: "bb"}
     # Killed once more, when all had moved and only the empty folder was to go.
     (tmp_path / ".out.update" / "state").mkdir(parents=True)
-    assert opened(out, "ingest")
+    assert resume_documents(out, "ingest")
     assert titles(out) == {1: "aa", 1 << 20: "bb"}
     assert not (tmp_path / ".out.update").exists()
 
 
+def report(num_citations: int, num_buckets: int) -> FileReport:
+    return {
+        "name": "x", "bytes": 1, "modified": 1, "sha256": "", "columns": None, "damaged": "",
+        "citations": num_citations, "skipped": {}, "buckets": list(range(num_buckets)),
+    }  # fmt: skip
+
+
 def test_a_small_corpus_has_few_parts_and_does_not_grow_out_of_them(tmp_path: Path) -> None:
-    spread = {"citations": 20_000, "buckets": list(range(1_000))}
+    spread = report(20_000, 1_000)
     bits = _bucket_bits([spread])
     assert len({bucket >> (bits - BUCKET_BITS) for bucket in range(1_000)}) == 1
-    assert _bucket_bits([{"citations": 30_000_000, "buckets": list(range(1_200))}]) == BUCKET_BITS
-    _check_size(tmp_path, [spread], bits, {"num_documents": 20_000})
+    assert _bucket_bits([report(30_000_000, 1_200)]) == BUCKET_BITS
+    _check_size(tmp_path, [spread], bits, 20_000)
     for number in range(20):  # a corpus of 20 parts may get a file that speaks of one
         (tmp_path / f"part-{number:05}.parquet").touch()
-    _check_size(tmp_path, [{"citations": 1, "buckets": [0]}], BUCKET_BITS + 1, {"num_documents": 300_000})
+    _check_size(tmp_path, [report(1, 1)], BUCKET_BITS + 1, 300_000)
     for part in tmp_path.glob("part-*"):
         part.unlink()
     with pytest.raises(ConfigError, match="made for few documents"):
-        _check_size(
-            tmp_path, [{"citations": 1_000_000, "buckets": list(range(1_000))}], bits, {"num_documents": 20_000}
-        )
+        _check_size(tmp_path, [report(1_000_000, 1_000)], bits, 20_000)
 
 
 def test_a_file_that_has_changed_since_it_was_taken_is_refused(tmp_path: Path) -> None:
     old, new = made(tmp_path, "pubmed1.xml", article(1, "a")), made(tmp_path, "pubmed2.xml", article(1, "a"))
-    manifest = {"files": [{"name": "pubmed1.xml", "bytes": old.stat().st_size}]}
-    assert new_files([old, new], {}, manifest) == [new]
-    assert new_files([old, new], {}, None) == [old, new]
+    taken = [SourceFile(name="pubmed1.xml", bytes=old.stat().st_size, sha256="")]
+    assert new_files([old, new], None, taken) == [new]
+    assert new_files([old, new], None, []) == [old, new]
     made(tmp_path, "pubmed1.xml", article(1, "longer"))
     with pytest.raises(ConfigError, match=r"pubmed1\.xml has .* bytes, and had"):
-        new_files([old, new], {}, manifest)
+        new_files([old, new], None, taken)
     with pytest.raises(ConfigError, match="was taken with other columns"):
-        new_files([new], {"columns": {"pmid": "id"}}, {"files": [{"name": "pubmed2.xml", "bytes": new.stat().st_size}]})
+        new_files([new], {"pmid": "id"}, [SourceFile(name="pubmed2.xml", bytes=new.stat().st_size, sha256="")])
 
 
 def test_ingest_again_with_more_files_through_the_command_line(kailin: Command, tmp_path: Path) -> None:

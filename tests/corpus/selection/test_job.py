@@ -1,4 +1,4 @@
-"""From a corpus to the documents that are worked on, through the real command line."""
+"""From a corpus to the documents that are worked on, through the command line."""
 
 import json
 import os
@@ -99,17 +99,17 @@ def run(kailin: Command, *arguments: Any, code: int = 0) -> str:
 
 
 def test_every_document_is_selected_or_removed_for_a_reason_and_updates_are_followed(
-    kailin_here: Command, tmp_path: Path
+    kailin: Command, tmp_path: Path
 ) -> None:
     made(tmp_path, "pubmed1.xml", *ARTICLES.values())
     (tmp_path / "benchmark.json").write_text(json.dumps(BENCHMARK))
     corpus, out = tmp_path / "corpus", tmp_path / "documents"
-    run(kailin_here, "ingest", f"source.path={tmp_path}/pubmed1.xml", f"out={corpus}")
+    run(kailin, "ingest", f"source.path={tmp_path}/pubmed1.xml", f"out={corpus}")
     select = (
         "select", f"corpus={corpus}", f"out={out}", f"mesh={MESH}", "filters.require_mesh=true", "subtree=[Neoplasms]",
         "filters.year_from=1960", f"benchmarks=[{tmp_path}/benchmark.json]",
     )  # fmt: skip
-    said = run(kailin_here, *select)
+    said = run(kailin, *select)
     assert kept(out) == [1, 13, 14]
     reasons = removed(out)
     assert {pmid: reason for pmid, (reason, _) in reasons.items()} == EXPECTED
@@ -124,7 +124,7 @@ def test_every_document_is_selected_or_removed_for_a_reason_and_updates_are_foll
     manifest = read_json(out / "manifest.json")
     assert (manifest["num_documents"], manifest["num_considered"], manifest["num_with_mesh"]) == (3, 16, 3)
     assert read_json(out / "descriptors.json") == read_json(corpus / "descriptors.json")
-    assert "made already" in run(kailin_here, *select)
+    assert "made already" in run(kailin, *select)
 
     # The corpus goes on: the first of the doubles is deleted, one is retracted, one is new.
     made(
@@ -134,8 +134,8 @@ def test_every_document_is_selected_or_removed_for_a_reason_and_updates_are_foll
         article(13, own_text(13), types="Retracted Publication"),
         article(20, own_text(20)),
     )
-    run(kailin_here, "ingest", f"source.path={tmp_path}", f"out={corpus}")
-    said = run(kailin_here, *select)
+    run(kailin, "ingest", f"source.path={tmp_path}", f"out={corpus}")
+    said = run(kailin, *select)
     assert "update 2: 2 new, 0 revised, 0 retracted, 2 deleted" in said
     assert kept(out) == [6, 14, 20]
     assert {pmid: reason for pmid, (reason, _) in removed(out).items()} == {
@@ -144,18 +144,18 @@ def test_every_document_is_selected_or_removed_for_a_reason_and_updates_are_foll
     assert removed(out)[7][1].startswith("PMID 6,")
     changes = {row["pmid"]: row["change"] for row in pq.read_table(out / "changes" / "0002").to_pylist()}
     assert changes == {1: "deleted", 6: "new", 13: "deleted", 20: "new"}
-    assert run(kailin_here, *select, "filters.min_words=3", code=2).startswith(
+    assert run(kailin, *select, "filters.min_words=3", code=2).startswith(
         f"kailin_ray: out: {out} was selected with another filters ("
     )
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 def test_a_selection_of_a_selection_hands_on_what_was_removed(
-    kailin_here: Command, tmp_path: Path, corpus: Path, documents: Path
+    kailin: Command, tmp_path: Path, corpus: Path, documents: Path
 ) -> None:
     chosen = tmp_path / "chosen"
     select = ("select", f"corpus={documents}", f"out={chosen}", f"mesh={MESH}", "sample=stratified", "sample.num=60")
-    said = run(kailin_here, *select)
+    said = run(kailin, *select)
     assert "second-level MeSH branches; the largest has" in said
     assert len(kept(chosen)) == 60
     reasons = removed(chosen)
@@ -168,7 +168,7 @@ def test_a_selection_of_a_selection_hands_on_what_was_removed(
     assert (chosen / "sampling.png").read_bytes().startswith(b"\x89PNG")
     uniform = tmp_path / "uniform"
     run(
-        kailin_here,
+        kailin,
         "select",
         f"corpus={documents}",
         f"out={uniform}",
@@ -192,29 +192,29 @@ def test_a_selection_of_a_selection_hands_on_what_was_removed(
     ],
 )
 def test_what_cannot_be_selected_is_refused_and_leaves_nothing(
-    kailin_here: Command, tmp_path: Path, documents: Path, keys: list[str], fault: str
+    kailin: Command, tmp_path: Path, documents: Path, keys: list[str], fault: str
 ) -> None:
     given = [key.format(mesh=MESH, documents=documents) for key in keys]
     out = [] if any(key.startswith("out=") for key in given) else [f"out={tmp_path}/out"]
-    said = run(kailin_here, "select", f"corpus={documents}", *out, *given, code=2)
+    said = run(kailin, "select", f"corpus={documents}", *out, *given, code=2)
     (line,) = (line for line in said.splitlines() if line.startswith("kailin_ray: "))
     assert fault in line
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".log"] == []
 
 
 @pytest.mark.slow
-def test_a_run_follows_its_documents(kailin_here: Command, tmp_path: Path, index: Path) -> None:
+def test_a_run_follows_its_documents(kailin: Command, tmp_path: Path, index: Path) -> None:
     text = "Effect of azide on the tissue of the mouse. The effect of azide on the tissue of the mouse was seen {}."
     made(tmp_path, "pubmed1.xml", *(article(n, text.format(n), ui="D003920") for n in range(1, 13)))
     corpus, documents, out = tmp_path / "corpus", tmp_path / "documents", tmp_path / "run"
 
     def update() -> None:
-        run(kailin_here, "ingest", f"source.path={tmp_path}", f"out={corpus}")
-        run(kailin_here, "select", f"corpus={corpus}", f"out={documents}", "duplicates.jaccard=null")
+        run(kailin, "ingest", f"source.path={tmp_path}", f"out={corpus}")
+        run(kailin, "select", f"corpus={corpus}", f"out={documents}", "duplicates.jaccard=null")
 
     update()
     distil = [
-        sys.executable, "-m", "tests.distil_with_a_fake_engine", f"documents={documents}", f"index={index}",
+        sys.executable, "-m", "tests.support.distil_with_a_fake_engine", f"documents={documents}", f"index={index}",
         f"mesh={MESH}", f"out={out}", "retrieval=brief", "cluster.rows_per_block=4", "max_failed_fraction=1",
     ]  # fmt: skip
 
@@ -251,8 +251,8 @@ def test_a_run_follows_its_documents(kailin_here: Command, tmp_path: Path, index
     asked = records(out).to_table(columns=["candidates"]).to_pylist()[0]["candidates"][0]["question"]
     (tmp_path / "benchmark.jsonl").write_text(json.dumps({"question": asked}) + "\n")
     unchecked, checked = tmp_path / "unchecked", tmp_path / "checked"
-    run(kailin_here, "publish", f"run={out}", f"out={unchecked}")
-    run(kailin_here, "publish", f"run={out}", f"out={checked}", f"benchmarks=[{tmp_path}/benchmark.jsonl]")
+    run(kailin, "publish", f"run={out}", f"out={unchecked}")
+    run(kailin, "publish", f"run={out}", f"out={checked}", f"benchmarks=[{tmp_path}/benchmark.jsonl]")
     num_rows = {
         folder.name: {name: ds.dataset(str(folder / name)).count_rows() for name in ("triples", "rejected", "removed")
                       if (folder / name).exists()} for folder in (unchecked, checked)

@@ -1,6 +1,5 @@
 import gzip
 import hashlib
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -70,7 +69,7 @@ def files(folder: Path) -> list[str]:
 
 
 def test_all_that_is_listed_comes_checked_and_only_once(site: Site, asked: DownloadConfig) -> None:
-    done = download(asked, io.StringIO())
+    done = download(asked)
     assert (done.fetched, done.refused) == ([*BASELINE, UPDATE], {})
     assert files(asked.to) == [*BASELINE, UPDATE]
     for name in done.fetched:
@@ -82,7 +81,7 @@ def test_all_that_is_listed_comes_checked_and_only_once(site: Site, asked: Downl
     # Again, and one is new.
     put(site, "updatefiles", UPDATE, "pubmed26n1276.xml.gz")
     before = len(site.asked)
-    done = download(asked, io.StringIO())
+    done = download(asked)
     assert (done.fetched, done.there_already) == (["pubmed26n1276.xml.gz"], 4)
     assert sorted(one.path for one in site.asked[before:]) == [
         "/baseline/", "/updatefiles/", "/updatefiles/pubmed26n1276.xml.gz", "/updatefiles/pubmed26n1276.xml.gz.md5",
@@ -90,12 +89,12 @@ def test_all_that_is_listed_comes_checked_and_only_once(site: Site, asked: Downl
 
 
 def test_names_and_limit_choose(asked: DownloadConfig) -> None:
-    done = download(replace(asked, names=("*0002*", "*n127?.xml.gz")), io.StringIO())
+    done = download(replace(asked, names=("*0002*", "*n127?.xml.gz")))
     assert done.fetched == [BASELINE[1], UPDATE]
-    done = download(replace(asked, what=("baseline",), limit=2), io.StringIO())
+    done = download(replace(asked, what=("baseline",), limit=2))
     assert (done.fetched, done.there_already) == ([BASELINE[0]], 1)
     with pytest.raises(ConfigError, match=r"names: \*\.zip: none of 4 files, pubmed26n0001.xml.gz to pubmed26n1275"):
-        download(replace(asked, names="*.zip"), io.StringIO())
+        download(replace(asked, names="*.zip"))
 
 
 def test_drops_and_busy_answers_cost_no_byte_twice(site: Site, asked: DownloadConfig) -> None:
@@ -103,7 +102,7 @@ def test_drops_and_busy_answers_cost_no_byte_twice(site: Site, asked: DownloadCo
     site.faults[path] = [1_000, (503, {"Retry-After": "0"}), 1_500]
     site.faults["/baseline/"] = [(503, {})]
     site.faults[f"{path}.md5"] = [0]
-    assert download(asked, io.StringIO()).refused == {}
+    assert download(asked).refused == {}
     assert (asked.to / BASELINE[0]).read_bytes() == content(BASELINE[0])
     assert site.num_bytes(path) == len(content(BASELINE[0]))
 
@@ -111,11 +110,11 @@ def test_drops_and_busy_answers_cost_no_byte_twice(site: Site, asked: DownloadCo
 def test_a_killed_download_goes_on_in_the_middle_of_a_file(site: Site, asked: DownloadConfig) -> None:
     path = f"/baseline/{BASELINE[0]}"
     site.faults[path] = [1_000, *[(503, {})] * 20]
-    done = download(asked, io.StringIO())
+    done = download(asked)
     assert done.refused == {BASELINE[0]: f"{site.address}{path}: 503 Service Unavailable"}
     assert files(asked.to) == [f".{BASELINE[0]}.partial", *BASELINE[1:], UPDATE]
     site.faults.clear()
-    assert download(asked, io.StringIO()).fetched == [BASELINE[0]]
+    assert download(asked).fetched == [BASELINE[0]]
     assert site.num_bytes(path) == len(content(BASELINE[0]))
     assert files(asked.to) == [*BASELINE, UPDATE]
 
@@ -123,7 +122,7 @@ def test_a_killed_download_goes_on_in_the_middle_of_a_file(site: Site, asked: Do
 def test_a_wrong_md5_is_asked_for_twice_then_refused_by_name(site: Site, asked: DownloadConfig) -> None:
     site.files[f"/baseline/{BASELINE[1]}.md5"] = f"MD5({BASELINE[1]})= {'0' * 32}".encode()
     site.files[f"/baseline/{BASELINE[2]}.md5"] = b"<html>no such file</html>"
-    done = download(asked, io.StringIO())
+    done = download(asked)
     assert done.fetched == [BASELINE[0], UPDATE]
     assert f"{BASELINE[1]}: fetched twice, and its MD5 is " in done.refused[BASELINE[1]]
     assert "holds no MD5" in done.refused[BASELINE[2]]
@@ -137,7 +136,7 @@ def test_what_came_by_another_way_is_checked_and_not_fetched(site: Site, asked: 
     (asked.to / whole).write_bytes(content(whole))
     (asked.to / half).write_bytes(content(half)[:100])
     (asked.to / wrong).write_bytes(b"?" * len(content(wrong)))
-    assert download(asked, io.StringIO()).fetched == [*BASELINE, UPDATE]
+    assert download(asked).fetched == [*BASELINE, UPDATE]
     assert [site.num_bytes(f"/baseline/{name}") for name in BASELINE] == [
         0, len(content(half)) - 100, len(content(wrong)),
     ]  # fmt: skip
@@ -148,37 +147,39 @@ def test_what_came_by_another_way_is_checked_and_not_fetched(site: Site, asked: 
 def test_a_listing_that_is_none_is_refused(site: Site, asked: DownloadConfig) -> None:
     site.files["/baseline/"] = HOSTILE.encode()
     with pytest.raises(WebError, match="/baseline/: lists no file such as"):
-        download(asked, io.StringIO())
+        download(asked)
 
 
 def test_a_full_disk_ends_it_in_one_line(site: Site, asked: DownloadConfig) -> None:
     asked.to.mkdir()
     (asked.to / f".{BASELINE[0]}.partial").symlink_to("/dev/full")
     with pytest.raises(OSError, match=r"pubmed: No space left on device"):
-        download(replace(asked, connections=1), io.StringIO())
+        download(replace(asked, connections=1))
 
 
 def test_a_folder_that_cannot_be_and_damaged_notes_are_refused(asked: DownloadConfig, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="to: .*/file/in: Not a directory"):
-        download(replace(asked, to=tmp_path / "file" / "in"), io.StringIO())
+        download(replace(asked, to=tmp_path / "file" / "in"))
     asked.to.mkdir()
     (asked.to / NOTES).write_text("{")
     with pytest.raises(ConfigError, match="downloads.json is damaged"):
-        download(asked, io.StringIO())
+        download(asked)
 
 
-def test_the_command_says_what_it_did(kailin: Command, site: Site, tmp_path: Path) -> None:
+def test_the_command_says_what_it_did(
+    kailin_subprocess: Command, kailin_here: Command, site: Site, tmp_path: Path
+) -> None:
     site.files[f"/baseline/{BASELINE[1]}.md5"] = b"0" * 32
     given = (f"to={tmp_path}/pubmed", f"base_url={site.address}", "names=pubmed26n000?.xml.gz")
-    done = kailin("download", *given)
+    done = kailin_subprocess("download", *given)
     assert done.returncode == 1, done.stderr
     assert "2 files fetched" in done.stdout
     assert "0 were there already, 1 refused" in done.stdout
     said = [line for line in done.stderr.splitlines() if line.startswith("kailin_ray: ")]
     assert len(said) == 1
     assert f"refused: {site.address}/baseline/{BASELINE[1]}: fetched twice" in said[0]
-    assert kailin("download", *given, "names=*0001*").returncode == 0
+    assert kailin_here("download", *given, "names=*0001*").returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kailin_ray.cli.overrides import as_hydra_reads
+from kailin_ray.cli.overrides import quote_query
 from kailin_ray.config import Columns, IngestConfig, check, conf_dir, settings
-from kailin_ray.corpus.ingest.parse import deal_file
+from kailin_ray.corpus.ingest.parse import FileItem, FileReport, deal_file
 from kailin_ray.corpus.readers.table_rows import ENDINGS
 from kailin_ray.corpus.readers.tables import FIELDS
 from kailin_ray.corpus.sources import entrez
-from kailin_ray.corpus.sources.resolve import XML_ENDINGS, find_files, reading, source_files
+from kailin_ray.corpus.sources.resolve import XML_ENDINGS, find_files, source_files, table_columns
 from kailin_ray.errors import ConfigError
 from tests.conftest import Command
 from tests.support.ncbi import ncbi
@@ -27,12 +27,17 @@ def config(*overrides: str) -> IngestConfig:
         return check(IngestConfig, compose("ingest", [*overrides, "out=o"]))
 
 
-def dealt(given: IngestConfig, folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def item(file: Path, given: IngestConfig) -> FileItem:
+    columns = table_columns(given.source)
+    return {"path": str(file)} if columns is None else {"path": str(file), "columns": columns}
+
+
+def dealt(given: IngestConfig, folder: Path) -> tuple[list[FileReport], list[dict[str, Any]]]:
     """Reports and rows of a source's files, as the workers of ingest make them."""
     files = source_files(given.source, folder / "documents", io.StringIO())
     to = folder / "dealt"
     to.mkdir(exist_ok=True)
-    reports = [deal_file({"path": str(file)} | reading(given.source), str(to)) for file in files]
+    reports = [deal_file(item(file, given), str(to)) for file in files]
     made = [to / f"{file.name}.parquet" for file in files]
     return reports, [row for file in made if file.exists() for row in pq.read_table(file).to_pylist()]
 
@@ -42,11 +47,11 @@ def dealt(given: IngestConfig, folder: Path) -> tuple[list[dict[str, Any]], list
 @example('"heart attack"')
 @example("it's \\' \\\\' \\")
 def test_a_query_is_taken_as_it_is(query: str) -> None:
-    parsed = OverridesParser.create().parse_override(as_hydra_reads(f"source.query={query}"))
+    parsed = OverridesParser.create().parse_override(quote_query(f"source.query={query}"))
     quoted = len(query) > 1 and query[0] == query[-1] == "'"
     assert quoted or parsed.value() == query
-    assert as_hydra_reads("source.path=a[b]") == "source.path=a[b]"
-    assert as_hydra_reads("source.query='a[b]'") == "source.query='a[b]'"
+    assert quote_query("source.path=a[b]") == "source.path=a[b]"
+    assert quote_query("source.query='a[b]'") == "source.query='a[b]'"
 
 
 @pytest.mark.parametrize(
@@ -69,8 +74,8 @@ def test_every_source_composes(overrides: list[str], expected: dict[str, Any]) -
 def test_every_field_of_a_table_is_a_key() -> None:
     assert tuple(Columns.__dataclass_fields__) == FIELDS
     given = config("source=table", "source.path=x", "source.columns={pmid: id, abstract: text.body, title: null}")
-    assert reading(given.source) == {"columns": {"pmid": "id", "abstract": "text.body"}}
-    assert reading(config("source.path=x").source) == {}
+    assert table_columns(given.source) == {"pmid": "id", "abstract": "text.body"}
+    assert table_columns(config("source.path=x").source) is None
 
 
 @pytest.mark.parametrize(

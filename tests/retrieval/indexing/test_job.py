@@ -4,7 +4,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +17,29 @@ from hydra import compose, initialize_config_dir
 
 from kailin_ray.config import IndexConfig, check, conf_dir
 from kailin_ray.corpus.changes import CHANGES
-from kailin_ray.corpus.documents import first_documents
+from kailin_ray.corpus.documents import Documents, first_documents
 from kailin_ray.errors import ConfigError
-from kailin_ray.io.files import read_json, write_json
+from kailin_ray.io.files import write_json
+from kailin_ray.io.manifests import has_manifest, write_manifest
 from kailin_ray.retrieval.indexing import encoding, job
-from kailin_ray.retrieval.search.index import PassageIndex, load_deleted, shard_folders
+from kailin_ray.retrieval.search.folder import Index, IndexInputs, IndexManifest, Structure
+from kailin_ray.retrieval.search.index import PassageIndex, load_deleted
 from kailin_ray.retrieval.search.store import Store, write_shard
 from kailin_ray.runtime.session import ray_session
 from kailin_ray.schema import DOCUMENTS
 from tests.conftest import ENCODER, ROOT
 from tests.support import indexes as built
+from tests.support.manifests import documents_manifest
 
 WORDS = "insulin glucose kidney liver mouse rat enzyme tumour virus antibody receptor membrane artery bone".split()
 
 
 @pytest.fixture(scope="module")
-def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A Ray session for all tests of this file; its terminal."""
+def terminal(ray_here: Callable[[], None], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The terminal of a Ray session for all tests of this file."""
+    ray_here()
     config = index_config(Path("documents"), Path("out"))
-    with ray_session(config.cluster, tmp_path_factory.mktemp("log") / "ray.log", num_cpus=2) as terminal:
+    with ray_session(config.cluster, tmp_path_factory.mktemp("log") / "ray.log") as terminal:
         yield terminal
 
 
@@ -63,34 +68,35 @@ def write_documents(
     folder.mkdir(exist_ok=True)
     for number, rows in parts.items():
         pq.write_table(pa.Table.from_pylist(rows, DOCUMENTS), folder / f"part-{number:05}.parquet")
-    note = folder / "manifest.json"
-    made = read_json(note) if note.exists() else {"kind": "documents", "id": folder.name, "updates": []}
-    made["updates"].append({})
+    number = len(Documents.open(folder).manifest.updates) + 1 if has_manifest(folder) else 1
     if changes:
-        place = folder / "changes" / f"{len(made['updates']):04}"
+        place = folder / "changes" / f"{number:04}"
         place.mkdir(parents=True)
         rows = [{"pmid": pmid, "change": kind, "fields": ["title"]} for pmid, kind in sorted(changes.items())]
         pq.write_table(pa.Table.from_pylist(rows, CHANGES), place / "part-00000.parquet")
     write_json(folder / "descriptors.json", {})
-    write_json(note, made)
+    write_manifest(folder, documents_manifest(number, id=folder.name))
     return folder
 
 
-def make(config: IndexConfig, terminal: Any) -> dict[str, Any]:
-    made = job.opened_index(config)
-    assert not job.up_to_date(config, made)
-    manifest = job.make_index(config, made, terminal)
-    assert job.up_to_date(config, job.opened_index(config))
-    return manifest
+def make(config: IndexConfig, terminal: Any) -> IndexManifest:
+    documents = Documents.open(config.documents)
+    made = job.resume_index(config, documents)
+    assert not (made and job.up_to_date(config, documents, made))
+    index = job.make_index(config, documents, made, *job.find_work(config, documents, made), terminal)
+    again = job.resume_index(config, documents)
+    assert again == index
+    assert job.up_to_date(config, documents, index)
+    return index.manifest
 
 
 def live(folder: Path) -> dict[int, str]:
     """Title of each passage that counts, by its PMID."""
-    manifest = read_json(folder / "manifest.json")
-    store = Store(shard_folders(folder, manifest), manifest["dimension"])
+    index = Index.open(folder)
+    store = Store(index.shards(), index.manifest.dimension)
     rows = np.setdiff1d(np.arange(len(store)), load_deleted(folder))
     found = {pmid: title for pmid, title, _, _ in store.passages(rows)}
-    assert len(found) == len(rows) == manifest["num_passages"]
+    assert len(found) == len(rows) == index.manifest.num_passages
     return found
 
 
@@ -103,7 +109,7 @@ def test_an_index_follows_its_documents_without_being_made_anew(
     made = make(index_config(documents, out), terminal)
     titles = {row["pmid"]: row["title"] for rows in first.values() for row in rows if row["abstract"]}
     assert live(out) == titles
-    assert made["search"] == {"kind": "exact"}
+    assert made.search == Structure(kind="exact")
     before = (out / "shards/00000/vectors.f16").stat().st_mtime_ns
 
     # One revised, one deleted, five new.
@@ -114,27 +120,29 @@ def test_an_index_follows_its_documents_without_being_made_anew(
     del wanted[207]
     assert live(out) == wanted
     assert (out / "shards/00000/vectors.f16").stat().st_mtime_ns == before
-    assert [(one["added"], one["deleted"]) for one in made["updates"]] == [(39, 0), (7, 2)]
-    assert made["updates"][1]["encoding"]["num_encoded"] == 7  # 203 has an abstract now
-    assert {one["name"]: one["rows"] for one in made["shards"]} == {"shards/00000": 39, "shards/00001": 7}
+    assert [(one.added, one.deleted) for one in made.updates] == [(39, 0), (7, 2)]
+    assert made.updates[1].encoding.num_encoded == 7  # 203 has an abstract now
+    assert {one.name: one.rows for one in made.shards} == {"shards/00000": 39, "shards/00001": 7}
     sizes = {file.relative_to(out).as_posix(): file.stat().st_size for file in out.rglob("*.*")}
-    assert made["files"] == {name: size for name, size in sizes.items() if name != "manifest.json"}
-    index = PassageIndex(out)
-    store = Store(shard_folders(out, made), made["dimension"])
+    assert made.files == {name: size for name, size in sizes.items() if name != "manifest.json"}
+    index = PassageIndex(Index.open(out))
+    store = Store(Index(out, made).shards(), made.dimension)
     (row,) = store.rows(np.array([204]))
     assert index.search(store.vectors(np.array([row])).astype(np.float32), 1, [None])[0][0].title.endswith("204b")
 
     # The same with words: of all shards, with the next update of the new one alone.
     made = make(index_config(documents, out, "lexical=true"), terminal)
-    assert {"shards/00000/lexical/meta.json", "shards/00001/lexical/meta.json"} < made["files"].keys()
+    assert {"shards/00000/lexical/meta.json", "shards/00001/lexical/meta.json"} < made.files.keys()
     asked = f"Is it {wanted[211]}?"
-    found = PassageIndex(out, lexical_weight=1_000.0).search(np.ones((1, 384), np.float32), 1, [None], None, [asked])
+    found = PassageIndex(Index.open(out), lexical_weight=1_000.0).search(
+        np.ones((1, 384), np.float32), 1, [None], None, [asked]
+    )
     assert found[0][0].pmid == 211
 
     # The same with a limit: those beyond it go, nothing is encoded.
     made = make(index_config(documents, out, "limit=25"), terminal)
     assert sorted(live(out)) == sorted(wanted)[:25]
-    assert made["updates"][-1]["encoding"]["num_encoded"] == 0
+    assert made.updates[-1].encoding.num_encoded == 0
 
 
 def test_another_structure_is_made_of_the_vectors_that_are_there(tmp_path: Path, terminal: Any) -> None:
@@ -145,20 +153,22 @@ def test_another_structure_is_made_of_the_vectors_that_are_there(tmp_path: Path,
         make(index_config(documents, out, "limit=900", "structure=ivf_pq"), terminal)
     assert not out.exists()
     made = make(index_config(documents, out, "structure=ivf_pq"), terminal)
-    assert made["search"]["kind"] == "ivf_pq"
-    assert made["search"]["recall"]["recall_at_4"] >= 0.95
+    assert made.search.kind == "ivf_pq"
+    assert made.search.recall
+    assert made.search.recall.recall_at_4 >= 0.95
     for structure in ("hnsw", "exact"):
         made = make(index_config(documents, out, f"structure={structure}"), terminal)
-        assert made["search"]["kind"] == structure
-        assert made["updates"][-1]["encoding"]["num_encoded"] == 0
+        assert made.search.kind == structure
+        assert made.updates[-1].encoding.num_encoded == 0
         assert len(live(out)) == 1_100
     # An update of an approximate structure adds to it.
     make(index_config(documents, out, "structure=hnsw"), terminal)
     more = [*rows, *(document(pmid) for pmid in range(3_000, 3_100))]
     write_documents(documents, {0: more}, dict.fromkeys(range(3_000, 3_100), "new"))
     made = make(index_config(documents, out, "structure=hnsw"), terminal)
-    assert made["search"]["made_for"] == 1_100
-    assert made["search"]["recall"]["recall_at_4"] >= 0.95
+    assert made.search.made_for == 1_100
+    assert made.search.recall
+    assert made.search.recall.recall_at_4 >= 0.95
     assert len(live(out)) == 1_200
 
 
@@ -184,14 +194,14 @@ def test_a_killed_job_goes_on_row_by_row_and_gives_the_same(tmp_path: Path, term
     first.wait()
     config = index_config(documents, out, "encoder.batch_size=4")
     made = make(config, terminal)
-    told = made["updates"][0]["encoding"]
-    assert told["num_taken_over"] >= 64
-    assert told["num_taken_over"] + told["num_encoded"] == 400
+    told = made.updates[0].encoding
+    assert told.num_taken_over >= 64
+    assert told.num_taken_over + told.num_encoded == 400
     assert sorted(live(out)) == list(range(1, 401))
     assert not parts.exists()
     whole = make(index_config(documents, tmp_path / "whole", "encoder.batch_size=4"), terminal)
     one, other = (
-        Store(shard_folders(folder, read), 384) for folder, read in ((out, made), (tmp_path / "whole", whole))
+        Store(Index(folder, read).shards(), 384) for folder, read in ((out, made), (tmp_path / "whole", whole))
     )
     rows = np.arange(400)
     assert np.array_equal(one.pmids(rows), other.pmids(rows))
@@ -201,15 +211,16 @@ def test_a_killed_job_goes_on_row_by_row_and_gives_the_same(tmp_path: Path, term
 def test_parts_of_documents_that_changed_since_are_encoded_anew(tmp_path: Path) -> None:
     documents = write_documents(tmp_path / "documents", {0: [document(pmid) for pmid in range(1, 9)]})
     config = index_config(documents, tmp_path / "index")
-    scratch = encoding.open_parts(config, {"documents": "1"}, 1)
+    inputs = IndexInputs(documents="1", encoder={}, format=4)
+    scratch = encoding.open_parts(config, Documents.open(documents), inputs)
     for pmids in ([1, 2], [3, 4]):
         pq.write_table(pa.table({"pmid": pa.array(pmids, pa.int64())}), scratch / f"{pmids[0]:09}.parquet")
     write_documents(documents, {}, {2: "revised", 9: "new"})
-    assert encoding.open_parts(config, {"documents": "1"}, 2) == scratch
+    assert encoding.open_parts(config, Documents.open(documents), inputs) == scratch
     assert [part.name for part in encoding.encoded_parts(scratch)] == ["000000003.parquet"]
-    encoding.open_parts(config, {"documents": "another"}, 2)
+    encoding.open_parts(config, Documents.open(documents), replace(inputs, documents="another"))
     assert encoding.encoded_parts(scratch) == []
-    assert first_documents(documents, None)[1] == 8
+    assert first_documents(Documents.open(documents), None)[1] == 8
 
 
 def test_parts_that_are_in_the_index_or_not_wanted_are_not_taken_again(tmp_path: Path, terminal: Any) -> None:
@@ -230,16 +241,17 @@ def test_parts_that_are_in_the_index_or_not_wanted_are_not_taken_again(tmp_path:
     write_documents(documents, {0: [*rows, document(40)]}, {40: "new"})
     made = make(config, terminal)
     assert sorted(live(out)) == [10, 20, 30, 40]
-    assert made["updates"][1]["added"] == 1
+    assert made.updates[1].added == 1
 
     # A limit, parts of a killed job, and a document that comes before them.
     other = index_config(documents, tmp_path / "limited", "limit=3")
-    scratch = encoding.open_parts(other, job.made_from(other) | {"limit": 3}, 2)
+    opened = Documents.open(documents)
+    scratch = encoding.open_parts(other, opened, job.made_from(other, opened))
     (scratch / "000000010.parquet").write_bytes(kept[0])
     write_documents(documents, {0: [document(5), *rows, document(40)]}, {5: "new"})
     made = make(other, terminal)
     assert sorted(live(tmp_path / "limited")) == [5, 10, 20]
-    assert made["updates"][0]["encoding"]["num_encoded"] == 3
+    assert made.updates[0].encoding.num_encoded == 3
 
 
 def test_a_shard_can_be_written_again(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ def test_recall_is_the_share_that_was_found() -> None:
     assert recall.shares(found, exact, 4).tolist() == [0.5, 1.0, 0.0]
     assert recall.shares(found, exact, 1).tolist() == [0.0, 0.0, 0.0]
     told = recall.summary(np.tile(found[:1], (10, 3)), np.tile(exact[:1], (10, 3)))
-    assert (told["num_queries"], told["recall_at_4"], told["recall_at_4_ci95"]) == (10, 0.5, 0.0)
+    assert (told.num_queries, told.recall_at_4, told.recall_at_4_ci95) == (10, 0.5, 0.0)
 
 
 @given(needed=st.sampled_from(recall.NPROBE[:12]), candidates=st.sampled_from(recall.NUM_CANDIDATES))

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import faiss
@@ -7,13 +8,14 @@ import pytest
 from kailin_ray.retrieval.indexing.recall import shares
 from kailin_ray.retrieval.search import ann
 from kailin_ray.retrieval.search.exact import Exact, ExactOnGpu, nearest
+from kailin_ray.retrieval.search.folder import Structure
 from kailin_ray.retrieval.search.store import Store
 from tests.support import indexes as made
 
 CHOICES = [
-    {"kind": "exact"},
-    {"kind": "ivf_pq", "nprobe": 16, "num_candidates": 128},
-    {"kind": "hnsw", "ef_search": 128, "num_candidates": 64},
+    Structure(kind="exact"),
+    Structure(kind="ivf_pq", nprobe=16, num_candidates=128),
+    Structure(kind="hnsw", ef_search=128, num_candidates=64),
 ]
 NOTHING = np.zeros(0, np.int64)
 
@@ -41,34 +43,34 @@ def files(stored: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: choice["kind"])
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: choice.kind)
 def test_every_kind_finds_what_exact_search_finds_with_the_same_scores(
-    stored: Store, files: Path, choice: dict[str, object]
+    stored: Store, files: Path, choice: Structure
 ) -> None:
     queries = made.unit(50, seed=1)
     wanted_scores, wanted = nearest(stored.chunks(), queries, NOTHING, 10)
-    scores, rows = ann.open_search(files / str(choice["kind"]), choice, stored, NOTHING, "cpu").search(queries, 10)
+    scores, rows = ann.open_search(files / choice.kind, choice, stored, NOTHING, "cpu").search(queries, 10)
     assert shares(rows, wanted, 10).mean() > 0.98
     same = rows == wanted
     assert np.allclose(scores[same], wanted_scores[same], atol=1e-5)
     assert (np.diff(scores, axis=1) <= 1e-6).all()
 
 
-@pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: choice["kind"])
-def test_a_deleted_row_is_never_found(stored: Store, files: Path, choice: dict[str, object]) -> None:
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: choice.kind)
+def test_a_deleted_row_is_never_found(stored: Store, files: Path, choice: Structure) -> None:
     queries = made.unit(20, seed=2)
     _, best = nearest(stored.chunks(), queries, NOTHING, 3)
     deleted = np.unique(best)
-    _, rows = ann.open_search(files / str(choice["kind"]), choice, stored, deleted, "cpu").search(queries, 10)
+    _, rows = ann.open_search(files / choice.kind, choice, stored, deleted, "cpu").search(queries, 10)
     _, wanted = nearest(stored.chunks(), queries, deleted, 10)
     assert not np.isin(rows, deleted).any()
     assert shares(rows, wanted, 10).mean() > 0.98
 
 
-@pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: choice["kind"])
-def test_more_than_there_is_gives_what_there_is(stored: Store, files: Path, choice: dict[str, object]) -> None:
-    choice = choice | {"nprobe": 10_000, "ef_search": 10_000}
-    search = ann.open_search(files / str(choice["kind"]), choice, stored, NOTHING, "cpu")
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: choice.kind)
+def test_more_than_there_is_gives_what_there_is(stored: Store, files: Path, choice: Structure) -> None:
+    choice = replace(choice, nprobe=10_000, ef_search=10_000)
+    search = ann.open_search(files / choice.kind, choice, stored, NOTHING, "cpu")
     _, rows = search.search(made.unit(2, seed=3), 2_000)
     assert rows.shape == (2, 2_000)
     for line in rows:
@@ -99,7 +101,7 @@ def test_another_s_file_is_refused_by_name(stored: Store, files: Path, tmp_path:
 
 @pytest.mark.parametrize("kind", ["ivf_pq", "hnsw"])
 def test_a_damaged_file_is_refused_by_name(stored: Store, files: Path, tmp_path: Path, kind: str) -> None:
-    choice = next(choice for choice in CHOICES if choice["kind"] == kind)
+    choice = next(choice for choice in CHOICES if choice.kind == kind)
     whole = (files / kind).read_bytes()
     for content in (b"", whole[: len(whole) // 2], b"rubbish" + whole[7:]):
         (tmp_path / "damaged").write_bytes(content)

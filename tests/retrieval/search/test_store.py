@@ -38,7 +38,7 @@ def test_a_shard_is_sorted_by_pmid_whatever_the_order_of_its_parts(tmp_path: Pat
         made.part(tmp_path / "b.parquet", [30, 10], vectors[:2]),
         made.part(tmp_path / "a.parquet", [20, 40], vectors[2:]),
     ]
-    assert write_shard(parts, tmp_path / "s") == {"rows": 4, "dimension": made.DIMENSION}
+    assert write_shard(parts, tmp_path / "s") == (4, made.DIMENSION)
     store = Store([(tmp_path / "s", 4)], made.DIMENSION)
     assert store.pmids(np.arange(4)).tolist() == [10, 20, 30, 40]
     assert np.array_equal(store.vectors(np.arange(4)), vectors[[1, 2, 0, 3]].astype(np.float16))

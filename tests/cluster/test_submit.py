@@ -1,6 +1,6 @@
 """`submit`: what it refuses, what travels, and a job on a real cluster that asks for a token."""
 
-import asyncio
+import io
 import os
 import subprocess
 import sys
@@ -78,13 +78,15 @@ class Broken:
 
 
 def test_a_lost_connection_repeats_and_loses_nothing(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(submit, "BETWEEN", 0.0)
-    assert asyncio.run(submit.follow(Broken(), "a")) == 0  # type: ignore[arg-type]
-    out, err = capsys.readouterr()
-    assert out == "one\ntwo\nthree\n"
-    assert "the job goes on" in err
+    out = io.StringIO()
+    job = submit.SubmittedJob("a", "report", Broken())  # type: ignore[arg-type]
+    assert job.follow(out) == 0
+    assert out.getvalue() == "one\ntwo\nthree\n"
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "the job goes on" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -95,9 +97,12 @@ def test_a_lost_connection_repeats_and_loses_nothing(
         (JobStatus.STOPPED, None, 75),
     ],
 )  # fmt: skip
-def test_exit_codes_are_the_command_s(status: JobStatus, driver_exit_code: int | None, code: int | None) -> None:
+def test_exit_codes_are_the_command_s(
+    status: JobStatus, driver_exit_code: int | None, code: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
     info: Any = SimpleNamespace(status=status, driver_exit_code=driver_exit_code, message="no machine has that much")
     assert submit.exit_code(info) == code
+    assert ("no machine has that much" in caplog.text) == (code == 1)
 
 
 def submitted(head: Head, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
