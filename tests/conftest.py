@@ -26,7 +26,7 @@ from kailin_ray.engines.interface import EngineSpec
 from kailin_ray.io.cache import CACHE
 from kailin_ray.mesh import MeshHierarchy
 from tests.support.commands import ROOT, run_here
-from tests.support.scheduling import ByGroup, note_groups
+from tests.support.scheduling import ByGroup, group_of, note_groups
 
 # No test asserts a time: a busy machine takes longer over an example, and so does a first call that compiles.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -142,7 +142,9 @@ def ray_here() -> Iterator[Callable[[], None]]:
             os.chdir(before)
 
     yield start
-    ray.shutdown()
+    from tests.support.shared_actors import end_session
+
+    end_session()
 
 
 @pytest.fixture(scope="session")
@@ -227,6 +229,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByGroup:
     return ByGroup(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """End a process's Ray session after the last test of its group: the memory of its engines is needed."""
+    if "PYTEST_XDIST_WORKER" not in os.environ or "ray_here" not in getattr(item, "fixturenames", ()):
+        return
+    if nextitem and group_of(item) != group_of(nextitem):
+        from tests.support.shared_actors import end_session
+
+        end_session()
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

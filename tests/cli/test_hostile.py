@@ -169,7 +169,7 @@ def made(kailin_subprocess: Command, web: tuple[str, list[str]], tmp_path_factor
         distilled = kailin_subprocess(
             "distill", f"documents={at}/documents", f"index={at}/index", f"mesh={MESH}", f"out={at}/run",
             f"model.path={model}", "retrieval=brief", "retrieval.top_k=2", f"+model.engine.hf_token={GIVEN}",
-            "model.engine.kv_cache_memory_bytes=536870912",
+            "model.engine.kv_cache_memory_bytes=536870912", "cluster.threads_per_engine=1",
         )  # fmt: skip
     assert distilled.returncode == 0, distilled.stderr
     return Made(at, ingested, distilled)

@@ -20,6 +20,7 @@ from kailin_ray.schema import RECORDS
 from tests.conftest import MESH, MODEL, ROOT, Command
 from tests.distill.test_run import records
 from tests.support.adapters import adapter
+from tests.support.shared_actors import stop_engines
 
 LIMIT = 5
 
@@ -41,7 +42,7 @@ def other_model(engines: Any, tmp_path_factory: pytest.TempPathFactory) -> Itera
     weights["model.norm.weight"] *= 1.1
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     yield folder
-    engines.stop(folder)
+    stop_engines(folder)
 
 
 def checked(run: Path, sessions: int = 1) -> dict[str, Any]:
@@ -142,7 +143,8 @@ def metrics(process: subprocess.Popen[bytes]) -> str:
 
 def test_an_engine_process_that_is_killed_is_replaced_and_counted(base: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = start([*base, f"out={run}", "cluster.rows_in_flight=2"], RAY_metrics_report_interval_ms="500")
+    small = ["model.engine.kv_cache_memory_bytes=536870912", "cluster.threads_per_engine=1"]
+    process = start([*base, *small, f"out={run}", "cluster.rows_in_flight=2"], RAY_metrics_report_interval_ms="500")
     wait_for(lambda: len(list((run / "records").glob("*.parquet"))) > 0, process)
     wait_for(lambda: "ray_vllm_prompt_tokens" in metrics(process), process)
     assert "ray_kailin_ray_tokens_total{" in metrics(process)

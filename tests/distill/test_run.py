@@ -75,7 +75,8 @@ def run(kailin_subprocess: Command, documents: Path, index: Path, out: Path) -> 
     """A run that was interrupted once, killed once, and then completed; and the arguments that do it."""
     arguments = [
         "distill", f"documents={documents}", f"index={index}", f"mesh={MESH}", f"out={out}", f"limit={LIMIT}",
-        "retrieval=brief", "cluster.rows_per_block=2", "cluster.rows_in_flight=4",
+        "retrieval=brief", "cluster.rows_per_block=2", "cluster.rows_in_flight=4", "cluster.threads_per_engine=1",
+        "model.engine.kv_cache_memory_bytes=536870912",
     ]  # fmt: skip
     assert stop_midway(arguments, out, signal.SIGINT) == 130
     first = {row["pmid"] for row in records(out)}

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 from unittest.mock import patch
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from kailin_ray.comparison import judging
 from kailin_ray.distill import pipeline
@@ -89,6 +89,8 @@ class SharedEngines:
         threads = {
             key: os.environ[key] for key in ("OMP_NUM_THREADS", "VLLM_CPU_OMP_THREADS_BIND") if key in os.environ
         }
+        if "PYTEST_XDIST_WORKER" in os.environ:  # the other process wants a core too
+            threads["OMP_NUM_THREADS"] = "1"
         host = ray.remote(Host).options(
             name=f"{spec.path} {asked}", namespace=NAMESPACE, get_if_exists=True, lifetime="detached", num_cpus=0,
             max_concurrency=1_000, runtime_env={"env_vars": threads},
@@ -96,13 +98,21 @@ class SharedEngines:
         ray.get(host.begin.remote())
         return Borrowed(host)
 
-    def stop(self, path: Path) -> None:
-        """Stop the engines of a model that nobody else will ask for."""
-        for actor in ray.util.list_named_actors(all_namespaces=True):
-            if actor["namespace"] == NAMESPACE and actor["name"].startswith(f"{path} "):
-                host = ray.get_actor(actor["name"], NAMESPACE)
+
+def stop_engines(path: Path | None = None) -> None:
+    """Stop the engines of a model that nobody else will ask for, or all of them."""
+    for actor in ray.util.list_named_actors(all_namespaces=True) if ray.is_initialized() else []:
+        if actor["namespace"] == NAMESPACE and actor["name"].startswith(f"{path} " if path else ""):
+            host = ray.get_actor(actor["name"], NAMESPACE)
+            with suppress(RayError):  # it died before
                 ray.get(host.stop.remote())
-                ray.kill(host)
+            ray.kill(host)
+
+
+def end_session() -> None:
+    """End this process's Ray session, and with it what its engines hold in memory."""
+    stop_engines()
+    ray.shutdown()
 
 
 class SharedRetrievers:
@@ -133,7 +143,7 @@ class SharedRetrievers:
 def end_session_after(done: CompletedProcess[str]) -> None:
     """End the Ray session if a command failed in it: what its Ray Data actors hold would lack the next one."""
     if done.returncode not in (0, 2):
-        ray.shutdown()
+        end_session()
 
 
 @contextmanager
