@@ -89,7 +89,10 @@ def scraped(head: Head) -> dict[str, list[Sample]]:
     found: dict[str, list[Sample]] = {}
     targets = json.loads(discovery.read_text())[0]["targets"] if discovery.exists() else []
     for target in targets:
-        text = requests.get(f"http://{target}/metrics", timeout=10).text
+        try:
+            text = requests.get(f"http://{target}/metrics", timeout=10).text
+        except requests.ConnectionError:  # it is listed before it listens
+            continue
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 found.setdefault(sample.name, []).append((sample.labels, sample.value))

@@ -104,7 +104,7 @@ def test_the_last_session_counts_and_a_manifest_says_that_all_is_done(run: Path)
     write_json(run / "manifest.json", {})
     found = status(run, NOW)
     assert (found.state, found.documents) == ("finished", 60)
-    assert "kailin_ray report run=" in format_status(found)
+    assert "kailin-ray report run=" in format_status(found)
 
 
 def test_a_row_counts_once_while_files_are_merged(run: Path) -> None:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from kailin_ray.cli.main import run_command
@@ -54,8 +55,13 @@ def stopped(keys: list[str], checkpoints: Path, step: int, number: int) -> int:
         assert process.poll() is None, "it ended before it could be stopped"
         assert time.monotonic() < until
         time.sleep(0.02)
+    started = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(number)
-    return process.wait(timeout=300)
+    code = process.wait(timeout=300)
+    # Ray's workers outlive a killed driver for some seconds and go on with its training. The next one is not to see it.
+    _, left = psutil.wait_procs(started, timeout=120)
+    assert not left
+    return code
 
 
 def test_a_killed_training_ends_with_the_same_steps_and_nearly_the_same_loss(
