@@ -22,6 +22,13 @@ START_WAIT = "RAY_raylet_start_wait_time_s"
 """Ray's own variable: seconds in which a session on this machine must start, 30 by default."""
 
 
+STATE_OF = "RAY_API_SERVER_ADDRESS"
+NOWHERE = "http://127.0.0.1:9"
+"""What the processes of a session on this machine ask for the state of its actors. It has no dashboard that tells. By
+default they ask that of the cluster which ``ray start`` made here last; which knows none of them, and Ray Train takes
+that for the death of its controller and ends the training (2.60, ``placement_group_cleaner.py``)."""
+
+
 @contextmanager
 def ray_session(cluster: Cluster, log: Path, num_cpus: int | None = None) -> Iterator[TextIO]:
     """Connect to the cluster, or start one on this machine with so many CPUs; yield the person's terminal.
@@ -52,7 +59,8 @@ def _start_ray(cluster: Cluster, num_cpus: int | None) -> None:
     local: dict[str, Any] = {"include_dashboard": False, "num_cpus": num_cpus} if address == "local" else {}
     os.environ.setdefault("RAY_max_lineage_bytes", str(LINEAGE_BYTES))
     try:
-        ray.init(address=address, log_to_driver=False, **local)
+        with _environment({STATE_OF: NOWHERE} if local else {}):
+            ray.init(address=address, log_to_driver=False, **local)
     except (ConnectionError, ValueError, RuntimeError) as error:
         said = without_secrets(f"{address}: {' '.join(str(error).split())}")
         raise ConfigError(f"cluster.address: {said}") from error
@@ -64,6 +72,21 @@ def _start_ray(cluster: Cluster, num_cpus: int | None) -> None:
             f"Ray did not start within {seconds} s; this machine is busy or low on memory: stop what else runs on it "
             f"(`ray stop` ends all your Ray sessions here), or give it longer with {START_WAIT}=120"
         ) from error
+
+
+@contextmanager
+def _environment(given: dict[str, str]) -> Iterator[None]:
+    """Inside the block this process has these variables, and so do the processes that it starts."""
+    before = {name: os.environ.get(name) for name in given}
+    os.environ.update(given)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _quiet_ray_data() -> None:

@@ -1,5 +1,6 @@
 """A Ray session: started and ended, found and left, or not there in time."""
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import ray
 
 from kailin_ray.config import DistillConfig
 from kailin_ray.errors import CommandFailedError, ConfigError
-from kailin_ray.runtime.session import START_WAIT, ray_session
+from kailin_ray.runtime.session import NOWHERE, START_WAIT, STATE_OF, ray_session
 
 TIMED_OUT = (
     "The current node timed out during startup. This could happen because some of the raylet failed to startup or the "
@@ -106,3 +107,16 @@ def test_a_session_of_its_own_is_ended(config: DistillConfig, tmp_path: Path, mo
     with pytest.raises(KeyError), ray_session(config.cluster, tmp_path / "ray.log"):
         raise KeyError("a fault of the block's")
     assert calls == ["init", "shutdown"]
+
+
+def test_no_process_asks_another_cluster_of_this_machine_for_the_state_of_its_actors(
+    ray_here: Callable[[], None],
+) -> None:
+    ray_here()
+    assert STATE_OF not in os.environ
+
+    @ray.remote
+    def told() -> str | None:
+        return os.environ.get(STATE_OF)
+
+    assert ray.get(told.remote()) == NOWHERE
