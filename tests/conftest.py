@@ -14,6 +14,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
 # Threads that wait for one another by spinning would take it as well.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+# Of vLLM's two processes on a CPU one is enough with the number of threads given: a quarter of an engine's start.
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 

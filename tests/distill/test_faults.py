@@ -31,8 +31,6 @@ from tests.support.commands import run_here
 from tests.support.distil_with_faults import with_faults
 from tests.support.shared_actors import end_session_after
 
-# With a Ray session of their own process: the one with the engines has enough to do.
-pytestmark = pytest.mark.process("tests/distill/test_faults.py")
 ROWS = 120
 MODULE = "tests.support.distil_with_faults"
 Distil = Callable[..., subprocess.Popen[str]]
@@ -180,6 +178,7 @@ def test_killed_processes_lose_and_double_nothing(
     assert read_json(run / "manifest.json")["restarts"] == (STAGE in victims)
 
 
+@pytest.mark.slow
 def test_a_killed_driver_loses_and_doubles_nothing(
     distil: Distil, distil_here: DistilHere, tmp_path: Path, undisturbed: list[dict[str, Any]]
 ) -> None:
@@ -402,6 +401,7 @@ def test_rows_of_a_reason_are_replayed_and_merged(distil_here: DistilHere, tmp_p
     assert read_json(run / "manifest.json")["replays"] == [note]
 
 
+@pytest.mark.slow
 def test_a_replay_that_is_killed_goes_on(distil: Distil, distil_here: DistilHere, tmp_path: Path) -> None:
     run = tmp_path / "run"
     distil_here(short=True)

@@ -66,6 +66,7 @@ def checked(run: Path, sessions: int = 1) -> dict[str, Any]:
     return manifest
 
 
+@pytest.mark.slow
 def test_two_models_are_two_stages_side_by_side(
     kailin: Command, base: list[str], other_model: Path, tmp_path: Path
 ) -> None:
@@ -141,6 +142,7 @@ def metrics(process: subprocess.Popen[bytes]) -> str:
     return urllib.request.urlopen(f"http://127.0.0.1:{port.read_text()}/metrics", timeout=30).read().decode()
 
 
+@pytest.mark.slow
 def test_an_engine_process_that_is_killed_is_replaced_and_counted(base: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     small = ["model.engine.kv_cache_memory_bytes=536870912", "cluster.threads_per_engine=1"]

@@ -182,10 +182,12 @@ def test_a_store_that_cannot_be_used_is_named_in_one_line(store: str, kailin_her
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
 
 
-def test_a_run_in_a_store_is_killed_goes_on_and_is_published(
-    store: str, kailin_here: Command, documents: Path, index: Path, tmp_path: Path
+@pytest.mark.parametrize("killed_first", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_run_in_a_store_is_made_and_published(
+    store: str, kailin_here: Command, documents: Path, index: Path, tmp_path: Path, killed_first: bool
 ) -> None:
-    corpus, run = parse_folder(f"{store}/documents"), parse_folder(f"{store}/runs/a")
+    at = f"{store}/{'killed' if killed_first else 'whole'}"
+    corpus, run = parse_folder(f"{at}/documents"), parse_folder(f"{at}/runs/a")
     for file in documents.rglob("*.*"):
         (corpus / file.relative_to(documents).as_posix()).write_bytes(file.read_bytes())
     command = [
@@ -193,24 +195,14 @@ def test_a_run_in_a_store_is_killed_goes_on_and_is_published(
         f"mesh={MESH}", f"out={run}", f"limit={LIMIT}", "cluster.rows_per_block=2", "cluster.rows_in_flight=2",
     ]  # fmt: skip
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TMPDIR": str(tmp_path), "RAY_TMPDIR": "/tmp"}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while not list((run / "records").glob("*.parquet")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (run / "manifest.json").exists()
-    killed = set(load_pmids(run / "records").tolist())
-    assert 0 < len(killed) < LIMIT
-
+    killed = killed_midway(command, environment, run) if killed_first else set()
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     told = re.search(rf"(\d+) of {LIMIT} abstracts to distil; logs in {tmp_path}/kailin_ray/bucket", done.stdout)
     assert told is not None, done.stdout
     # What was on its way to the store when the run was killed may have arrived since.
     assert 0 < int(told[1]) <= LIMIT - len(killed)
+    assert killed_first or int(told[1]) == LIMIT
     pmids = load_pmids(run / "records").tolist()
     assert len(set(pmids)) == len(pmids) == LIMIT
     assert killed < set(pmids)
@@ -228,15 +220,31 @@ def test_a_run_in_a_store_is_killed_goes_on_and_is_published(
 
     shown = kailin_here("report", f"run={run}", "examples=1")
     assert f"{LIMIT} abstracts" in shown.stdout
-    for out in (parse_folder(f"{store}/dataset"), tmp_path / "dataset"):
+    for out in (parse_folder(f"{at}/dataset"), tmp_path / "dataset"):
         done = kailin_here("publish", f"run={run}", f"out={out}")
         assert done.returncode == 0, done.stderr
         refused = kailin_here("publish", f"run={run}", f"out={out}")
         assert (refused.returncode, "exists" in refused.stderr) == (2, True)
     here = {file.relative_to(tmp_path / "dataset").as_posix() for file in (tmp_path / "dataset").rglob("*.*")}
-    remote = parse_folder(f"{store}/dataset")
+    remote = parse_folder(f"{at}/dataset")
     assert {str(file).removeprefix(f"{remote}/") for file in remote.rglob("*.*")} == here
     files = [str(file) for file in (tmp_path / "dataset" / "triples").iterdir()]
     loaded = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
     assert 0 < len(loaded) <= LIMIT
     assert is_remote(remote)
+
+
+def killed_midway(command: list[str], environment: dict[str, str], run: Any) -> set[int]:
+    """Start the command, kill it once some but not all records are there; their PMIDs."""
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not list((run / "records").glob("*.parquet")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (run / "manifest.json").exists()
+    killed = set(load_pmids(run / "records").tolist())
+    assert 0 < len(killed) < LIMIT
+    return killed

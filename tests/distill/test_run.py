@@ -1,4 +1,4 @@
-"""The whole way through the real command line and the real model: interrupted, killed, resumed, published, loaded."""
+"""The whole way through the real command line and the real model: interrupted, killed, gone on with, published."""
 
 import json
 import os
@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from tests.conftest import MESH, ROOT, Command
 
 LIMIT = 10
 MARK = "KAILIN_RAY_TESTED"
+"""The run's folder, in the environment of all processes of the command that is stopped."""
 
 LOAD = """
 import json, sys, datasets
@@ -42,7 +42,7 @@ def written(run: Path) -> set[str]:
 
 def stop_midway(arguments: list[str], run: Path, number: int) -> int:
     """Start the command, send the signal once some but not all records are there; return the exit code."""
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "1", MARK: str(run)}
     process = subprocess.Popen(
         [sys.executable, "-m", "kailin_ray", *arguments],
         cwd=ROOT,
@@ -61,35 +61,36 @@ def stop_midway(arguments: list[str], run: Path, number: int) -> int:
     return process.wait(timeout=120)
 
 
-@pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The run's folder, which all processes of its commands have in their environment."""
-    folder = tmp_path_factory.mktemp("runs") / "a"
-    os.environ[MARK] = str(folder)
-    yield folder
-    del os.environ[MARK]
+SMALL = ("cluster.threads_per_engine=1", "model.engine.kv_cache_memory_bytes=536870912")
+"""What an engine of a process of its own gets: the machine has others."""
 
 
 @pytest.fixture(scope="module")
-def run(kailin_subprocess: Command, documents: Path, index: Path, out: Path) -> tuple[Path, list[str]]:
-    """A run that was interrupted once, killed once, and then completed; and the arguments that do it."""
-    arguments = [
-        "distill", f"documents={documents}", f"index={index}", f"mesh={MESH}", f"out={out}", f"limit={LIMIT}",
-        "retrieval=brief", "cluster.rows_per_block=2", "cluster.rows_in_flight=4", "cluster.threads_per_engine=1",
-        "model.engine.kv_cache_memory_bytes=536870912",
+def keys(documents: Path, index: Path) -> list[str]:
+    return [
+        "distill", f"documents={documents}", f"index={index}", f"mesh={MESH}", f"limit={LIMIT}", "retrieval=brief",
+        "cluster.rows_per_block=2", "cluster.rows_in_flight=4",
     ]  # fmt: skip
-    assert stop_midway(arguments, out, signal.SIGINT) == 130
+
+
+@pytest.fixture(scope="module")
+def run(kailin: Command, keys: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A run that was interrupted once, and then completed; and the arguments that do it."""
+    out = tmp_path_factory.mktemp("runs") / "a"
+    arguments = [*keys, f"out={out}"]
+    assert stop_midway([*arguments, *SMALL], out, signal.SIGINT) == 130
     first = {row["pmid"] for row in records(out)}
     assert 0 < len(first) < LIMIT
-    assert stop_midway(arguments, out, signal.SIGKILL) == -signal.SIGKILL
-    second = {row["pmid"] for row in records(out)}
-    assert first < second
     assert not (out / "manifest.json").exists()
-    done = kailin_subprocess(*arguments)
-    assert done.returncode == 0, done.stderr
-    assert f"{LIMIT - len(second)} of {LIMIT} abstracts to distil" in done.stdout
-    assert first < second < {row["pmid"] for row in records(out)}
+    gone_on_with(kailin, arguments, out, first)
     return out, arguments
+
+
+def gone_on_with(kailin: Command, arguments: list[str], out: Path, before: set[int]) -> None:
+    done = kailin(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert f"{LIMIT - len(before)} of {LIMIT} abstracts to distil" in done.stdout
+    assert before < {row["pmid"] for row in records(out)}
 
 
 def test_every_abstract_has_exactly_one_record_with_a_status_and_a_reason(
@@ -184,9 +185,27 @@ def test_the_dataset_loads_in_a_fresh_process(
     assert shown.stdout.count("question  ") == min(2, len(ok))
 
 
+@pytest.mark.slow
+def test_a_killed_run_goes_on(kailin: Command, keys: list[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = [*keys, f"out={run}"]
+    assert stop_midway([*arguments, *SMALL], run, signal.SIGKILL) == -signal.SIGKILL
+    killed = {row["pmid"] for row in records(run)}
+    assert 0 < len(killed) < LIMIT
+    assert not (run / "manifest.json").exists()
+    nothing_is_left_running(run)
+    gone_on_with(kailin, arguments, run, killed)
+    pmids = [row["pmid"] for row in records(run)]
+    assert len(pmids) == len(set(pmids)) == LIMIT
+
+
 def test_nothing_is_left_running(run: tuple[Path, list[str]]) -> None:
+    nothing_is_left_running(run[0])
+
+
+def nothing_is_left_running(run: Path) -> None:
     started = time.monotonic()
-    while left := _left_running(run[0]):
+    while left := _left_running(run):
         # An engine of vLLM whose parent is killed while it starts waits five minutes for it (its handshake), then ends.
         only_engines = all("EngineCore" in line for line in left)
         assert time.monotonic() - started < (360 if only_engines else 60), f"still running: {left}"
@@ -194,7 +213,7 @@ def test_nothing_is_left_running(run: tuple[Path, list[str]]) -> None:
 
 
 def _left_running(out: Path) -> list[str]:
-    """Command lines of what the run's commands started; they themselves are waited for, and were our children."""
+    """Command lines of what the stopped command started; it itself was waited for, and was our child."""
     found, own = [], os.getpid()
     for process in psutil.process_iter():
         with suppress(psutil.Error):

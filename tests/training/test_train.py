@@ -17,6 +17,8 @@ from tests.conftest import ROOT, Command
 from tests.training.test_examples import HELD_OUT, TRAINED
 from tests.training.test_loop import make_tiny
 
+pytestmark = pytest.mark.process("Ray")  # its commands start no engine
+
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
@@ -64,33 +66,35 @@ def stopped(keys: list[str], checkpoints: Path, step: int, number: int) -> int:
     return code
 
 
-def test_a_killed_training_ends_with_the_same_steps_and_nearly_the_same_loss(
-    kailin: Command, base: list[str], tmp_path: Path
+@pytest.mark.parametrize("killed_too", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_stopped_training_ends_with_the_same_steps_and_nearly_the_same_loss(
+    kailin: Command, base: list[str], tmp_path: Path, killed_too: bool
 ) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole, stopped_at = tmp_path / "whole", tmp_path / "stopped"
     done = kailin(*base, f"out={whole}")
     assert done.returncode == 0, done.stderr
     assert "48 examples, 4 held out, 96 steps" in done.stdout
-    keys = [*base, f"out={killed}", "optimization.save_steps=3"]
-    checkpoints = tmp_path / ".killed.training" / "checkpoints"
-    assert stopped(keys, checkpoints, 1, signal.SIGKILL) == -signal.SIGKILL
-    # And once more in good order, which leaves a checkpoint of the step that was begun.
+    keys = [*base, f"out={stopped_at}", "optimization.save_steps=3"]
+    checkpoints = tmp_path / ".stopped.training" / "checkpoints"
+    if killed_too:
+        assert stopped(keys, checkpoints, 1, signal.SIGKILL) == -signal.SIGKILL
+    # In good order, which leaves a checkpoint of the step that was begun.
     assert stopped(keys, checkpoints, step_of(checkpoints) + 3, signal.SIGTERM) == 75
     assert step_of(checkpoints) < 96
-    assert not killed.exists()
+    assert not stopped_at.exists()
     again = kailin(*keys)
     assert again.returncode == 0, again.stderr
-    one, two = losses(whole), losses(killed)
+    one, two = losses(whole), losses(stopped_at)
     assert [step for step, _ in one] == [step for step, _ in two] == list(range(1, 97))
     assert one[-1][1] == pytest.approx(two[-1][1], rel=0.01)
     assert one[-1][1] < one[0][1] - 0.2  # of random weights the adapter alone learns
-    assert not (tmp_path / ".killed.training").exists()
+    assert not (tmp_path / ".stopped.training").exists()
     made = kailin(*keys)
     assert (made.returncode, "made already" in made.stdout) == (0, True)
     other = kailin(*keys, "seed=5")
     assert (other.returncode, "holds a training with another seed" in other.stderr) == (2, True)
     assert {"adapter_config.json", "adapter_model.safetensors", "README.md", "loss.png"} <= {
-        path.name for path in killed.iterdir()
+        path.name for path in stopped_at.iterdir()
     }
 
 

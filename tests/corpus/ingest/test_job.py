@@ -29,6 +29,8 @@ from kailin_ray.io.manifests import write_manifest
 from tests.conftest import Command
 from tests.support.manifests import documents_manifest
 
+pytestmark = pytest.mark.process("Ray")  # its commands start no engine
+
 ARTICLE = (
     '<PubmedArticle><MedlineCitation><PMID Version="{version}">{pmid}</PMID><Article><ArticleTitle>{title}'
     "</ArticleTitle><Abstract><AbstractText>Text.</AbstractText></Abstract>{types}</Article><MeshHeadingList><MeshHeading>"

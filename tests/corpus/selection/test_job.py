@@ -18,6 +18,8 @@ from kailin_ray.schema import REMOVED
 from tests.conftest import MESH, ROOT, Command
 from tests.corpus.ingest.test_job import delete, made
 
+pytestmark = pytest.mark.process("Ray")  # its commands start no engine
+
 QUESTION = "Does early administration of tranexamic acid reduce mortality in patients with traumatic brain injury?"
 NEAR = "Does an early administration of tranexamic acid reduce the mortality in patients with traumatic brain injury?"
 TEXT = (

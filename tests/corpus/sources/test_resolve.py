@@ -21,6 +21,8 @@ from kailin_ray.errors import ConfigError
 from tests.conftest import Command
 from tests.support.ncbi import ncbi
 
+pytestmark = pytest.mark.process("Ray")  # its commands start no engine
+
 
 def config(*overrides: str) -> IngestConfig:
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):

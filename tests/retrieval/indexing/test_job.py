@@ -145,6 +145,7 @@ def test_an_index_follows_its_documents_without_being_made_anew(
     assert made.updates[-1].encoding.num_encoded == 0
 
 
+@pytest.mark.slow
 def test_another_structure_is_made_of_the_vectors_that_are_there(tmp_path: Path, terminal: Any) -> None:
     rows = [document(pmid) for pmid in range(1_000, 2_100)]
     documents = write_documents(tmp_path / "documents", {0: rows})
@@ -223,6 +224,7 @@ def test_parts_of_documents_that_changed_since_are_encoded_anew(tmp_path: Path) 
     assert first_documents(Documents.open(documents), None)[1] == 8
 
 
+@pytest.mark.slow
 def test_parts_that_are_in_the_index_or_not_wanted_are_not_taken_again(tmp_path: Path, terminal: Any) -> None:
     rows = [document(pmid) for pmid in (10, 20, 30)]
     documents, out = write_documents(tmp_path / "documents", {0: rows}), tmp_path / "index"
