@@ -25,7 +25,7 @@ from kailin_ray.comparison.verdicts import Judged, by_kind, wanted
 from kailin_ray.config import CompareConfig, settings
 from kailin_ray.dataset.run import Run
 from kailin_ray.distill.identity import FREE, flat, models, prompts
-from kailin_ray.distill.preflight import check_judge
+from kailin_ray.distill.preflight import check_judge, trained_adapters
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.files import atomic_folder, remove_folder, write_json
 from kailin_ray.io.locks import locked
@@ -114,9 +114,10 @@ def judging_folder(out: Path) -> Path:
 
 def judge_identity(config: CompareConfig, runs: RunPair) -> JudgeIdentity:
     """Who judges, and all that verdicts depend on."""
+    stages = [judge_stage(config.model)]
     return JudgeIdentity(
         form=config.evaluation.judge.form,
-        model=models(config.model, [judge_stage(config.model)])["judge"],
+        model=models(config.model, stages, trained_adapters(config.model, stages))["judge"],
         prompts=prompts(config)[EVALUATION],
         runs={"old": manifest_checksum(runs.old.path), "new": manifest_checksum(runs.new.path)},
     )

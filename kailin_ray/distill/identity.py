@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +15,7 @@ from kailin_ray.dataset.records import drop
 from kailin_ray.dataset.run import UsedModel
 from kailin_ray.distill.preflight import Inputs
 from kailin_ray.distill.steps import later, step_changed
-from kailin_ray.engines.adapters import find_trained
+from kailin_ray.engines.adapters import Adapter
 from kailin_ray.engines.models import model_identity
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.files import read_json, remove_folder, sha256, write_json
@@ -32,8 +32,8 @@ FREE = (
 )  # fmt: skip
 
 
-def models(model: Model, stages: Iterable[Stage]) -> dict[str, UsedModel]:
-    """The model of each agent of some stages."""
+def models(model: Model, stages: Iterable[Stage], trained: Mapping[str, Adapter]) -> dict[str, UsedModel]:
+    """The model of each agent of some stages. Raises ``ConfigError`` if an adapter is one of another model."""
     checksum = lru_cache(sha256)
     found: dict[str, UsedModel] = {}
     for stage in stages:
@@ -41,8 +41,8 @@ def models(model: Model, stages: Iterable[Stage]) -> dict[str, UsedModel]:
             path, revision = stage.engine.path, stage.engine.revision
             local, adapter = Path(path).is_dir(), getattr(model, agent).adapter
             identity = model_identity(path, revision, checksum)
-            if adapter:
-                _check_base(agent, adapter, path, identity)
+            if agent in trained:
+                trained[agent].check_base(agent, path, identity)
             found[agent] = UsedModel(
                 name=Path(path).name if local else path,
                 revision=revision,
@@ -50,12 +50,6 @@ def models(model: Model, stages: Iterable[Stage]) -> dict[str, UsedModel]:
                 identity=identity + (f"+{checksum(Path(adapter))}" if adapter else ""),
             )
     return found
-
-
-def _check_base(agent: str, adapter: str, path: str, identity: str) -> None:
-    """Raise ``ConfigError`` if an adapter that ``train`` made is one of another model."""
-    if trained := find_trained(Path(adapter), f"model.{agent}.adapter"):
-        trained.check_base(agent, path, identity)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +77,7 @@ class MadeFrom:
 
 def identify(config: DistillConfig, opened: Inputs) -> MadeFrom:
     """Look at all that a run is made from."""
-    found = models(config.model, make_stages(config))
+    found = models(config.model, make_stages(config), opened.trained)
     return MadeFrom(
         documents=opened.documents.manifest.id,
         index=opened.index.manifest.id,

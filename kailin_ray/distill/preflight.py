@@ -1,14 +1,14 @@
 """What a configuration names, looked up before Ray or a model starts: models, adapters, encoders, folders."""
 
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kailin_ray.config import Agent, CompareConfig, DistillConfig, Layout, Model
 from kailin_ray.corpus.documents import Documents
 from kailin_ray.dataset.run import Run
-from kailin_ray.engines.adapters import find_trained
+from kailin_ray.engines.adapters import Adapter, find_trained
 from kailin_ray.engines.models import (
     check_engine_arguments,
     check_files,
@@ -32,6 +32,8 @@ class Inputs:
     index: Index
     source: Run | None
     """Of ``from``: the run whose records are begun again."""
+    trained: Mapping[str, Adapter]
+    """See ``trained_adapters``."""
 
 
 def open_inputs(config: DistillConfig, source: Run | None = None) -> Inputs:
@@ -45,6 +47,7 @@ def open_inputs(config: DistillConfig, source: Run | None = None) -> Inputs:
         documents=Documents.open(config.documents),
         index=Index.open(config.index),
         source=Run.open(config.from_run, "from") if config.from_run and not source else source,
+        trained=trained_adapters(config.model, make_stages(config)),
     )
 
 
@@ -63,7 +66,7 @@ def check_run(config: DistillConfig, opened: Inputs) -> DistillConfig:
         raise ConfigError(f"max_fraction: unknown reason {unknown[0]!r}; allowed: {', '.join(REASONS)}")
     if config.from_run is None and len(config.stages) < len(STEPS):
         raise ConfigError(f"stages: {list(config.stages)} need the records of another run; give it as from=")
-    config = replace(config, model=found_models(config))
+    config = replace(config, model=found_models(config, opened.trained))
     _check_weights(config.model, make_stages(config))
     return config
 
@@ -71,8 +74,9 @@ def check_run(config: DistillConfig, opened: Inputs) -> DistillConfig:
 def check_judge(config: CompareConfig) -> CompareConfig:
     """The configuration with the judge's model found; what cannot be run is refused."""
     _check_vllm()
-    config = replace(config, model=_found(config.model, {"judge"}))
-    _check_weights(config.model, [judge_stage(config.model)])
+    stages = [judge_stage(config.model)]
+    config = replace(config, model=_found(config.model, {"judge"}, trained_adapters(config.model, stages)))
+    _check_weights(config.model, stages)
     return config
 
 
@@ -81,12 +85,19 @@ def _check_vllm() -> None:
         raise ConfigError("vllm is not installed: pip install '.[cpu]' or, for GPUs, pip install '.[gpu]'")
 
 
-def found_models(config: Layout) -> Model:
+def trained_adapters(model: Model, stages: Iterable[Stage]) -> dict[str, Adapter]:
+    """The adapters that ``train`` made, by the agents of some stages that use them."""
+    paths = {agent: getattr(model, agent).adapter for stage in stages for agent in stage.agents}
+    found = {agent: find_trained(Path(path), f"model.{agent}.adapter") for agent, path in paths.items() if path}
+    return {agent: adapter for agent, adapter in found.items() if adapter}
+
+
+def found_models(config: Layout, trained: Mapping[str, Adapter]) -> Model:
     """The same models, checked; local paths are made absolute, as actors have other working folders."""
-    return _found(config.model, {agent for stage in make_stages(config) for agent in stage.agents})
+    return _found(config.model, {agent for stage in make_stages(config) for agent in stage.agents}, trained)
 
 
-def _found(model: Model, used: set[str]) -> Model:
+def _found(model: Model, used: set[str], trained: Mapping[str, Adapter]) -> Model:
     """The models that these agents use, checked."""
     check_engine_arguments("model.engine", model.engine)
     if model.path and any(getattr(model, name).path is None for name in used):
@@ -98,7 +109,8 @@ def _found(model: Model, used: set[str]) -> Model:
             agent = found_model(agent, f"model.{name}.path")
         if agent.adapter:
             agent = replace(agent, adapter=found_adapter(agent.adapter, f"model.{name}.adapter"))
-            _check_trained(agent, name)
+            if name in trained:
+                _check_trained(agent, name, trained[name])
         model = replace(model, **{name: agent})
     return model
 
@@ -119,12 +131,8 @@ TRAINED_FOR = {
 """Tasks of ``train`` whose adapters are of use to an agent."""
 
 
-def _check_trained(agent: Agent, name: str) -> None:
-    """Raise ``ConfigError`` if an adapter that ``train`` made was made for another agent, or on other prompts."""
-    assert agent.adapter
-    trained = find_trained(Path(agent.adapter), f"model.{name}.adapter")
-    if trained is None:
-        return
+def _check_trained(agent: Agent, name: str, trained: Adapter) -> None:
+    """Raise ``ConfigError`` if an adapter was trained for another agent, or on other prompts."""
     task = trained.manifest.task
     if task not in TRAINED_FOR[name]:
         allowed = " or ".join(TRAINED_FOR[name]) or "none of train's: they are agents, or models of your own"

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 from kailin_ray.config import DistillConfig, PlanConfig
 from kailin_ray.dataset.run import Run
-from kailin_ray.distill.preflight import Inputs, check_run, found_models, open_inputs
+from kailin_ray.distill.preflight import Inputs, check_run, found_models, open_inputs, trained_adapters
 from kailin_ray.errors import CommandFailedError
 from kailin_ray.io.locks import locked
 from kailin_ray.io.logs import log_to
 from kailin_ray.io.manifests import has_manifest, remove_manifest
 from kailin_ray.io.storage import log_folder
+from kailin_ray.planning.stages import make_stages
 from kailin_ray.runtime.faults import discard_if_refused, one_line_faults
 from kailin_ray.schema import FAILED
 
@@ -181,7 +182,7 @@ def _distil_rest(config: DistillConfig, opened: Inputs, work: "Work", mesh: "Mes
 
 def plan(config: PlanConfig) -> "Plan":
     """What would run where: on the machines that the configuration describes, or on those of its cluster."""
-    config = replace(config, model=found_models(config))
+    config = replace(config, model=found_models(config, trained_adapters(config.model, make_stages(config))))
     from kailin_ray.planning.plan import make_plan, nodes_of
 
     if config.cluster.nodes:

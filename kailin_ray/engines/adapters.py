@@ -13,10 +13,8 @@ from typing_extensions import TypedDict
 from kailin_ray.agents.evaluation import PositionBias
 from kailin_ray.config import Task
 from kailin_ray.errors import ConfigError
-from kailin_ray.io.manifests import Manifest, manifest_kind, read_manifest
+from kailin_ray.io.manifests import Manifest, find_manifest, read_manifest
 from kailin_ray.schema import Json
-
-KINDS = ("adapter", "model")
 
 
 class JudgeAccuracy(TypedDict):
@@ -132,4 +130,5 @@ class Adapter:
 
 def find_trained(path: Path, key: str) -> Adapter | None:
     """An adapter that ``train`` made; None for one from elsewhere. Raises ``ConfigError`` for a damaged manifest."""
-    return Adapter.open(path, key) if manifest_kind(path) in KINDS else None
+    manifest = find_manifest(path, AdapterManifest, key)
+    return Adapter(path, manifest) if manifest else None

@@ -43,27 +43,60 @@ def read_manifest(folder: Path, kind: type[M], key: str) -> M:
 
     Raises ``ConfigError`` if the folder has none, or one of another kind, of a later version, or a damaged one.
     """
+    values = _read(folder, kind, key)
+    _check_kind(values, kind, folder, key)
+    return _parsed(values, kind, folder, key)
+
+
+def find_manifest(folder: Path, kind: type[M], key: str) -> M | None:
+    """The same for a folder that may be something else: None where it has no manifest, or one of another kind.
+
+    Raises ``ConfigError`` for one of a later version, or a damaged one.
+    """
+    if not has_manifest(folder):
+        return None
+    try:
+        values = _read(folder, kind, key)
+    except ConfigError:  # whoever made it
+        return None
+    if _kind_of(values) not in _kinds(kind):
+        return None
+    _check_kind(values, kind, folder, key)
+    return _parsed(values, kind, folder, key)
+
+
+def _read(folder: Path, kind: type[Manifest], key: str) -> Any:
     if not folder.is_dir():
         raise ConfigError(f"{key}: {folder} is not a directory")
     path = folder / NAME
     if not path.exists():
         raise ConfigError(f"{key}: {folder} has no {NAME}: not made by `{kind.COMMAND}`, or not to its end")
     try:
-        values: Any = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"{key}: {path} is damaged: {error}") from error
-    _check_kind(values, kind, folder, key)
+
+
+def _parsed(values: Any, kind: type[M], folder: Path, key: str) -> M:
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"{key}: {path} is damaged: {where}: {first['msg']}") from error
+        raise ConfigError(f"{key}: {folder / NAME} is damaged: {where}: {first['msg']}") from error
+
+
+def _kind_of(values: Any) -> str | None:
+    found = values.get("kind") if isinstance(values, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def _kinds(kind: type[Manifest]) -> tuple[str, ...]:
+    return get_args(get_type_hints(kind)["kind"])
 
 
 def _check_kind(values: Any, kind: type[Manifest], folder: Path, key: str) -> None:
-    kinds = get_args(get_type_hints(kind)["kind"])
-    found = values.get("kind") if isinstance(values, dict) else None
+    kinds, found = _kinds(kind), _kind_of(values)
     if found not in kinds:
         raise ConfigError(f"{key}: {folder} holds {found or 'something else'}, not {' or '.join(kinds)}")
     version = values.get("format_version", values.get("format", 1))
@@ -86,16 +119,6 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def has_manifest(folder: Path) -> bool:
     """Whether a folder is marked complete."""
     return (folder / NAME).exists()
-
-
-def manifest_kind(folder: Path) -> str | None:
-    """The kind that a folder's manifest names; None where there is no manifest, or none that can be read."""
-    try:
-        values = json.loads((folder / NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    kind = values.get("kind") if isinstance(values, dict) else None
-    return kind if isinstance(kind, str) else None
 
 
 def remove_manifest(folder: Path) -> None:

@@ -27,7 +27,7 @@ def test_a_start_binds_nobody_until_a_row_was_worked(
     monkeypatch.setattr(identity, "identify", lambda *_: made_from)
     documents: Any = SimpleNamespace(path=tmp_path / "documents", manifest=SimpleNamespace(updates=[1]))
     index: Any = None
-    opened = Inputs(documents=documents, index=index, source=None)
+    opened = Inputs(documents=documents, index=index, source=None, trained={})
     mine = replace(config, documents=tmp_path / "documents", out=tmp_path / "run")
     other = replace(mine, retrieval=replace(config.retrieval, top_k=7))
     assert identity.open_run(mine, opened) == (made_from, 0)

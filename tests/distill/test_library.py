@@ -2,11 +2,13 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import ray
@@ -18,12 +20,15 @@ from kailin_ray.dataset.summary import format_examples, format_summary, report
 from kailin_ray.distill import pipeline
 from kailin_ray.distill.run import RunFailedError, RunResult, Start, run
 from kailin_ray.distill.status import status
+from kailin_ray.engines.adapters import Base
 from kailin_ray.errors import ConfigError
 from kailin_ray.io import manifests
+from kailin_ray.io.files import sha256
 from kailin_ray.retrieval.search.folder import Index
 from tests.conftest import ENCODER, MESH, MODEL, ROOT
 from tests.distill.test_pipeline import FakeEngine
 from tests.support.distil_with_a_fake_engine import TwoPassages
+from tests.support.trained import trained
 
 MADE = ROOT / "tests" / "data" / "ca469ee"
 LIMIT = 4
@@ -31,24 +36,25 @@ LIMIT = 4
 
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> DistillConfig:
-    """A small run; its index is one of before whose encoder lies here."""
+    """A small run with an adapter; its index is one of before whose encoder lies here."""
     folder = tmp_path_factory.mktemp("library")
     copytree(MADE / "index", folder / "index")
     index = Index.open(folder / "index")
     encoder = index.manifest.config["encoder"] | {"path": str(ENCODER)}
     settings = index.manifest.config | {"encoder": encoder}
     manifests.write_manifest(index.path, replace(index.manifest, config=settings))
+    trained(folder / "adapter", base=Base(name=MODEL.name, identity=sha256(MODEL)))
     keys = [
         f"documents={MADE / 'documents'}", f"index={folder / 'index'}", f"mesh={MESH}", f"out={folder / 'run'}",
         f"limit={LIMIT}", f"model.path={MODEL}", "retrieval=brief", "evaluation.by=rule", "cluster.num_engines=1",
+        f"model.general.adapter={folder / 'adapter'}", "model.general.examples=false",
     ]  # fmt: skip
     return load(DistillConfig, "distill", keys)
 
 
-@pytest.fixture(scope="module")
-def opened(asked: DistillConfig) -> Iterator[tuple[RunResult, list[Start], Counter[str]]]:
-    """The run's result, what was said when it began, and how often each folder's manifest was read in this process."""
-    patch = pytest.MonkeyPatch()
+@contextmanager
+def counting() -> Iterator[Counter[str]]:
+    """Inside the block runs have engines that answer at once; how often each folder's manifest is read here."""
     read, distill = Path.read_text, pipeline.distill
     reads: Counter[str] = Counter()
 
@@ -61,17 +67,30 @@ def opened(asked: DistillConfig) -> Iterator[tuple[RunResult, list[Start], Count
         retriever = ray.remote(num_cpus=0)(TwoPassages).remote()
         distill(*arguments, lambda _: FakeEngine(Path(tempfile.mkstemp()[1])), [retriever], **options)
 
-    patch.setattr(Path, "read_text", counted)
-    patch.setattr(pipeline, "distill", with_fakes)
+    with patch.object(Path, "read_text", counted), patch.object(pipeline, "distill", with_fakes):
+        yield reads
+
+
+@pytest.fixture(scope="module")
+def opened(ray_here: Callable[[], None], asked: DistillConfig) -> tuple[RunResult, list[Start], Counter[str]]:
+    """The run's result, what was said when it began, and how often each manifest was read."""
+    ray_here()
     starts: list[Start] = []
-    try:
-        yield run(asked, starts.append), starts, reads
-    finally:
-        patch.undo()
+    with counting() as reads:
+        return run(asked, starts.append), starts, reads
 
 
 def test_a_run_opens_each_manifest_once(opened: tuple[RunResult, list[Start], Counter[str]]) -> None:
-    assert opened[2] == {"documents": 1, "index": 1}
+    assert opened[2] == {"documents": 1, "index": 1, "adapter": 1}
+
+
+def test_a_run_from_the_records_of_another_opens_each_manifest_once(
+    asked: DistillConfig, opened: tuple[RunResult, list[Start], Counter[str]]
+) -> None:
+    with counting() as reads:
+        made = run(replace(asked, out=asked.out.with_name("again"), from_run=asked.out, stages=("answer",)))
+    assert made.num_distilled == LIMIT
+    assert reads == {"documents": 1, "index": 1, "run": 1}
 
 
 def test_a_run_returns_what_it_made_and_logs_with_time_and_level(

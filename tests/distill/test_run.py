@@ -61,10 +61,6 @@ def stop_midway(arguments: list[str], run: Path, number: int) -> int:
     return process.wait(timeout=120)
 
 
-SMALL = ("cluster.threads_per_engine=1", "model.engine.kv_cache_memory_bytes=536870912")
-"""What an engine of a process of its own gets: the machine has others."""
-
-
 @pytest.fixture(scope="module")
 def keys(documents: Path, index: Path) -> list[str]:
     return [
@@ -78,7 +74,7 @@ def run(kailin: Command, keys: list[str], tmp_path_factory: pytest.TempPathFacto
     """A run that was interrupted once, and then completed; and the arguments that do it."""
     out = tmp_path_factory.mktemp("runs") / "a"
     arguments = [*keys, f"out={out}"]
-    assert stop_midway([*arguments, *SMALL], out, signal.SIGINT) == 130
+    assert stop_midway([*arguments, "cluster.threads_per_engine=1"], out, signal.SIGINT) == 130
     first = {row["pmid"] for row in records(out)}
     assert 0 < len(first) < LIMIT
     assert not (out / "manifest.json").exists()
@@ -189,7 +185,7 @@ def test_the_dataset_loads_in_a_fresh_process(
 def test_a_killed_run_goes_on(kailin: Command, keys: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     arguments = [*keys, f"out={run}"]
-    assert stop_midway([*arguments, *SMALL], run, signal.SIGKILL) == -signal.SIGKILL
+    assert stop_midway([*arguments, "cluster.threads_per_engine=1"], run, signal.SIGKILL) == -signal.SIGKILL
     killed = {row["pmid"] for row in records(run)}
     assert 0 < len(killed) < LIMIT
     assert not (run / "manifest.json").exists()

@@ -8,7 +8,7 @@ import pytest
 
 from kailin_ray.config import DistillConfig
 from kailin_ray.distill import identity
-from kailin_ray.distill.preflight import found_models
+from kailin_ray.distill.preflight import found_models, trained_adapters
 from kailin_ray.engines.adapters import Adapter, Base, ExampleCounts
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.files import sha256
@@ -23,12 +23,17 @@ def using(config: DistillConfig, agent: str, folder: Path, **fields: Any) -> Dis
     return replace(config, model=replace(config.model, path=str(MODEL), **{agent: given}))
 
 
+def opened(config: DistillConfig) -> dict[str, Adapter]:
+    return trained_adapters(config.model, make_stages(config))
+
+
 def test_it_is_used_with_what_the_summary_says(config: DistillConfig, tmp_path: Path) -> None:
     folder = trained(tmp_path / "a", base=Base(name="base", identity=sha256(MODEL))).path
     assert USE["dpo"][0] == "general"
-    found = found_models(using(config, "general", folder, examples=False))
+    given = using(config, "general", folder, examples=False)
+    found = found_models(given, opened(given))
     assert found.general.adapter == str(folder)
-    assert identity.models(found, make_stages(replace(config, model=found)))["general"].adapter == "a"
+    assert identity.models(found, make_stages(replace(config, model=found)), opened(given))["general"].adapter == "a"
 
 
 @pytest.mark.parametrize(
@@ -47,14 +52,15 @@ def test_it_is_used_with_what_the_summary_says(config: DistillConfig, tmp_path: 
 def test_another_use_is_refused(
     config: DistillConfig, tmp_path: Path, agent: str, task: str, fields: dict[str, Any], said: str
 ) -> None:
+    given = using(config, agent, trained(tmp_path / "a", task=task).path, **fields)
     with pytest.raises(ConfigError, match=said):
-        found_models(using(config, agent, trained(tmp_path / "a", task=task).path, **fields))
+        found_models(given, opened(given))
 
 
 def test_an_adapter_of_another_model_is_refused(config: DistillConfig, tmp_path: Path) -> None:
     given = using(config, "general", trained(tmp_path / "a").path, examples=False)
     with pytest.raises(ConfigError, match="model.general.adapter: .* was trained on base, not on .*smollm2"):
-        identity.models(given.model, make_stages(given))
+        identity.models(given.model, make_stages(given), opened(given))
 
 
 def test_the_summary_names_what_was_learned_and_how_to_use_it() -> None:
