@@ -92,7 +92,7 @@ def scorers(mesh: MeshHierarchy, counts: dict[str, Counter[str]], data: pubmedqa
                 if measure != "kailin" or of_content:  # without counts it has no information content
                     found[f"{measure}, {aggregate}, {content}"] = mesh_score(hierarchy, sets, measure, aggregate)
     tfidf = TfidfVectorizer(stop_words="english", sublinear_tf=True).fit_transform(texts)
-    placed = [set(mesh.placed(uis).tolist()) for uis in sets]
+    placed = [set(mesh.select_placed(uis).tolist()) for uis in sets]
 
     def jaccard(one: np.ndarray, two: np.ndarray) -> np.ndarray:
         pairs = ((placed[a], placed[b]) for a, b in zip(one, two, strict=True))

@@ -24,7 +24,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kailin_ray.dataset.splits import held_out
+from kailin_ray.dataset.splits import is_held_out
 from kailin_ray.io.files import read_json, write_json
 
 FEWEST_WORDS = 60
@@ -59,8 +59,8 @@ def write_sample(source: Path, out: Path, num_train: int, num_held_out: int) -> 
     random.Random(0).shuffle(places)
     pmids, abstracts = rows["pmid"].to_pylist(), rows["abstract"].to_pylist()
     places = [at for at in places if len((abstracts[at] or "").split()) >= FEWEST_WORDS and len(rows["mesh"][at])]
-    learned = [at for at in places if not held_out(pmids[at])][:num_train]
-    kept = [*[at for at in places if held_out(pmids[at])][:num_held_out], *learned]
+    learned = [at for at in places if not is_held_out(pmids[at])][:num_train]
+    kept = [*[at for at in places if is_held_out(pmids[at])][:num_held_out], *learned]
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

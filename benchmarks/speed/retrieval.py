@@ -39,7 +39,7 @@ from kailin_ray.config import Encoder, IndexConfig, Retrieval, check, conf_dir
 from kailin_ray.io.manifests import write_manifest
 from kailin_ray.retrieval.encoder import QueryEncoder
 from kailin_ray.retrieval.indexing import recall
-from kailin_ray.retrieval.indexing.job import recorded_encoder
+from kailin_ray.retrieval.indexing.job import resolve_recorded_encoder
 from kailin_ray.retrieval.indexing.structure import Shards, build_approximate, measure
 from kailin_ray.retrieval.retriever import Query, Retriever
 from kailin_ray.retrieval.search import ann
@@ -73,7 +73,7 @@ class Source:
 
     def __init__(self, folder: Path, num_questions: int):
         index = Index.open(folder)
-        self.encoder = recorded_encoder(index)
+        self.encoder = resolve_recorded_encoder(index)
         store = Store(index.shards(), index.manifest.dimension)
         rng = np.random.default_rng(0)
         rows = rng.permutation(np.setdiff1d(np.arange(len(store)), load_deleted(folder)))

@@ -99,33 +99,33 @@ def abstract_text(document: Row) -> str:
 
 def answer_task(question: str, evidence: list[str]) -> str:
     """The answer agent's task: the evidence, then the question."""
-    return f"{_asked(question, evidence)}\nAnswer in one sentence."
+    return f"{_format_question(question, evidence)}\nAnswer in one sentence."
 
 
 def suits_task(question: str, evidence: list[str]) -> str:
     """The pointwise judge's task. All but its last line is the answer agent's task, so the answer finds it cached."""
-    return f"{_asked(question, evidence)}\n{SUITS}"
+    return f"{_format_question(question, evidence)}\n{SUITS}"
 
 
 def compare_task(first: tuple[str, list[str]], second: tuple[str, list[str]]) -> str:
     """The pairwise judge's task: two questions, each with its evidence, in the order in which they are shown."""
     shown = (
-        f"{side}: {question}\n{_numbered(evidence)}"
+        f"{side}: {question}\n{_number_passages(evidence)}"
         for side, (question, evidence) in zip(SIDES, (first, second), strict=True)
     )
     return "Two questions about this abstract, each with evidence from other abstracts.\n" + "".join(shown) + COMPARE
 
 
-def _asked(question: str, evidence: list[str]) -> str:
-    heading = f"Evidence from other abstracts:\n{_numbered(evidence)}\n" if evidence else ""
+def _format_question(question: str, evidence: list[str]) -> str:
+    heading = f"Evidence from other abstracts:\n{_number_passages(evidence)}\n" if evidence else ""
     return f"{heading}Question: {question}"
 
 
-def _numbered(evidence: list[str]) -> str:
+def _number_passages(evidence: list[str]) -> str:
     return "".join(f"[{number}] {passage}\n" for number, passage in enumerate(evidence, start=1))
 
 
-def _worked(example: Example) -> list[Message]:
+def _example_turns(example: Example) -> list[Message]:
     about = {"title": example.title, "abstract": example.abstract}
     turns = [(TASKS[persona], question) for persona, question in example.questions.items()]
     turns.append((answer_task(example.question, list(example.evidence)), example.answer))
@@ -135,7 +135,7 @@ def _worked(example: Example) -> list[Message]:
     return [message for task, reply in turns for message in (ask("user", task), ask("assistant", reply))]
 
 
-PREAMBLE = [ask("system", SYSTEM), *(message for example in EXAMPLES for message in _worked(example))]
+PREAMBLE = [ask("system", SYSTEM), *(message for example in EXAMPLES for message in _example_turns(example))]
 
 
 def prompt(document: Row, task: str, examples: bool = True) -> list[Message]:

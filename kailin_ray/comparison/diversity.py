@@ -59,7 +59,7 @@ def compare_diversity(old: pa.Array, new: pa.Array) -> dict[str, Compared]:
     """
     if not len(old):
         return {name: Compared(old=None, new=None, difference=None) for name in MEASURES}
-    sides = [prepared(one) for one in (old, new)]
+    sides = [index_questions(one) for one in (old, new)]
     whole = np.array([measure(side, np.ones(len(old), bool)) for side in sides])
     drawn = np.array([[measure(side, part) for side in sides] for part in _parts(len(old))])
     num_out = len(old) // LEFT_OUT
@@ -92,17 +92,17 @@ def _intervals(values: Values, drawn: Values, wide: float, least: float) -> list
     ]
 
 
-def prepared(questions: pa.Array) -> Questions:
+def index_questions(questions: pa.Array) -> Questions:
     """Number what occurs in n questions, once for all subsets of them."""
     words = split_words(questions)
     grams, rows = [], np.arange(len(questions))
     for length in GRAMS:
         hashes, offsets = ngrams(words.hashes, words.offsets, length)
-        grams.append((np.repeat(rows, np.diff(offsets)), _numbered(hashes)))
+        grams.append((np.repeat(rows, np.diff(offsets)), _number_hashes(hashes)))
     whole = text_hashes(words.hashes, words.offsets)
     _, first, texts = np.unique(whole, return_index=True, return_inverse=True)
     alike = _near_pairs(questions.take(pa.array(first)))
-    return Questions(tuple(grams), texts, alike, _numbered(_opening_hashes(words, whole)))
+    return Questions(tuple(grams), texts, alike, _number_hashes(_opening_hashes(words, whole)))
 
 
 def measure(questions: Questions, chosen: Mask) -> list[float]:
@@ -128,7 +128,7 @@ def commonest_opening(questions: pa.Array) -> str | None:
     if not len(questions):
         return None
     words = split_words(questions)
-    openings = _numbered(_opening_hashes(words, text_hashes(words.hashes, words.offsets)))
+    openings = _number_hashes(_opening_hashes(words, text_hashes(words.hashes, words.offsets)))
     row = int(np.flatnonzero(openings == np.bincount(openings).argmax())[0])
     first, last = words.offsets[row], words.offsets[row + 1]
     return words.between(first, min(first + OPENING, last) - 1) if last > first else ""
@@ -143,7 +143,7 @@ def _opening_hashes(words: Words, whole: Hashes) -> Hashes:
     return found
 
 
-def _numbered(hashes: Hashes) -> Ids:
+def _number_hashes(hashes: Hashes) -> Ids:
     return np.unique(hashes, return_inverse=True)[1]
 
 

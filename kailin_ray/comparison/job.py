@@ -16,19 +16,19 @@ from typing import Any
 
 from kailin_ray.comparison.diversity import PARTS
 from kailin_ray.comparison.manifest import ComparedRun, ComparisonManifest, IntervalMethod, JudgeIdentity
-from kailin_ray.comparison.measures import measured
-from kailin_ray.comparison.pairs import Asked, read_asked, shared
+from kailin_ray.comparison.measures import measure
+from kailin_ray.comparison.pairs import Asked, find_shared_pmids, read_asked
 from kailin_ray.comparison.plots import draw_differences
-from kailin_ray.comparison.report import ComparisonResult, card, lines, said
+from kailin_ray.comparison.report import ComparisonResult, card, lines, summarize
 from kailin_ray.comparison.statistics import DRAWS, SEED
-from kailin_ray.comparison.verdicts import Judged, by_kind, wanted
+from kailin_ray.comparison.verdicts import Judged, by_kind, list_pairs_to_judge
 from kailin_ray.config import CompareConfig, settings
 from kailin_ray.dataset.run import Run
 from kailin_ray.distill.identity import FREE, flat, models, prompts
-from kailin_ray.distill.preflight import check_judge, trained_adapters
+from kailin_ray.distill.preflight import check_judge, open_trained_adapters
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.files import atomic_folder, remove_folder, write_json
-from kailin_ray.io.locks import locked
+from kailin_ray.io.locks import hold_lock
 from kailin_ray.io.manifests import manifest_checksum, write_manifest
 from kailin_ray.io.storage import check_access, log_file
 from kailin_ray.planning.stages import judge_stage
@@ -62,21 +62,23 @@ def compare(config: CompareConfig) -> ComparisonResult:
     runs = check_runs(config)
     if config.judge:
         config = check_judge(config)
-    with locked(config.out.absolute()):
+    with hold_lock(config.out.absolute()):
         old, new = read_both(config)
         judge = judge_identity(config, runs) if config.judge else None
-        result = write_comparison(config, runs, old, new, judge, _judged(config, judge, old, new) if judge else None)
+        result = write_comparison(
+            config, runs, old, new, judge, _judge_by_kind(config, judge, old, new) if judge else None
+        )
         remove_folder(judging_folder(config.out))
     return result
 
 
-def _judged(config: CompareConfig, judge: JudgeIdentity, old: Asked, new: Asked) -> dict[str, Judged]:
+def _judge_by_kind(config: CompareConfig, judge: JudgeIdentity, old: Asked, new: Asked) -> dict[str, Judged]:
     """The judge's verdicts by kind of question."""
     from kailin_ray.comparison import judging  # here, as it needs Ray
 
     log = log_file(config.out)
     with one_line_faults(log):
-        found = judging.judged(config, judge, wanted(old, new), log)
+        found = judging.judge_pairs(config, judge, list_pairs_to_judge(old, new), log)
     return by_kind(found, old, new, judge.form == "pairwise")
 
 
@@ -117,7 +119,7 @@ def judge_identity(config: CompareConfig, runs: RunPair) -> JudgeIdentity:
     stages = [judge_stage(config.model)]
     return JudgeIdentity(
         form=config.evaluation.judge.form,
-        model=models(config.model, stages, trained_adapters(config.model, stages))["judge"],
+        model=models(config.model, stages, open_trained_adapters(config.model, stages))["judge"],
         prompts=prompts(config)[EVALUATION],
         runs={"old": manifest_checksum(runs.old.path), "new": manifest_checksum(runs.new.path)},
     )
@@ -125,7 +127,7 @@ def judge_identity(config: CompareConfig, runs: RunPair) -> JudgeIdentity:
 
 def read_both(config: CompareConfig) -> tuple[Asked, Asked]:
     """What both runs asked about the abstracts to compare. Raises ``ConfigError`` if there are none."""
-    pmids = shared(config.old, config.new, config.held_out)
+    pmids = find_shared_pmids(config.old, config.new, config.held_out)
     return read_asked(config.old, pmids), read_asked(config.new, pmids)
 
 
@@ -141,8 +143,8 @@ def write_comparison(
     manifest = ComparisonManifest(
         documents=runs.old.manifest.documents.id,
         held_out=config.held_out,
-        old=_compared(runs.old),
-        new=_compared(runs.new),
+        old=_describe_run(runs.old),
+        new=_describe_run(runs.new),
         differs=runs.differs,
         abstracts=len(old.pmids),
         judge=judge,
@@ -150,8 +152,8 @@ def write_comparison(
         versions=versions(),
         config=settings(config),
     )
-    measures = measured(old, new, judged)
-    sentences = said(measures.figures)
+    measures = measure(old, new, judged)
+    sentences = summarize(measures.figures)
     about = asdict(manifest)
     del about["config"]
     with atomic_folder(config.out.absolute()) as folder:
@@ -162,7 +164,7 @@ def write_comparison(
     return ComparisonResult(config.out, manifest, measures, sentences)
 
 
-def _compared(run: Run) -> ComparedRun:
+def _describe_run(run: Run) -> ComparedRun:
     made = run.manifest
     return ComparedRun(
         run=str(run.path),

@@ -70,7 +70,7 @@ _READ = [
 ]  # fmt: skip
 
 
-def judged(
+def judge_pairs(
     config: CompareConfig, judge: JudgeIdentity, keys: Keys, log: Path, start_engine: StartEngine = start_vllm
 ) -> pa.Table:
     """``VERDICTS`` of the pairs ``keys`` (sorted), sorted by key; ``judge`` is all that they depend on.
@@ -100,7 +100,7 @@ def judged(
 def _deal(run: Path, pmids: PMIDS, folder: Path) -> None:
     """Write what a run's records hold for the judge into parts of ``ABSTRACTS_PER_PART`` of ``pmids`` (sorted)."""
 
-    def dealt() -> Iterator[pa.RecordBatch]:
+    def deal_batches() -> Iterator[pa.RecordBatch]:
         for batch in chosen_batches(run, pmids, _READ, size=500):
             part = np.searchsorted(pmids, batch["pmid"].to_numpy()) // ABSTRACTS_PER_PART
             table = batch.select(TEXTS.names).cast(TEXTS)
@@ -109,7 +109,7 @@ def _deal(run: Path, pmids: PMIDS, folder: Path) -> None:
     remove_folder(folder)
     schema = TEXTS.append(pa.field("part", pa.int32()))
     parts = ds.partitioning(pa.schema([schema.field("part")]), flavor="hive")
-    rows = ds.Scanner.from_batches(dealt(), schema=schema)
+    rows = ds.Scanner.from_batches(deal_batches(), schema=schema)
     most = -(-len(pmids) // ABSTRACTS_PER_PART)
     ds.write_dataset(rows, folder, format="parquet", partitioning=parts, max_partitions=most)
 

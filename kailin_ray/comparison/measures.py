@@ -12,20 +12,20 @@ from kailin_ray.agents.evaluation import TIE, position_bias, position_sums
 from kailin_ray.comparison.diversity import commonest_opening, compare_diversity
 from kailin_ray.comparison.figures import Figure, JudgeCounts, KindCounts, Measures, Reasons
 from kailin_ray.comparison.pairs import KINDS, Asked
-from kailin_ray.comparison.statistics import Values, counted, intervals, paired, points
+from kailin_ray.comparison.statistics import Values, count_wins, intervals, pair_values, points
 from kailin_ray.comparison.verdicts import Judged
 
 
-def measured(old: Asked, new: Asked, judged: Mapping[str, Judged] | None) -> Measures:
+def measure(old: Asked, new: Asked, judged: Mapping[str, Judged] | None) -> Measures:
     """All figures of n abstracts; ``judged`` by kind, where a judge was asked."""
-    columns = {"accepted": paired(_number(old.table["ok"]), _number(new.table["ok"]))}
+    columns = {"accepted": pair_values(_number(old.table["ok"]), _number(new.table["ok"]))}
     counts: dict[str, KindCounts] = {}
     diversity: dict[str, Figure] = {}
     for kind in KINDS:
         mine = _columns(old, new, kind)
         both, number = _both_asked(old.questions(kind), new.questions(kind))
         counts[kind] = {
-            "rule": counted(mine["rule"]["new"]),
+            "rule": count_wins(mine["rule"]["new"]),
             "openings": {"old": commonest_opening(both[0]), "new": commonest_opening(both[1])},
         }
         if judged is not None:
@@ -44,10 +44,10 @@ def _columns(old: Asked, new: Asked, kind: str) -> dict[str, dict[str, Values]]:
     words = [pc.count_substring_regex(one, r"\S+") for one in asked]
     scores = old.mesh_scores(kind), new.mesh_scores(kind)
     return {
-        "asked": paired(*(_number(pc.is_valid(one)) for one in asked)),
+        "asked": pair_values(*(_number(pc.is_valid(one)) for one in asked)),
         "rule": _rate(points(*scores, TIE)),
-        "mesh_score": paired(*scores),
-        "words": paired(*map(_number, words)),
+        "mesh_score": pair_values(*scores),
+        "words": pair_values(*map(_number, words)),
     }
 
 
@@ -60,12 +60,12 @@ def _judge_columns(judged: Judged) -> dict[str, dict[str, Values]]:
     if judged.pairwise:
         return {"judge": _rate(won), "judge_probability": _rate(np.where(judged.same, 0.5, judged.new))}
     # Each question's own; of one that is the same in both runs it was not asked.
-    return {"judge": _rate(won), "judge_probability": paired(judged.old, judged.new)}
+    return {"judge": _rate(won), "judge_probability": pair_values(judged.old, judged.new)}
 
 
 def _judge_counts(won: Values, judged: Judged) -> JudgeCounts:
     return {
-        **counted(won),
+        **count_wins(won),
         "same_question": int(judged.same.sum()),
         "faults": dict(Counter(judged.faults).most_common()),
         "position_bias": position_bias(position_sums(judged.orders)),

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kailin_ray.dataset.records import load_pmids, record_files
-from kailin_ray.dataset.splits import held_out
+from kailin_ray.dataset.splits import is_held_out
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.pmids import PMIDS, among
 from kailin_ray.io.storage import open_parquet
@@ -75,26 +75,26 @@ class Asked:
         return pc.choose(who, *(self.table[f"{field}_{agent}"].combine_chunks() for agent in QUESTION_AGENTS))
 
 
-def shared(old: Path, new: Path, only_held_out: bool) -> PMIDS:
+def find_shared_pmids(old: Path, new: Path, only_held_out: bool) -> PMIDS:
     """The PMIDs of the abstracts that two runs share, sorted, of these only the held-out ones where asked.
 
     Raises ``ConfigError`` with the counts where there is none.
     """
     sets = {"old": load_pmids(old / "records"), "new": load_pmids(new / "records")}
     both = np.intersect1d(sets["old"], sets["new"])
-    chosen = both[_held_out(both)] if only_held_out else both
+    chosen = both[_mark_held_out(both)] if only_held_out else both
     if len(chosen):
         return chosen
     has = [
-        f"{run} has {len(sets[key]):,} ({_held_out(sets[key]).sum():,} held out)"
+        f"{run} has {len(sets[key]):,} ({_mark_held_out(sets[key]).sum():,} held out)"
         for key, run in (("old", old), ("new", new))
     ]
     some = f"{len(both):,} abstracts" + (", of which none is held out; held_out=false takes them" if len(both) else "")
     raise ConfigError(f"new: the two runs share {some}: {', '.join(has)}")
 
 
-def _held_out(pmids: PMIDS) -> npt.NDArray[np.bool_]:
-    return np.fromiter(map(held_out, pmids.tolist()), bool, len(pmids))
+def _mark_held_out(pmids: PMIDS) -> npt.NDArray[np.bool_]:
+    return np.fromiter(map(is_held_out, pmids.tolist()), bool, len(pmids))
 
 
 def read_asked(run: Path, pmids: PMIDS) -> Asked:

@@ -101,7 +101,7 @@ def lines(figures: Mapping[str, Figure]) -> list[Line]:
     return made
 
 
-def said(figures: Mapping[str, Figure]) -> list[str]:
+def summarize(figures: Mapping[str, Figure]) -> list[str]:
     """What is better, worse, and not distinguishable: one sentence each, from the intervals alone; then warnings."""
     every = lines(figures)
     told = []
@@ -142,15 +142,18 @@ def _warnings(kind: str, mine: list[Line]) -> Iterator[str]:
     changed = ["length" for line in mine if _group(line) == "Changed"]
     fewer = ["usable questions" for line in mine if line.key == "asked" and _group(line) == "Worse"]
     if lost:
-        yield f"Warning: {kind} gained in {_listed(gained)} and is less varied ({_listed(lost)}): {HACKED}"
+        yield f"Warning: {kind} gained in {_join_names(gained)} and is less varied ({_join_names(lost)}): {HACKED}"
     if changed or fewer:
-        yield f"Caution: {kind} gained in {_listed(gained)} with another {_listed(changed + fewer)}; that may be why."
+        yield (
+            f"Caution: {kind} gained in {_join_names(gained)} with another {_join_names(changed + fewer)}; that may be "
+            "why."
+        )
 
 
 HACKED = "it may have learned the score and not the task."
 
 
-def _listed(names: list[str]) -> str:
+def _join_names(names: list[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 
@@ -204,7 +207,7 @@ def card(manifest: ComparisonManifest, measures: Measures) -> str:
             "|---|---|---|---|---|",
             *rows,
             "",
-            "\n\n".join(said(figures)),
+            "\n\n".join(summarize(figures)),
             "",
             *_counts(measures),
             "",

@@ -56,7 +56,7 @@ def _means(times: Any, filled: Any, there: Any) -> Any:
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
-def paired(old: Values, new: Values) -> dict[str, Values]:
+def pair_values(old: Values, new: Values) -> dict[str, Values]:
     """Columns for ``intervals``: old and new values (n,) of those abstracts that have both, and their difference."""
     both = ~(np.isnan(old) | np.isnan(new))
     columns = {"old": old, "new": new, "difference": new - old}
@@ -69,7 +69,7 @@ def points(old: Values, new: Values, tie: float) -> Values:
     return np.where(np.isnan(new - old), np.nan, won)
 
 
-def counted(points: Values) -> WinCounts:
+def count_wins(points: Values) -> WinCounts:
     """How many wins, ties, losses and missing values there are among ``points``."""
     return WinCounts(
         wins=int((points == 1).sum()),

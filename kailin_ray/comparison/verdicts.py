@@ -68,7 +68,7 @@ def pairs(old: Asked, new: Asked, kind: str) -> tuple[Keys, npt.NDArray[np.bool_
     return keys, same.to_numpy(zero_copy_only=False)
 
 
-def wanted(old: Asked, new: Asked) -> Keys:
+def list_pairs_to_judge(old: Asked, new: Asked) -> Keys:
     """The keys of all pairs that the judge is to be asked about, sorted, each once."""
     found = [keys[(keys >= 0) & ~same] for keys, same in (pairs(old, new, kind) for kind in KINDS)]
     return np.unique(np.concatenate(found))

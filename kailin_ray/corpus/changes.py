@@ -51,7 +51,7 @@ def count_changes(changed: pa.Table) -> dict[str, int]:
     return {one["values"]: one["counts"] for one in pc.value_counts(changed["change"]).to_pylist()}
 
 
-def changed_since(documents: Documents, num_updates: int, fields: Iterable[str]) -> npt.NDArray[np.int64]:
+def find_changes(documents: Documents, num_updates: int, fields: Iterable[str]) -> npt.NDArray[np.int64]:
     """PMIDs, sorted, of what the updates after the first ``num_updates`` deleted, or changed in one of ``fields``."""
     found = [np.zeros(0, dtype=np.int64)]
     wanted = set(fields)

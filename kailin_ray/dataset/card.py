@@ -57,7 +57,7 @@ def make_card(run: RunManifest, made: DatasetManifest, samples: Sequence[Record]
             data=_data(made).to_yaml(),
             num_documents=run.num_documents,
             version=run.versions["kailin_ray"],
-            models=_named(sorted({model.name for model in run.models.values()})),
+            models=_format_names(sorted({model.name for model in run.models.values()})),
             configs=_configs(made.rows),
             how=_how(run, made.leaks),
             before=_before(run.documents, made.benchmarks or ()),
@@ -118,7 +118,7 @@ def _how(run: RunManifest, leaks: Mapping[str, int]) -> str:
 - contexts: {retrieval["top_k"]} a question
 - of the {reached["num_in_corpus"]} second-level MeSH branches of the corpus the accepted abstracts reach \
 {reached["num_reached"]}
-- source files: {_named(sources[:5])}{" and more" if len(sources) > 5 else ""}"""
+- source files: {_format_names(sources[:5])}{" and more" if len(sources) > 5 else ""}"""
 
 
 def _models(models: Mapping[str, UsedModel]) -> str:
@@ -136,10 +136,10 @@ def _before(documents: UsedDocuments, checked: Sequence[str]) -> str:
     rows = "\n".join(f"| {reason} | {number:,} |" for reason, number in left_out.items() if number)
     header = "| reason | citations |\n|---|---|"
     table = f"Left out of the source's {documents.num_citations:,} citations beforehand:\n\n{header}\n{rows}"
-    cleaned = _named(Path(path).name for path in documents.benchmarks.values())
+    cleaned = _format_names(Path(path).name for path in documents.benchmarks.values())
     how = "by PMID, 13 words in a row or a near-copy of a question"
     before = f"abstracts of {cleaned} were left out: {how}" if cleaned else "no abstract was left out for them"
-    looked = _named(checked)
+    looked = _format_names(checked)
     after = f"were looked through for {looked}" if looked else "were not looked through"
     return f"{table}\n\nBenchmarks: {before}. Questions, contexts and answers {after}."
 
@@ -151,7 +151,7 @@ def _samples(samples: Iterable[Record]) -> str:
     )
 
 
-def _named(names: Iterable[str]) -> str:
+def _format_names(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 

@@ -104,7 +104,7 @@ def count_records(run: Path) -> RecordCounts:
         "reason": dict(counted["reason"].most_common()),
         "preferred_by": dict(counted["preferred_by"].most_common()),
         "tokens": {
-            name: _told(sums, {wait: _percentiles(waits[name, wait]) for wait in _WAITS})
+            name: _format_counts(sums, {wait: _percentiles(waits[name, wait]) for wait in _WAITS})
             for name, sums in sorted(tokens.items())
         },
         "agreement": agreement(table),
@@ -113,7 +113,7 @@ def count_records(run: Path) -> RecordCounts:
     }
 
 
-def _told(sums: Sums, waits: dict[_Wait, Waits]) -> AgentTokens:
+def _format_counts(sums: Sums, waits: dict[_Wait, Waits]) -> AgentTokens:
     return {
         "calls": int(sums["calls"]),
         "prompt": int(sums["prompt"]),

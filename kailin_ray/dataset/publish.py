@@ -25,7 +25,7 @@ from kailin_ray.dataset.folder import CARD, Dataset, DatasetManifest, PublishedR
 from kailin_ray.dataset.records import record_batches
 from kailin_ray.dataset.rows import ACCEPTED, HELD_OUT, SCHEMAS, Record, judge, rejected
 from kailin_ray.dataset.run import Run, RunManifest
-from kailin_ray.dataset.splits import held_out
+from kailin_ray.dataset.splits import is_held_out
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.files import atomic_folder
 from kailin_ray.io.manifests import manifest_checksum, write_manifest
@@ -88,11 +88,11 @@ def _write_rows(
     """Write the files of each config and split; return their rows. Fills ``samples`` and ``leaks``."""
     writers = {(name, "train"): _Writer(folder / name, "train", schema) for name, schema in SCHEMAS.items()}
     writers |= {(name, "test"): _Writer(folder / name, "test", SCHEMAS[name]) for name in HELD_OUT}
-    for rows in _made(config, benchmarks, leaks):
+    for rows in _make_rows(config, benchmarks, leaks):
         for key, made in rows.items():
             writers[key].write(made)
         samples += rows["triples", "train"][: 3 - len(samples)]
-    for removed in _removed(run.manifest):
+    for removed in _read_removed(run.manifest):
         writers["removed", "train"].write(removed)
     counts: Rows = {name: {} for name in SCHEMAS}
     for (name, split), writer in writers.items():
@@ -100,7 +100,7 @@ def _write_rows(
     return counts
 
 
-def _made(
+def _make_rows(
     config: PublishConfig, benchmarks: Benchmarks | None, num_leaks: Counter[str]
 ) -> Iterator[dict[tuple[str, str], list[Record]]]:
     """Batch by batch, the rows of each config and split; a row with a benchmark's text counts as rejected.
@@ -122,12 +122,12 @@ def _made(
         made["judge", "train"] = [example for row in clean for example in judge(row, config.judge_min_margin)]
         for name in HELD_OUT:
             every = made[name, "train"]
-            made[name, "train"] = [row for row in every if not held_out(row["pmid"])]
-            made[name, "test"] = [row for row in every if held_out(row["pmid"])]
+            made[name, "train"] = [row for row in every if not is_held_out(row["pmid"])]
+            made[name, "test"] = [row for row in every if is_held_out(row["pmid"])]
         yield made | {("rejected", "train"): [rejected(row) for row in rows if row["status"] != OK]}
 
 
-def _removed(run: RunManifest) -> Iterator[list[Record]]:
+def _read_removed(run: RunManifest) -> Iterator[list[Record]]:
     """What was left out of the documents before the run, part by part, but for what a sample left out.
 
     None where the documents are no longer where the run read them.

@@ -61,8 +61,8 @@ def record_batches(run: Path, size: int) -> Iterator[pa.RecordBatch]:
 
 def record_files(folder: Path) -> list[Path]:
     """The files that hold a folder's records, each record once. Temporary names start with a dot and are left out."""
-    small, merged = _listed(folder)
-    replaced = _replaced(small, merged)
+    small, merged = _list_files(folder)
+    replaced = _list_replaced(small, merged)
     return [path for path in small if path.name not in replaced] + merged
 
 
@@ -89,8 +89,8 @@ def drop(folder: Path, pmids: PMIDS) -> int:
     Files that a merged one replaced are removed, and it forgets their names: a block that is distilled again may have
     one of these, and counts.
     """
-    small, merged = _listed(folder)
-    replaced = _replaced(small, merged)
+    small, merged = _list_files(folder)
+    replaced = _list_replaced(small, merged)
     remove(path for path in small if path.name in replaced)
 
     def without(path: Path) -> int:
@@ -117,8 +117,8 @@ def compact(folder: Path, stop: threading.Event | None = None) -> None:
     """
     if stop is None:
         remove(folder.glob(".*.partial"))
-    small, merged = _listed(folder)
-    replaced = _replaced(small, merged)
+    small, merged = _list_files(folder)
+    replaced = _list_replaced(small, merged)
     remove(path for path in small if path.name in replaced)
     waiting: list[Path] = []
     rows = 0
@@ -148,7 +148,7 @@ def compacting(folder: Path) -> Iterator[None]:
     def look() -> None:
         while not stop.wait(LOOK_S):
             try:
-                if len(_listed(folder)[0]) > MANY:
+                if len(_list_files(folder)[0]) > MANY:
                     compact(folder, stop)
             except Exception as error:  # the run can go on without, and the next look tries again
                 logger.warning("%s: not merged: %s: %s", folder, type(error).__name__, error)
@@ -162,14 +162,14 @@ def compacting(folder: Path) -> Iterator[None]:
         thread.join()
 
 
-def _listed(folder: Path) -> tuple[list[Path], list[Path]]:
+def _list_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """All small files of records, and all merged ones."""
     paths = sorted(folder.glob("*.parquet"))
     merged = [path for path in paths if path.name.startswith(MERGED)]
     return [path for path in paths if not path.name.startswith(MERGED)], merged
 
 
-def _replaced(small: list[Path], merged: list[Path]) -> set[str]:
+def _list_replaced(small: list[Path], merged: list[Path]) -> set[str]:
     """Names of the small files that merged ones stand for.
 
     A merged file is never merged again, so it names at most as many as it has rows.
@@ -178,12 +178,12 @@ def _replaced(small: list[Path], merged: list[Path]) -> set[str]:
     if not names:
         return set()
 
-    def replaced(path: Path) -> set[str]:
+    def read_replaced(path: Path) -> set[str]:
         with open_parquet(path) as file:
             return names.intersection(file.metadata.metadata[REPLACES].decode().split("\n"))
 
     with ThreadPoolExecutor(READERS) as pool:
-        return set().union(*pool.map(replaced, merged))
+        return set().union(*pool.map(read_replaced, merged))
 
 
 def _merge(folder: Path, paths: list[Path], pool: ThreadPoolExecutor) -> None:
@@ -207,7 +207,7 @@ def _groups(paths: list[Path], pool: ThreadPoolExecutor) -> Iterator[pa.Table]:
     """The rows of files, so many at once as a row group has."""
     waiting: list[pa.Table] = []
     for some in _pieces(paths):
-        for table in pool.map(_read, some):
+        for table in pool.map(_read_records, some):
             waiting.append(table)
             if sum(one.num_rows for one in waiting) >= ROWS_PER_GROUP:
                 yield pa.concat_tables(waiting)
@@ -216,7 +216,7 @@ def _groups(paths: list[Path], pool: ThreadPoolExecutor) -> Iterator[pa.Table]:
         yield pa.concat_tables(waiting)
 
 
-def _read(path: Path) -> pa.Table:
+def _read_records(path: Path) -> pa.Table:
     # Whole: in an object store that is one request, and one version of a file that a task may be writing again.
     with pq.ParquetFile(pa.BufferReader(path.read_bytes())) as file:
         return file.read().cast(RECORDS)

@@ -67,7 +67,7 @@ class DistillActor:
         send_output_to(Path(log))
         log_to_output()
         metrics = EngineMetrics(stage.name)
-        self._meter = Meter(stage.name, on_search=metrics.searched)
+        self._meter = Meter(stage.name, on_search=metrics.count_search)
         self._teller = Teller(self._meter, metrics, progress)
         self._engine = start_engine(stage.engine)
         search = Searcher(retrievers, self._meter).search
@@ -126,7 +126,7 @@ class DistillActor:
                     if self._dead:  # of rows that were before; these are not to blame
                         raise EngineDeadError("dead")
                     await self._progress.enter_alone.remote(pmids)
-                    made = list(await asyncio.gather(*(self._worked(row) for row in rows)))
+                    made = list(await asyncio.gather(*(self._work_on(row) for row in rows)))
                 finally:
                     for _ in range(self._places):
                         self._room.release()
@@ -147,15 +147,15 @@ class DistillActor:
         try:
             if self._teller.draining:
                 return None
-            record = await self._worked(row)
+            record = await self._work_on(row)
         finally:
             self._room.release()
-        if self._verdicts_to_log and (line := judged(record)):
+        if self._verdicts_to_log and (line := format_verdict(record)):
             self._verdicts_to_log -= 1
             logger.info(line)
         return record
 
-    async def _worked(self, row: Record) -> Record:
+    async def _work_on(self, row: Record) -> Record:
         try:
             return await self._distiller.record(row)
         except EngineDeadError:
@@ -197,7 +197,7 @@ class Teller:
                 return
 
 
-def judged(record: Record) -> str | None:
+def format_verdict(record: Record) -> str | None:
     """What the judge thought of a row, for the log."""
     candidates = record.get("candidates") or []
     if not candidates or candidates[0]["judge_probability"] is None:

@@ -192,7 +192,8 @@ class Distiller:
             "agent": name,
             "question": asked.text,
             "contexts": [
-                {"pmid": hit.pmid, "score": hit.score, "text": _shown(hit, retrieval.max_context_words)} for hit in hits
+                {"pmid": hit.pmid, "score": hit.score, "text": _format_passage(hit, retrieval.max_context_words)}
+                for hit in hits
             ],
             "mesh_score": self._mesh_score(source, hits),
             "judge_probability": None,
@@ -302,6 +303,6 @@ def _texts(candidate: Record) -> list[str]:
     return [context["text"] for context in candidate["contexts"]]
 
 
-def _shown(hit: Hit, max_words: int | None) -> str:
+def _format_passage(hit: Hit, max_words: int | None) -> str:
     words = f"{hit.title} {hit.text}".split()
     return " ".join(words[:max_words]) + (" …" if max_words and len(words) > max_words else "")

@@ -10,7 +10,7 @@ from typing import Any
 
 from kailin_ray.agents import answer, evaluation, question
 from kailin_ray.config import Agents, DistillConfig, Model, settings
-from kailin_ray.corpus.changes import ORIGIN, changed_since
+from kailin_ray.corpus.changes import ORIGIN, find_changes
 from kailin_ray.dataset.records import drop
 from kailin_ray.dataset.run import UsedModel
 from kailin_ray.distill.preflight import Inputs
@@ -158,7 +158,7 @@ def _drop_changed(config: DistillConfig, opened: Inputs, seen: int) -> int:
     """Take the records out whose documents were changed or deleted after the first ``seen`` updates; count them."""
     # A deletion alone leaves nothing to distil, and yet the run's counts are others.
     remove_manifest(config.out)
-    pmids = changed_since(opened.documents, seen, [name for name in CARRIED.names if name not in ORIGIN])
+    pmids = find_changes(opened.documents, seen, [name for name in CARRIED.names if name not in ORIGIN])
     dropped = drop(config.out / "records", pmids)
     for folder in (config.out / "parts").glob("*"):
         drop(folder, pmids)

@@ -59,7 +59,7 @@ def close_run(
         models=made_from.models,
         sha256={"mesh": made_from.mesh},
         documents=UsedDocuments.of(opened.documents),
-        index=_used_index(opened.index),
+        index=_describe_index(opened.index),
         versions=versions(),
         # Rows that were taken over may have been made with other settings than the source's.
         replays_of_source=source.replays_of_source + source.replays if source else (),
@@ -109,7 +109,7 @@ def _count(run: Path, mesh: MeshHierarchy, gpu_hour_price: float | None) -> Coun
     )
 
 
-def _used_index(index: Index) -> UsedIndex:
+def _describe_index(index: Index) -> UsedIndex:
     made = index.manifest
     return UsedIndex(
         id=made.id,

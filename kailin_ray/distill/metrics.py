@@ -69,7 +69,7 @@ class EngineMetrics:
         self._search = Histogram("kailin_ray_search_seconds", about_search, list(SEARCH_SECONDS), ("stage",))
         self._search.set_default_tags({"stage": stage})
 
-    def searched(self, seconds: float) -> None:
+    def count_search(self, seconds: float) -> None:
         """A question has its contexts."""
         self._search.observe(seconds)
 

@@ -147,7 +147,7 @@ def distill(
                 del done  # 8 bytes a record, of which Ray has a copy now
                 asking = number == 1 and ASKING in config.stages
                 selected["again"] = config.stages[0] if number == 1 and not asking else None
-                _run_part(part, config, _read(files, asking), selected, actor, folder)
+                _run_part(part, config, _read_input(files, asking), selected, actor, folder)
             if stop.is_set() and _num_left(work.num_documents, work.wanted, load_pmids(folder, out / "records")):
                 raise watch.stopped
         if not last:
@@ -155,7 +155,7 @@ def distill(
             files = record_files(folder)
 
 
-def _read(files: Sequence[Path], asking: bool) -> ray.data.Dataset:
+def _read_input(files: Sequence[Path], asking: bool) -> ray.data.Dataset:
     """Documents that questions are asked about, or records."""
     names, filesystem = for_arrow(list(files))
     return ray.data.read_parquet(names, filesystem=filesystem, columns=CARRIED.names if asking else RECORDS.names)

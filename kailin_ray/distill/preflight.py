@@ -13,9 +13,9 @@ from kailin_ray.engines.models import (
     check_engine_arguments,
     check_files,
     check_model,
-    found_adapter,
-    found_model,
     model_identity,
+    resolve_adapter,
+    resolve_model,
 )
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.storage import check_access
@@ -33,7 +33,7 @@ class Inputs:
     source: Run | None
     """Of ``from``: the run whose records are begun again."""
     trained: Mapping[str, Adapter]
-    """See ``trained_adapters``."""
+    """See ``open_trained_adapters``."""
 
 
 def open_inputs(config: DistillConfig, source: Run | None = None) -> Inputs:
@@ -47,7 +47,7 @@ def open_inputs(config: DistillConfig, source: Run | None = None) -> Inputs:
         documents=Documents.open(config.documents),
         index=Index.open(config.index),
         source=Run.open(config.from_run, "from") if config.from_run and not source else source,
-        trained=trained_adapters(config.model, make_stages(config)),
+        trained=open_trained_adapters(config.model, make_stages(config)),
     )
 
 
@@ -66,7 +66,7 @@ def check_run(config: DistillConfig, opened: Inputs) -> DistillConfig:
         raise ConfigError(f"max_fraction: unknown reason {unknown[0]!r}; allowed: {', '.join(REASONS)}")
     if config.from_run is None and len(config.stages) < len(STEPS):
         raise ConfigError(f"stages: {list(config.stages)} need the records of another run; give it as from=")
-    config = replace(config, model=found_models(config, opened.trained))
+    config = replace(config, model=resolve_models(config, opened.trained))
     _check_weights(config.model, make_stages(config))
     return config
 
@@ -75,7 +75,9 @@ def check_judge(config: CompareConfig) -> CompareConfig:
     """The configuration with the judge's model found; what cannot be run is refused."""
     _check_vllm()
     stages = [judge_stage(config.model)]
-    config = replace(config, model=_found(config.model, {"judge"}, trained_adapters(config.model, stages)))
+    config = replace(
+        config, model=_resolve_agents(config.model, {"judge"}, open_trained_adapters(config.model, stages))
+    )
     _check_weights(config.model, stages)
     return config
 
@@ -85,30 +87,30 @@ def _check_vllm() -> None:
         raise ConfigError("vllm is not installed: pip install '.[cpu]' or, for GPUs, pip install '.[gpu]'")
 
 
-def trained_adapters(model: Model, stages: Iterable[Stage]) -> dict[str, Adapter]:
+def open_trained_adapters(model: Model, stages: Iterable[Stage]) -> dict[str, Adapter]:
     """The adapters that ``train`` made, by the agents of some stages that use them."""
     paths = {agent: getattr(model, agent).adapter for stage in stages for agent in stage.agents}
     found = {agent: find_trained(Path(path), f"model.{agent}.adapter") for agent, path in paths.items() if path}
     return {agent: adapter for agent, adapter in found.items() if adapter}
 
 
-def found_models(config: Layout, trained: Mapping[str, Adapter]) -> Model:
+def resolve_models(config: Layout, trained: Mapping[str, Adapter]) -> Model:
     """The same models, checked; local paths are made absolute, as actors have other working folders."""
-    return _found(config.model, {agent for stage in make_stages(config) for agent in stage.agents}, trained)
+    return _resolve_agents(config.model, {agent for stage in make_stages(config) for agent in stage.agents}, trained)
 
 
-def _found(model: Model, used: set[str], trained: Mapping[str, Adapter]) -> Model:
+def _resolve_agents(model: Model, used: set[str], trained: Mapping[str, Adapter]) -> Model:
     """The models that these agents use, checked."""
     check_engine_arguments("model.engine", model.engine)
     if model.path and any(getattr(model, name).path is None for name in used):
-        model = found_model(model, "model.path")
+        model = resolve_model(model, "model.path")
     for name in sorted(used):
         agent = getattr(model, name)
         check_engine_arguments(f"model.{name}.engine", agent.engine)
         if agent.path:
-            agent = found_model(agent, f"model.{name}.path")
+            agent = resolve_model(agent, f"model.{name}.path")
         if agent.adapter:
-            agent = replace(agent, adapter=found_adapter(agent.adapter, f"model.{name}.adapter"))
+            agent = replace(agent, adapter=resolve_adapter(agent.adapter, f"model.{name}.adapter"))
             if name in trained:
                 _check_trained(agent, name, trained[name])
         model = replace(model, **{name: agent})
@@ -160,9 +162,9 @@ def _check_index(config: DistillConfig, index: Index) -> None:
 
 def check_encoder(index: Index) -> None:
     """Raise ``ConfigError`` if the index's encoder of questions, which alone is needed, is not at hand any more."""
-    from kailin_ray.retrieval.indexing.job import recorded_encoder
+    from kailin_ray.retrieval.indexing.job import resolve_recorded_encoder
 
-    encoder = recorded_encoder(index)
+    encoder = resolve_recorded_encoder(index)
     asked, part = (encoder.query, "query") if encoder.query else (encoder, "model")
     check_model(f"index: {index.path} was made with an encoder that is needed", asked.path, asked.revision)
     check_files("index", asked.path)

@@ -20,7 +20,7 @@ from kailin_ray.distill.preflight import Inputs, check_run, open_inputs
 from kailin_ray.distill.run import OnStart, complete_run, ignore_start
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.files import atomic_file, read_json, remove_folder, sync, write_json
-from kailin_ray.io.locks import locked
+from kailin_ray.io.locks import hold_lock
 from kailin_ray.io.manifests import manifest_checksum
 from kailin_ray.io.pmids import PMIDS, read_pmids
 from kailin_ray.io.storage import check_access, open_parquet
@@ -52,7 +52,7 @@ def replay(config: ReplayConfig, on_start: OnStart = ignore_start) -> ReplayResu
     run = Run.open(config.run)
     reasons = chosen_reasons((config.reason,) if isinstance(config.reason, str) else config.reason)
     changed = overridden(run.manifest.config | UNLIMITED, config.overrides)
-    with locked(config.run):  # against distill, which merges the run's files
+    with hold_lock(config.run):  # against distill, which merges the run's files
         folder = replay_folder(config.run, reasons, config.overrides, identity.FREE)
         pmids, step = rows_of(folder, config.run, reasons)
         changed, opened, differs = _prepare(run, changed, folder, step)
@@ -110,7 +110,7 @@ def rows_to_replay(run: Path, reasons: list[str]) -> tuple[PMIDS, str]:
     pmids: list[PMIDS] = []
     steps: set[str] = set()
     for file in record_files(run / "records"):
-        table = _read(file, ["pmid", "stage", "reason"])
+        table = _read_columns(file, ["pmid", "stage", "reason"])
         table = table.filter(pc.is_in(table["reason"], pa.array(reasons)))
         pmids.append(table["pmid"].to_numpy())
         steps.update(table["stage"].unique().to_pylist())
@@ -119,7 +119,7 @@ def rows_to_replay(run: Path, reasons: list[str]) -> tuple[PMIDS, str]:
     return np.sort(np.concatenate(pmids)), min(steps, key=STEPS.index)
 
 
-def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
+def _read_columns(path: Path, columns: list[str] | None = None) -> pa.Table:
     with open_parquet(path) as file:
         return file.read(columns=columns)
 
@@ -144,11 +144,11 @@ def merge(run: Path, replay: Path) -> int:
         replaced = pmids[places] == old
         if not replaced.any():
             return
-        table = _read(path)
+        table = _read_columns(path)
         wanted = pa.array(old[replaced])
         tables = [table.filter(pa.array(~replaced))]
         for number in np.unique(sources[places[replaced]]):
-            part = _read(fresh[number])
+            part = _read_columns(fresh[number])
             tables.append(part.filter(pc.is_in(part["pmid"], wanted)))
         with atomic_file(path) as partial:
             # A merged file's metadata names the files that it stands for.

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from kailin_ray.config import DistillConfig, PlanConfig
 from kailin_ray.dataset.run import Run
-from kailin_ray.distill.preflight import Inputs, check_run, found_models, open_inputs, trained_adapters
+from kailin_ray.distill.preflight import Inputs, check_run, open_inputs, open_trained_adapters, resolve_models
 from kailin_ray.errors import CommandFailedError
-from kailin_ray.io.locks import locked
+from kailin_ray.io.locks import hold_lock
 from kailin_ray.io.logs import log_to
 from kailin_ray.io.manifests import has_manifest, remove_manifest
 from kailin_ray.io.storage import log_folder
@@ -105,7 +105,7 @@ def complete_run(
 
     mesh, note = load_mesh(config.mesh, config.tolerate_orphans, config.documents, config.index)
     warnings = _warn_of_headings(config.mesh, note)
-    with locked(config.out), discard_if_refused(config.out):
+    with hold_lock(config.out), discard_if_refused(config.out):
         made_from, num_dropped = identity.open_run(config, opened)
         work = pipeline.find_work(config, opened.documents, chosen)
         if not work.num_left and has_manifest(config.out):
@@ -182,7 +182,7 @@ def _distil_rest(config: DistillConfig, opened: Inputs, work: "Work", mesh: "Mes
 
 def plan(config: PlanConfig) -> "Plan":
     """What would run where: on the machines that the configuration describes, or on those of its cluster."""
-    config = replace(config, model=found_models(config, trained_adapters(config.model, make_stages(config))))
+    config = replace(config, model=resolve_models(config, open_trained_adapters(config.model, make_stages(config))))
     from kailin_ray.planning.plan import make_plan, nodes_of
 
     if config.cluster.nodes:

@@ -164,7 +164,7 @@ def _counts(run: Path) -> dict[str, dict[str, int]]:
     """Rows of the records by status and by reason; a file at a time, two of its columns."""
     total: dict[str, Counter[str]] = {"status": Counter(), "reason": Counter()}
 
-    def counted(path: Path) -> dict[str, dict[str, int]]:
+    def count_records(path: Path) -> dict[str, dict[str, int]]:
         try:
             with open_parquet(path) as file:
                 table = file.read(columns=list(total))
@@ -173,7 +173,7 @@ def _counts(run: Path) -> dict[str, dict[str, int]]:
         return {name: _values(table[name]) for name in total}
 
     with ThreadPoolExecutor(READERS) as pool:
-        for found in pool.map(counted, record_files(run / "records")):
+        for found in pool.map(count_records, record_files(run / "records")):
             for name, values in found.items():
                 total[name].update(values)
     return {name: dict(counter.most_common()) for name, counter in total.items()}

@@ -122,7 +122,7 @@ class Meter:
             self._turn(searches=-1)
             self._on_search(self._clock() - began)
 
-    def retried(self, number: int) -> None:
+    def count_retries(self, number: int) -> None:
         """So many questions are asked again."""
         self._retried += number
 

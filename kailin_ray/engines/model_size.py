@@ -80,7 +80,7 @@ def _model_size(
     total = sum(n for _, n, _ in shapes)
     experts = sum(n for name, n, dims in shapes if ".experts." in name)
     share = _expert_share(text)
-    cached = _cached(text, 1 if kv_dtype.startswith("fp8") else width)
+    cached = _cache_fields(text, 1 if kv_dtype.startswith("fp8") else width)
     return ModelSize(
         num_parameters=total,
         num_active=int(total - experts * (1 - share)),
@@ -111,11 +111,11 @@ def _weight_bits(given: Any, argument: str | None) -> float:
     groups = note.get("config_groups") or {}
     named = next((group["weights"]["num_bits"] for group in groups.values() if group.get("weights")), None)
     loaded = 8 if note.get("load_in_8bit") else None
-    bits = note.get("bits") or named or loaded or _known_bits(method)
+    bits = note.get("bits") or named or loaded or _find_bits(method)
     return bits + _SCALES.get(bits, 0.0)
 
 
-def _known_bits(method: str) -> int:
+def _find_bits(method: str) -> int:
     """Of the quantization whose name ``method`` begins with (``awq_marlin``), the longest if several; 0 for none."""
     names = [name for name in _BITS if method.startswith(name)]
     return _BITS[max(names, key=len)] if names else 0
@@ -129,7 +129,7 @@ def _expert_share(text: Any) -> float:
     return chosen / every if every and chosen else 1.0
 
 
-def _cached(text: Any, width: int) -> dict[str, int]:
+def _cache_fields(text: Any, width: int) -> dict[str, int]:
     """The fields of ``ModelSize`` about the cache; ``width``: bytes of a cached value."""
     kinds = getattr(text, "layer_types", None)
     if kinds is None:
@@ -147,7 +147,7 @@ def _cached(text: Any, width: int) -> dict[str, int]:
             size = heads * getattr(layer, "linear_key_head_dim", 0) * getattr(layer, "linear_value_head_dim", 0)
             bytes_of["state"] += 4 * size  # kept in float32
         else:
-            heads, values = _cached_values(layer)
+            heads, values = _values_per_token(layer)
             fewest.append(heads)
             # Of a kind that is not known here the most is assumed.
             bytes_of["window" if kind == "sliding_attention" else "full"] += values * width
@@ -159,7 +159,7 @@ def _cached(text: Any, width: int) -> dict[str, int]:
     }
 
 
-def _cached_values(layer: Any) -> tuple[int, int]:
+def _values_per_token(layer: Any) -> tuple[int, int]:
     """Heads that the cache of a layer can be shared out by, and values that it holds of one token."""
     if latent := getattr(layer, "kv_lora_rank", None):
         return 1, latent + layer.qk_rope_head_dim

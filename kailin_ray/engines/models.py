@@ -65,7 +65,7 @@ def check_files(key: str, path: str) -> None:
             raise ConfigError(f"{key}: {path} names the module {module.get('type')!r}: a model's own code is not run")
 
 
-def found_adapter(path: str, key: str) -> str:
+def resolve_adapter(path: str, key: str) -> str:
     """The absolute path of a LoRA adapter's directory. Raises ``ConfigError`` if it is none."""
     for needed in ("adapter_config.json", "adapter_model.safetensors"):
         if not Path(path, needed).is_file():
@@ -87,7 +87,7 @@ def model_json(model: Encoder | QueryModel, name: str) -> Any:
     return read_json(file) if file.is_file() else None
 
 
-def found_model(model: M, key: str) -> M:
+def resolve_model(model: M, key: str) -> M:
     """The same model or encoder, checked and pinned.
 
     A local path is made absolute, as actors have other working folders; a hub revision becomes its commit, so that

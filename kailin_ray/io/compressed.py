@@ -32,16 +32,16 @@ class _BoundedGzip(igzip.IGzipFile):
 
     def read(self, size: int | None = -1) -> bytes:
         if size is not None and size >= 0:
-            return self._checked(super().read, size)
+            return self._read_checked(super().read, size)
         pieces = []
-        while piece := self._checked(super().read, 1 << 20):
+        while piece := self._read_checked(super().read, 1 << 20):
             pieces.append(piece)
         return b"".join(pieces)
 
     def read1(self, size: int = -1) -> bytes:
-        return self._checked(super().read1, size)
+        return self._read_checked(super().read1, size)
 
-    def _checked(self, read: Callable[[int], bytes], size: int) -> bytes:
+    def _read_checked(self, read: Callable[[int], bytes], size: int) -> bytes:
         try:
             data = read(size)
         except isal_zlib.error as error:  # type: ignore[misc]  # its stub does not say that this is a class

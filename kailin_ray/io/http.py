@@ -81,7 +81,9 @@ class Web:
                 self._wait(max(error.pause, PAUSE_S * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)))  # noqa: S311
 
     @contextmanager
-    def opened(self, method: str, url: str, allowed: tuple[int, ...] = (), **keys: Any) -> Iterator[requests.Response]:
+    def open_response(
+        self, method: str, url: str, allowed: tuple[int, ...] = (), **keys: Any
+    ) -> Iterator[requests.Response]:
         """A server's answer, its body unread. ``allowed``: statuses from 400 on that are no error.
 
         Raises ``PassingError`` or ``WebError``; in the block too, where the body breaks off.
@@ -117,7 +119,7 @@ class Web:
         """A page of at most so many bytes."""
 
         def ask() -> str:
-            with self.opened("GET", url) as answer:
+            with self.open_response("GET", url) as answer:
                 return b"".join(self.pieces(answer, most)).decode("utf-8", "replace")
 
         return self.persistently(ask)
@@ -132,7 +134,7 @@ class Web:
 
     def _go_on(self, url: str, to: Path, told: Callable[[int], Any]) -> None:
         have = _size(to)
-        with self.opened("GET", url, (416,), headers={"Range": f"bytes={have}-"} if have else {}) as answer:
+        with self.open_response("GET", url, (416,), headers={"Range": f"bytes={have}-"} if have else {}) as answer:
             start, total = _span(answer)
             if start is None:
                 raise WebError(f"{url}: 206 without a Content-Range")

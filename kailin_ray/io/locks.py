@@ -14,7 +14,7 @@ from kailin_ray.io.storage import is_remote
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def hold_lock(path: Path) -> Iterator[None]:
     """Hold a lock for ``path`` on this machine, shared file system or object store, while one process makes it.
 
     Raises ``BlockingIOError`` if another process holds it.

@@ -43,9 +43,9 @@ def read_manifest(folder: Path, kind: type[M], key: str) -> M:
 
     Raises ``ConfigError`` if the folder has none, or one of another kind, of a later version, or a damaged one.
     """
-    values = _read(folder, kind, key)
+    values = _read_values(folder, kind, key)
     _check_kind(values, kind, folder, key)
-    return _parsed(values, kind, folder, key)
+    return _parse_values(values, kind, folder, key)
 
 
 def find_manifest(folder: Path, kind: type[M], key: str) -> M | None:
@@ -56,16 +56,16 @@ def find_manifest(folder: Path, kind: type[M], key: str) -> M | None:
     if not has_manifest(folder):
         return None
     try:
-        values = _read(folder, kind, key)
+        values = _read_values(folder, kind, key)
     except ConfigError:  # whoever made it
         return None
     if _kind_of(values) not in _kinds(kind):
         return None
     _check_kind(values, kind, folder, key)
-    return _parsed(values, kind, folder, key)
+    return _parse_values(values, kind, folder, key)
 
 
-def _read(folder: Path, kind: type[Manifest], key: str) -> Any:
+def _read_values(folder: Path, kind: type[Manifest], key: str) -> Any:
     if not folder.is_dir():
         raise ConfigError(f"{key}: {folder} is not a directory")
     path = folder / NAME
@@ -77,7 +77,7 @@ def _read(folder: Path, kind: type[Manifest], key: str) -> Any:
         raise ConfigError(f"{key}: {path} is damaged: {error}") from error
 
 
-def _parsed(values: Any, kind: type[M], folder: Path, key: str) -> M:
+def _parse_values(values: Any, kind: type[M], folder: Path, key: str) -> M:
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:

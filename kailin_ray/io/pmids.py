@@ -19,13 +19,13 @@ READERS = 16
 
 def num_rows(file: Path) -> int:
     """Rows of a Parquet file, from its footer. Raises ``ConfigError`` that names a damaged file."""
-    with _named(file), open_parquet(file) as opened:
+    with _name_file(file), open_parquet(file) as opened:
         return int(opened.metadata.num_rows)
 
 
 def read_pmids(file: Path) -> PMIDS:
     """The PMIDs of a file of documents or records, in its order. Raises ``ConfigError`` that names a damaged file."""
-    with _named(file), open_parquet(file) as opened:
+    with _name_file(file), open_parquet(file) as opened:
         return opened.read(columns=["pmid"])["pmid"].to_numpy()
 
 
@@ -37,7 +37,7 @@ def files_with(files: list[Path], pmids: PMIDS) -> list[Path]:
 
 
 @contextmanager
-def _named(file: Path) -> Iterator[None]:
+def _name_file(file: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowInvalid) as error:

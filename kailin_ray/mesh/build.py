@@ -64,12 +64,12 @@ def structure(descriptors: Iterable[Descriptor], tolerate_orphans: bool) -> dict
         "alias_numbers": np.zeros(0, dtype=np.int32),
     }
     for name, column in (("lineage", lineage), ("ancestor", ancestors), ("branch", branches)):
-        offsets, values = _ragged(column)
+        offsets, values = _flatten_rows(column)
         found |= {f"{name}_offsets": offsets, _VALUES[name]: values}
     return found
 
 
-def _ragged(rows: Sequence[Sequence[int]]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+def _flatten_rows(rows: Sequence[Sequence[int]]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     offsets = np.cumsum([0, *map(len, rows)], dtype=np.int32)
     return offsets, np.fromiter((value for row in rows for value in row), np.int32, offsets[-1])
 

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kailin_ray.mesh import build, cache, similarity
-from kailin_ray.mesh.information_content import counted
+from kailin_ray.mesh.information_content import compute_information_content
 from kailin_ray.mesh.readers import Descriptor, descriptor, read_descriptors
 
 Ints = npt.NDArray[np.int32]
@@ -118,7 +118,7 @@ class MeshHierarchy:
         rows = (d if isinstance(d, Descriptor) else descriptor(*d) for d in descriptors)
         structure = build.structure(rows, tolerate_orphans)
         counts = np.zeros(len(structure["uis"]), dtype=np.int64)
-        return cls(**_frozen(structure | counted(structure, counts)))
+        return cls(**_frozen(structure | compute_information_content(structure, counts)))
 
     def with_counts(self, counts: Mapping[str, int]) -> "MeshHierarchy":
         """Return a new hierarchy with the corpus counts ``{UI: documents}``; UIs unknown here are left out.
@@ -132,7 +132,7 @@ class MeshHierarchy:
         known = found >= 0
         values = np.zeros(len(self.uis), dtype=np.int64)
         np.add.at(values, found[known], np.fromiter(counts.values(), np.int64, len(counts))[known])
-        return replace(self, **_frozen(counted(self.__dict__, values)))
+        return replace(self, **_frozen(compute_information_content(self.__dict__, values)))
 
     def with_aliases(self, aliases: Mapping[str, int]) -> "MeshHierarchy":
         """Return a new hierarchy that also knows descriptors (by their numbers) under further UIs.
@@ -187,7 +187,7 @@ class MeshHierarchy:
         found = (next((d[k] for d, k in zip(spelled, key, strict=True) if k in d), -1) for key in keys)
         return np.fromiter(found, np.int32, len(names))
 
-    def placed(self, uis: Sequence[str]) -> Ints:
+    def select_placed(self, uis: Sequence[str]) -> Ints:
         """The numbers, each once, of the descriptors that are known and have tree numbers (*Male* has none)."""
         found = self.find(uis)
         found = found[found >= 0]
@@ -199,7 +199,7 @@ class MeshHierarchy:
         Raises ``ValueError`` for an unknown measure and ``KeyError`` for a UI that is unknown or has no tree number.
         """
         for ui in (a, b):
-            if len(self.placed([ui])) == 0:
+            if len(self.select_placed([ui])) == 0:
                 raise KeyError(f"{ui} is not a descriptor with a tree number in this hierarchy")
         return float(self.score([[a]], [[b]], measure, "mean")[0].as_py())
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 
-def counted(structure: Mapping[str, Any], counts: npt.NDArray[np.int64]) -> dict[str, Any]:
+def compute_information_content(structure: Mapping[str, Any], counts: npt.NDArray[np.int64]) -> dict[str, Any]:
     """All that follows from the corpus counts; the ancestors too, as their order does."""
     offsets, nodes = structure["ancestor_offsets"], structure["ancestor_nodes"]
     sizes = np.diff(offsets)

@@ -98,7 +98,7 @@ def draw_sampling(reports: Mapping[str, SampleFigures], path: Path) -> None:
     figure.suptitle(_headline(first), fontsize=14, ha="left", x=0.01)
     left, right = figure.subplots(1, 2, width_ratios=[1.35, 1])
     _all_branches(left, rows, kept, reports)
-    _named_branches(right, rows, kept)
+    _name_branches(right, rows, kept)
     with atomic_file(path) as partial:
         figure.savefig(partial, dpi=100, format="png")
 
@@ -133,7 +133,7 @@ def _all_branches(
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _named_branches(axes: Axes, rows: list[BranchFigures], kept: Mapping[str, Mapping[str, int]]) -> None:
+def _name_branches(axes: Axes, rows: list[BranchFigures], kept: Mapping[str, Mapping[str, int]]) -> None:
     rare, common = rows[:NUM_RARE], rows[NUM_RARE:][-NUM_COMMON:]
     shown = [*rare, *common]
     places = [-number - (number >= len(rare)) for number in range(len(shown))]

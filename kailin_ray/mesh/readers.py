@@ -140,7 +140,7 @@ def _read_obo(stream: BinaryIO) -> Iterator[Descriptor]:
         trees = [match[1] for match in found if match]
         any_tree |= bool(trees)
         terms = [_SYNONYM.match(value) for value in term.get("synonym", ())]
-        yield descriptor(ui, term.get("name", ui), trees, (_unescaped(match[1]) for match in terms if match))
+        yield descriptor(ui, term.get("name", ui), trees, (_unescape(match[1]) for match in terms if match))
     if not any_tree:
         raise ValueError("no tree numbers: OBO must carry them as property_value: tree_number or as xref")
 
@@ -155,7 +155,7 @@ def _term_ids(text: str) -> Iterator[str]:
             in_term = False
 
 
-def _unescaped(text: str) -> str:
+def _unescape(text: str) -> str:
     return re.sub(r"\\(.)", r"\1", text)
 
 

@@ -71,7 +71,7 @@ def score_sets(
 
 
 @numba.njit(cache=True, nogil=True)
-def _placed(values: Ints, start: int, end: int, offsets: Ints, seen: Ints, mark: int, into: Ints) -> int:
+def _collect_placed(values: Ints, start: int, end: int, offsets: Ints, seen: Ints, mark: int, into: Ints) -> int:
     """Write the placed descriptors of a set, each once, into ``into``; return how many."""
     size = 0
     for place in range(start, end):
@@ -99,8 +99,8 @@ def _score_sets(
     seen, mark, turn = np.zeros(len(offsets), np.int32), 0, 0
     for row in range(n):
         mark += 2
-        size_a = _placed(one, one_offsets[row], one_offsets[row + 1], offsets, seen, mark - 1, a)
-        size_b = _placed(two, two_offsets[row], two_offsets[row + 1], offsets, seen, mark, b)
+        size_a = _collect_placed(one, one_offsets[row], one_offsets[row + 1], offsets, seen, mark - 1, a)
+        size_b = _collect_placed(two, two_offsets[row], two_offsets[row + 1], offsets, seen, mark, b)
         if size_a == 0 or size_b == 0:
             scores[row] = np.nan
             continue

@@ -22,7 +22,7 @@ from kailin_ray.config import BundleConfig
 from kailin_ray.engines.models import check_files
 from kailin_ray.errors import CommandFailedError, ConfigError
 from kailin_ray.io.files import atomic_folder, read_json, remove_folder, sha256
-from kailin_ray.io.locks import locked
+from kailin_ray.io.locks import hold_lock
 from kailin_ray.io.manifests import NAME, Manifest, manifest_checksum, write_manifest
 from kailin_ray.io.terminal import progress_bar, terminal
 from kailin_ray.offline import assets, wheels
@@ -107,7 +107,7 @@ def bundle(config: BundleConfig) -> BundleResult:
     Raises ``ConfigError`` for what can be refused before anything is downloaded; ``CommandFailedError`` and ``OSError``
     later, where what was downloaded is kept.
     """
-    with locked(config.out.absolute()):
+    with hold_lock(config.out.absolute()):
         try:
             return _bundle(config, terminal())
         except (wheels.WheelError, assets.FetchError) as error:
@@ -117,7 +117,7 @@ def bundle(config: BundleConfig) -> BundleResult:
 def _bundle(config: BundleConfig, shown: TextIO) -> BundleResult:
     pins = check(config)
     downloads = downloads_of(config.out)
-    models = found_models(config.models, downloads)
+    models = resolve_models(config.models, downloads)
     with progress_bar(shown, "bundle: asking pip, which takes minutes", len(pins), unit=" wheels") as bar:
         releases = wheels.resolve(pins, config.target, config.python)
         bar.update(len(pins))
@@ -166,7 +166,7 @@ def check(config: BundleConfig) -> dict[str, str]:
     return pins
 
 
-def found_models(given: Sequence[str], downloads: Path) -> list[BundledModel]:
+def resolve_models(given: Sequence[str], downloads: Path) -> list[BundledModel]:
     """The models by name, checked. Raises ``ConfigError`` that names one that cannot be had or holds no safetensors."""
     models = [_local(text) if Path(text).is_dir() else _of_hub(text, downloads) for text in given]
     names = [model.name for model in models]
@@ -200,7 +200,7 @@ def _of_hub(text: str, downloads: Path) -> BundledModel:
     if not any(name.endswith(".safetensors") for name in files):
         raise ConfigError(f"models: {text} has no *.safetensors: pickled weights can run code and are not taken")
     name = repo.replace("/", "--")
-    size = sum(size for file, size in files.items() if _wanted(Path(file)))
+    size = sum(size for file, size in files.items() if _is_model_file(Path(file)))
     return BundledModel(name=name, given=text, path=downloads / "models" / name, revision=about.sha, size=size)
 
 
@@ -219,10 +219,10 @@ def _download_model(model: BundledModel) -> None:
 def model_files(folder: Path) -> Files:
     """What is taken of a model's directory, by its name in there; links are followed."""
     found = [(path.relative_to(folder), path) for path in sorted(folder.rglob("*")) if path.is_file()]
-    return [(name.as_posix(), path) for name, path in found if _wanted(name)]
+    return [(name.as_posix(), path) for name, path in found if _is_model_file(name)]
 
 
-def _wanted(name: Path) -> bool:
+def _is_model_file(name: Path) -> bool:
     return not any(part.startswith(".") for part in name.parts) and any(name.match(glob) for glob in MODEL_FILES)
 
 
@@ -274,7 +274,7 @@ def write(
         pieces, parts = write_parts(files, folder, stem, config.part_mib << 20, bar.update)
     sums = {piece.name: piece.sha256 for piece in pieces}
     lock = folder / "requirements.lock"
-    lines = [f"{name} --hash=sha256:{sums[f'wheels/{file}']}" for name, file in wheels.pinned(ours)]
+    lines = [f"{name} --hash=sha256:{sums[f'wheels/{file}']}" for name, file in wheels.list_pins(ours)]
     lock.write_text("# Made by bundle: install with --no-deps.\n" + "\n".join(lines) + "\n")
     for name in ("install.sh", "unpack.py"):
         shutil.copy(CHECKOUT / "cluster" / "offline" / name, folder)
@@ -286,8 +286,9 @@ def write(
         target=config.target,
         python=config.python,
         platform=Platform(glibc=glibc),
-        installed_bytes=wheels.unpacked_bytes(ours) + sum(p.size for p in pieces if not p.name.startswith("wheels/")),
-        models=tuple({"name": m.name, "from": _shown(m), "revision": m.revision} for m in models),
+        installed_bytes=wheels.sum_unpacked_bytes(ours)
+        + sum(p.size for p in pieces if not p.name.startswith("wheels/")),
+        models=tuple({"name": m.name, "from": _format_origin(m), "revision": m.revision} for m in models),
         assets=tuple(read_json(path) for name, path in files if re.fullmatch(r"assets/\.[^/]+\.json", name)),
         parts=tuple(parts),
         files=tuple(pieces),
@@ -299,7 +300,7 @@ def write(
     return manifest
 
 
-def _shown(model: BundledModel) -> str:
+def _format_origin(model: BundledModel) -> str:
     """Where a model comes from; of a local one its name alone, as the path says nothing elsewhere."""
     return model.given.partition("@")[0] if model.revision else model.name
 

@@ -143,7 +143,7 @@ def num_bytes(releases: Iterable[Release]) -> int:
         if release.url.startswith("file:"):
             return Path(url2pathname(urlsplit(release.url).path)).stat().st_size
         try:
-            with web.opened("HEAD", release.url) as answer:
+            with web.open_response("HEAD", release.url) as answer:
                 return int(answer.headers.get("Content-Length", 0))
         except (WebError, ValueError):
             return 0
@@ -209,7 +209,7 @@ def _build(what: list[str], folder: Path) -> Path:
         return made.replace(folder / made.name)
 
 
-def pinned(paths: Iterable[Path]) -> list[tuple[str, str]]:
+def list_pins(paths: Iterable[Path]) -> list[tuple[str, str]]:
     """``name==version`` and file name of wheels."""
     parsed = [(parse_wheel_filename(path.name), path.name) for path in paths]
     return sorted((f"{name}=={version}", file) for (name, version, *_), file in parsed)
@@ -229,7 +229,7 @@ def least_glibc(names: Iterable[str]) -> str:
     return f"2.{most}"
 
 
-def unpacked_bytes(paths: Iterable[Path]) -> int:
+def sum_unpacked_bytes(paths: Iterable[Path]) -> int:
     """What wheels take when they are installed."""
     total = 0
     for path in paths:

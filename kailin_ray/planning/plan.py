@@ -52,12 +52,12 @@ def make_plan(config: Layout, nodes: Sequence[Node]) -> Plan:
 def lay_out(config: Agents, stages: Sequence[Stage], nodes: Sequence[Node]) -> Plan:
     """The same for some stages."""
     pools = [make_pool(config, stage, nodes) for stage in stages]
-    parts = [_replicated(part, config.cluster, nodes) for part in _cut(pools, config.cluster, nodes)]
-    placed, retrievers = zip(*(_located(part, config.cluster, nodes) for part in parts), strict=True)
+    parts = [_add_replicas(part, config.cluster, nodes) for part in _cut_into_parts(pools, config.cluster, nodes)]
+    placed, retrievers = zip(*(_locate_part(part, config.cluster, nodes) for part in parts), strict=True)
     return Plan(placed, tuple(nodes), retrievers)
 
 
-def _cut(pools: Sequence[Pool], cluster: Cluster, nodes: Sequence[Node]) -> list[Part]:
+def _cut_into_parts(pools: Sequence[Pool], cluster: Cluster, nodes: Sequence[Node]) -> list[Part]:
     """The pools as parts that fit, each as long as it can be."""
     parts: list[Part] = []
     for pool in pools:
@@ -83,7 +83,7 @@ def _times(pool: Pool, replicas: int) -> Pool:
     return replace(pool, replicas=replicas)
 
 
-def _replicated(part: Part, cluster: Cluster, nodes: Sequence[Node]) -> Part:
+def _add_replicas(part: Part, cluster: Cluster, nodes: Sequence[Node]) -> Part:
     """As many replicas of each pool as fit, one more for the slowest each time, so that none starves another."""
     if cluster.num_engines:
         return tuple(_times(pool, cluster.num_engines) for pool in part)
@@ -123,8 +123,8 @@ def _shortage(pools: Sequence[Pool], cluster: Cluster, nodes: Sequence[Node]) ->
         if need > have:
             sums = " + ".join(f"{number} x {held:.3g} ({name})" for number, held, name in terms)
             return f"{sums} = {need:.3g} {what}; the cluster has {have:.3g}"
-    if _placed(pools, cluster, nodes) is None:
-        actors = [f"{pool.replicas} x {_held(pool.demand)} ({pool.stage.name})" for pool in pools]
+    if _place_actors(pools, cluster, nodes) is None:
+        actors = [f"{pool.replicas} x {_format_resources(pool.demand)} ({pool.stage.name})" for pool in pools]
         if retrievers and cluster.gpus_per_encoder:
             number = f"{retrievers} x" if cluster.num_retrievers else "on each machine whose engines ask"
             actors.append(f"{number} {cluster.gpus_per_encoder:g} of a GPU (retriever)")
@@ -132,7 +132,7 @@ def _shortage(pools: Sequence[Pool], cluster: Cluster, nodes: Sequence[Node]) ->
     return ""
 
 
-def _placed(pools: Sequence[Pool], cluster: Cluster, nodes: Sequence[Node]) -> Places | None:
+def _place_actors(pools: Sequence[Pool], cluster: Cluster, nodes: Sequence[Node]) -> Places | None:
     """The machine of each actor, the fullest that has room for it; None if one finds none.
 
     Where each machine is to have a retriever, its first engine that asks brings it.
@@ -160,11 +160,11 @@ def _placed(pools: Sequence[Pool], cluster: Cluster, nodes: Sequence[Node]) -> P
             engines[number].append(place)
     if cluster.num_retrievers is None:
         return engines, [i for i, number in enumerate(asking) if number]
-    retrievers = _placed_retrievers(cluster.num_retrievers if any(asking) else 0, cluster, asking, left)
+    retrievers = _place_retrievers(cluster.num_retrievers if any(asking) else 0, cluster, asking, left)
     return None if retrievers is None else (engines, retrievers)
 
 
-def _placed_retrievers(
+def _place_retrievers(
     number: int, cluster: Cluster, asking: Sequence[int], left: Sequence[Sequence[float]]
 ) -> list[int] | None:
     """Machines of so many retrievers: where engines ask, in proportion to how many; None if one finds none."""
@@ -186,17 +186,17 @@ def _gpus_of(number: int, cluster: Cluster) -> float:
     return math.ceil(number / math.floor(1 / share)) if 0 < share < 1 else number * share
 
 
-def _held(demand: Demand) -> str:
+def _format_resources(demand: Demand) -> str:
     gpus = f"{demand.gpus:g} GPUs of {demand.gpu_memory_gib:g} GiB and " if demand.gpus else ""
     return f"{gpus}{demand.cpus:g} CPUs" + (f" and {demand.memory_gib:.1f} GiB" if demand.memory_gib else "")
 
 
-def _located(part: Part, cluster: Cluster, nodes: Sequence[Node]) -> tuple[Part, tuple[str | None, ...]]:
+def _locate_part(part: Part, cluster: Cluster, nodes: Sequence[Node]) -> tuple[Part, tuple[str | None, ...]]:
     """The part's pools with the machine of each replica, and the machine of each retriever.
 
     Left to itself Ray may spread engines of one GPU so that no machine has four left for an engine of four.
     """
-    places = _placed(part, cluster, nodes)
+    places = _place_actors(part, cluster, nodes)
     assert places is not None  # or _shortage would have said so
     *engines, retrievers = (tuple(nodes[i].identity for i in one) for one in (*places[0], places[1]))
     return tuple(replace(pool, machines=on) for pool, on in zip(part, engines, strict=True)), retrievers

@@ -97,7 +97,7 @@ def make_pool(config: Agents, stage: Stage, nodes: Sequence[Node]) -> Pool:
     engine, cluster = stage.engine, config.cluster
     key = f"model.{stage.agents[0]}"
     size = _size(engine, key)
-    calls = expected_calls(config, stage)
+    calls = estimate_calls(config, stage)
     max_length = _max_length(engine, size, key, calls)
     if cluster.device == "gpu":
         weights, cache, memory = _on_gpus(engine, size, nodes, key, max_length)
@@ -126,7 +126,7 @@ def _size(engine: EngineSpec, key: str) -> ModelSize:
         raise ConfigError(f"{key}: the size of {engine.path} cannot be told from its config.json: {said}") from error
 
 
-def expected_calls(config: Agents, stage: Stage) -> dict[str, Call]:
+def estimate_calls(config: Agents, stage: Stage) -> dict[str, Call]:
     """What the agents of a stage are expected to read and write for one abstract."""
     retrieval, evaluation, model = config.retrieval, config.evaluation, config.model
     document = int(DOCUMENT_WORDS * TOKENS_PER_WORD)

@@ -52,7 +52,7 @@ def make_stages(config: Layout) -> tuple[Stage, ...]:
 
 def judge_stage(model: Model) -> Stage:
     """The judge alone on an engine. Raises ``ConfigError`` if it has no model."""
-    return Stage(("judge",), _served(model, engine_of(model, "judge"), ["judge"]))
+    return Stage(("judge",), _build_engine_spec(model, engine_of(model, "judge"), ["judge"]))
 
 
 def _stages(model: Model, asked: tuple[str, ...], others: tuple[str, ...], later: tuple[str, ...]) -> tuple[Stage, ...]:
@@ -62,13 +62,13 @@ def _stages(model: Model, asked: tuple[str, ...], others: tuple[str, ...], later
         name = asked[-1] if asked else others[0]
         steps[name] = (name, RULE) if asked else (RULE, name)
     stages = []
-    for engine, following in _grouped(model, tuple(steps)):
-        spec = _served(model, engine, following)
+    for engine, following in _group_by_engine(model, tuple(steps)):
+        spec = _build_engine_spec(model, engine, following)
         stages.append(Stage(tuple(step for name in following for step in steps[name]), spec))
     return tuple(stages)
 
 
-def _served(model: Model, engine: EngineSpec, agents: list[str]) -> EngineSpec:
+def _build_engine_spec(model: Model, engine: EngineSpec, agents: list[str]) -> EngineSpec:
     """An engine with what its agents need besides the model."""
     adapters = (getattr(model, name).adapter for name in agents)
     return replace(
@@ -76,7 +76,7 @@ def _served(model: Model, engine: EngineSpec, agents: list[str]) -> EngineSpec:
     )
 
 
-def _grouped(model: Model, agents: tuple[str, ...]) -> list[tuple[EngineSpec, list[str]]]:
+def _group_by_engine(model: Model, agents: tuple[str, ...]) -> list[tuple[EngineSpec, list[str]]]:
     served = [(engine_of(model, name), name) for name in agents]
     return [(engine, [name for _, name in group]) for engine, group in groupby(served, key=lambda pair: pair[0])]
 

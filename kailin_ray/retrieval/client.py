@@ -105,7 +105,7 @@ class Searcher:
                 self._fell(place)
                 if tries == len(self._places) + MORE_TRIES:
                     raise
-                self._meter.retried(len(queries))
+                self._meter.count_retries(len(queries))
             finally:
                 place.num_asked -= len(queries)
 
@@ -125,9 +125,9 @@ class Searcher:
     def _fell(self, place: _Place) -> None:
         """Ask a retriever nothing more until it is back."""
         if not (place.back or place.gone):
-            place.back = asyncio.get_running_loop().create_task(self._returned(place))
+            place.back = asyncio.get_running_loop().create_task(self._wait_for_return(place))
 
-    async def _returned(self, place: _Place) -> None:
+    async def _wait_for_return(self, place: _Place) -> None:
         try:
             place.machine = await place.ready()
         except RayError as error:

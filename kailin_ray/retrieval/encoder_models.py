@@ -3,17 +3,17 @@
 from dataclasses import replace
 
 from kailin_ray.config import Encoder, QueryModel
-from kailin_ray.engines.models import check_files, found_model, model_json
+from kailin_ray.engines.models import check_files, model_json, resolve_model
 from kailin_ray.errors import ConfigError
 from kailin_ray.retrieval.encoder import check_length
 
 
-def found_encoder(encoder: Encoder) -> Encoder:
+def resolve_encoder(encoder: Encoder) -> Encoder:
     """The same encoder, its models checked and pinned. Raises ``ConfigError``, also if the two do not fit together."""
-    encoder = found_model(encoder, "encoder.path")
+    encoder = resolve_model(encoder, "encoder.path")
     check_files("encoder.path", encoder.path)
     if encoder.query:
-        encoder = replace(encoder, query=found_model(encoder.query, "encoder.query.path"))
+        encoder = replace(encoder, query=resolve_model(encoder.query, "encoder.query.path"))
     asked = encoder.query or encoder
     check_files("encoder.query.path" if encoder.query else "encoder.path", asked.path)
     dimension = _dimension(encoder, encoder, "encoder.max_length", encoder.max_length)

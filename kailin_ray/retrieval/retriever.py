@@ -63,7 +63,7 @@ class Retriever:
                 batch.append(self._queue.get_nowait())
             queries = [query for queries, _ in batch for query in queries]
             try:
-                found = await asyncio.to_thread(self._found, queries)
+                found = await asyncio.to_thread(self._search_batches, queries)
             except Exception as error:
                 _fail(batch, error)
                 continue
@@ -82,9 +82,9 @@ class Retriever:
             if not answer.done():
                 answer.set_result(hits)
 
-    def _found(self, queries: list[Query]) -> list[tuple[Vectors, Rows]]:
+    def _search_batches(self, queries: list[Query]) -> list[tuple[Vectors, Rows]]:
         return [
-            self._index.found(self._encoder.encode(questions), max(numbers), self._jaccard, questions)
+            self._index.search_rows(self._encoder.encode(questions), max(numbers), self._jaccard, questions)
             for questions, numbers, _ in _batches(queries)
         ]
 

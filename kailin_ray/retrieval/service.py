@@ -11,7 +11,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kailin_ray.config import DistillConfig
 from kailin_ray.planning.plan import Plan, retriever_threads
-from kailin_ray.retrieval.indexing.job import recorded_encoder
+from kailin_ray.retrieval.indexing.job import resolve_recorded_encoder
 from kailin_ray.retrieval.retriever import Retriever
 from kailin_ray.retrieval.search.folder import Index
 
@@ -42,7 +42,7 @@ def retrieving(
 
 def start_retriever(config: DistillConfig, index: Index, machine: str | None, threads: int) -> Any:
     """A retriever actor on the index, with the encoder that the index was made with; ``machine``: None for any."""
-    encoder = recorded_encoder(index)
+    encoder = resolve_recorded_encoder(index)
     gpus = config.cluster.gpus_per_encoder
     # Its process is started again; its calls are not repeated by Ray, which would wait for that: see Searcher.
     options: dict[str, Any] = {"num_cpus": 0, "num_gpus": gpus, "max_concurrency": 1_000, "max_restarts": -1}

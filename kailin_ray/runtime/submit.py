@@ -60,7 +60,7 @@ def submit(config: SubmitConfig) -> SubmittedJob:
         patience = {"RAY_JOB_STOP_WAIT_TIME_S": str(config.job.stop_seconds), "PYTHONUNBUFFERED": "1"}
         environment: Json = {"env_vars": patience | config.job.env}
         if config.job.ship:
-            environment["working_dir"] = str(packed(Path(scratch) / "kailin_ray"))
+            environment["working_dir"] = str(pack_code(Path(scratch) / "kailin_ray"))
         try:
             identity = client.submit_job(
                 entrypoint=shlex.join([config.job.python, "-m", "kailin_ray", config.command, *config.keys]),
@@ -117,7 +117,7 @@ def connect(job: Job) -> JobSubmissionClient:
         ) from error
 
 
-def packed(folder: Path) -> Path:
+def pack_code(folder: Path) -> Path:
     """Copy this package and its configuration to ``folder``, as a checkout has them, and nothing else."""
     ignored = shutil.ignore_patterns("__pycache__", "conf")
     shutil.copytree(PACKAGE, folder / "kailin_ray", ignore=ignored)

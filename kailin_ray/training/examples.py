@@ -27,7 +27,7 @@ from kailin_ray.agents.prompts import ask
 from kailin_ray.config import Dpo, TrainConfig, TrlRows
 from kailin_ray.corpus.overlap.benchmarks import Benchmarks
 from kailin_ray.dataset.decontaminate import load_benchmarks
-from kailin_ray.dataset.splits import held_out
+from kailin_ray.dataset.splits import is_held_out
 from kailin_ray.errors import ConfigError
 from kailin_ray.schema import Row
 from kailin_ray.training.question_sources import load_splits, read_questions
@@ -57,41 +57,41 @@ def load_examples(config: TrainConfig, cache: Path) -> Examples:
 
     Raises ``ConfigError``: the data cannot be had, lack a column, hold a pair of equal sides, or too few are left.
     """
-    splits = _read(config, cache)
+    splits = _read_splits(config, cache)
     left_out: Counter[str] = Counter()
     columns = [*COLUMNS[config.task], *(name for name in ("margin", "pmid") if name in splits["train"].column_names)]
     lacking = [name for name in COLUMNS[config.task] if name not in splits["train"].column_names]
     if lacking:
         there = ", ".join(splits["train"].column_names)
         raise ConfigError(
-            f"data: {_shown(config)} has no column {lacking[0]!r}, which task={config.task} needs: {there}"
+            f"data: {_format_source(config)} has no column {lacking[0]!r}, which task={config.task} needs: {there}"
         )
     splits = {name: split.select_columns(columns) for name, split in splits.items()}
     if config.task == "dpo":
         for split in splits.values():
-            _check_pairs(split, _shown(config))
+            _check_pairs(split, _format_source(config))
         splits = {name: _pairs(split, config.dpo, left_out) for name, split in splits.items()}
     splits = {name: _without_repeats(split, left_out) for name, split in splits.items()}
     if benchmarks := load_benchmarks(config.exclude, {}):
         splits = {name: _clean(split, benchmarks, left_out) for name, split in splits.items()}
-    train, test = _split(splits)
+    train, test = _split_rows(splits)
     if config.limit:
         train = train.select(range(min(config.limit, len(train))))
     if len(train) < config.min_examples:
         why = "".join(f", {number:,} left out as {name}" for name, number in sorted(left_out.items()))
         raise ConfigError(
-            f"data: {_shown(config)} leaves {len(train):,} examples to train on, fewer than min_examples="
+            f"data: {_format_source(config)} leaves {len(train):,} examples to train on, fewer than min_examples="
             f"{config.min_examples:,}{why}, {len(test) if test else 0:,} held out"
         )
     return Examples(train, test, dict(left_out))
 
 
-def _shown(config: TrainConfig) -> str:
+def _format_source(config: TrainConfig) -> str:
     name = getattr(config.data, "name", None)
     return f"{config.data.path}{f' ({name})' if name else ''}"
 
 
-def _read(config: TrainConfig, cache: Path) -> dict[str, Dataset]:
+def _read_splits(config: TrainConfig, cache: Path) -> dict[str, Dataset]:
     if not isinstance(config.data, TrlRows):
         if config.task != "question":
             raise ConfigError(f"data.kind: {config.data.kind} gives questions; task={config.task} needs kind: trl")
@@ -137,7 +137,7 @@ def _pairs(pairs: Dataset, dpo: Dpo, left_out: Counter[str]) -> Dataset:
             return "under_min_margin"
         return "unlike_lengths" if dpo.max_length_ratio and words[1] > dpo.max_length_ratio * words[0] else None
 
-    return _kept(pairs, why, left_out)
+    return _keep_rows(pairs, why, left_out)
 
 
 def _without_repeats(rows: Dataset, left_out: Counter[str]) -> Dataset:
@@ -151,7 +151,7 @@ def _without_repeats(rows: Dataset, left_out: Counter[str]) -> Dataset:
         seen.add(key)
         return "duplicate" if known else None
 
-    return _kept(rows, why, left_out)
+    return _keep_rows(rows, why, left_out)
 
 
 def _clean(rows: Dataset, benchmarks: Benchmarks, left_out: Counter[str]) -> Dataset:
@@ -171,17 +171,17 @@ def _clean(rows: Dataset, benchmarks: Benchmarks, left_out: Counter[str]) -> Dat
     return rows.select(np.flatnonzero(~bad))
 
 
-def _kept(rows: Dataset, why: Callable[[Row], str | None], left_out: Counter[str]) -> Dataset:
+def _keep_rows(rows: Dataset, why: Callable[[Row], str | None], left_out: Counter[str]) -> Dataset:
     reasons = [why(row) for row in rows]
     left_out.update(reason for reason in reasons if reason)
     return rows.select([number for number, reason in enumerate(reasons) if not reason])
 
 
-def _split(splits: dict[str, Dataset]) -> tuple[Dataset, Dataset | None]:
+def _split_rows(splits: dict[str, Dataset]) -> tuple[Dataset, Dataset | None]:
     every = concatenate_datasets(list(splits.values()))
     if "pmid" not in every.column_names:
         return splits["train"], splits.get("test")
-    out = np.array([pmid is not None and held_out(pmid) for pmid in every["pmid"]], bool)
+    out = np.array([pmid is not None and is_held_out(pmid) for pmid in every["pmid"]], bool)
     given = np.concatenate([np.full(len(rows), name == "test") for name, rows in splits.items()])
     test = every.select(np.flatnonzero(out | given))
     return every.select(np.flatnonzero(~(out | given))), test if len(test) else None

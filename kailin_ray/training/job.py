@@ -21,10 +21,10 @@ from transformers import AutoTokenizer
 from kailin_ray.config import TrainConfig, settings
 from kailin_ray.distill.identity import flat
 from kailin_ray.engines.adapters import Adapter, AdapterManifest, Base, ExampleCounts, TrainingInputs, find_trained
-from kailin_ray.engines.models import check_files, found_adapter, found_model, model_identity
+from kailin_ray.engines.models import check_files, model_identity, resolve_adapter, resolve_model
 from kailin_ray.errors import STOPPED, ConfigError, StoppedError
 from kailin_ray.io.files import atomic_folder, read_json, sha256, write_json
-from kailin_ray.io.locks import locked
+from kailin_ray.io.locks import hold_lock
 from kailin_ray.io.manifests import write_manifest
 from kailin_ray.io.storage import log_file
 from kailin_ray.io.terminal import progress_bar
@@ -33,7 +33,7 @@ from kailin_ray.runtime.signals import stop_requests
 from kailin_ray.schema import Json
 from kailin_ray.training.examples import Examples, load_examples
 from kailin_ray.training.report import card, draw_losses
-from kailin_ray.training.tokens import tokenized
+from kailin_ray.training.tokens import tokenize
 from kailin_ray.versions import versions
 
 MANY_ROWS = 20_000
@@ -48,16 +48,16 @@ FREE = ("out", "cluster", "workers", "optimization.save_steps", "min_examples")
 """What may change between two calls of one job."""
 
 
-def checked(config: TrainConfig) -> TrainConfig:
+def check_training(config: TrainConfig) -> TrainConfig:
     """The configuration with its model found. Raises ``ConfigError`` for what cannot be trained."""
     if importlib.util.find_spec("trl") is None:
         raise ConfigError("trl is not installed: pip install '.[train]'")
-    config = replace(config, model=found_model(config.model, "model.path"))
+    config = replace(config, model=resolve_model(config.model, "model.path"))
     check_files("model.path", config.model.path)
     if config.model.adapter:
         if not config.lora:
             raise ConfigError("lora: null, but model.adapter is to be trained on; give both or neither")
-        adapter = found_adapter(config.model.adapter, "model.adapter")
+        adapter = resolve_adapter(config.model.adapter, "model.adapter")
         config = replace(config, model=replace(config.model, adapter=adapter))
     if config.optimization.packing and config.task != "pretrain":
         raise ConfigError(f"optimization.packing: true, but task={config.task}; whole texts alone are packed")
@@ -91,11 +91,11 @@ def train(config: TrainConfig) -> TrainResult:
     Raises ``ConfigError``; ``CommandFailedError`` where a worker failed; ``StoppedError`` after SIGTERM, once the step
     that was begun is in a checkpoint. The same call goes on from there.
     """
-    config = checked(config)
+    config = check_training(config)
     out = config.out.absolute()
-    with locked(out):
+    with hold_lock(out):
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            return TrainResult(made_already(config), made_already=True)
+            return TrainResult(open_finished(config), made_already=True)
         with discard_if_refused(scratch_of(out)), one_line_faults(log_file(out)):
             return TrainResult(_train(config, out), made_already=False)
 
@@ -177,7 +177,7 @@ def job_of(config: TrainConfig) -> TrainingInputs:
     )
 
 
-def made_already(config: TrainConfig) -> Adapter:
+def open_finished(config: TrainConfig) -> Adapter:
     """The folder ``out``. Raises ``ConfigError`` if that was made from something else, or by something else."""
     adapter = find_trained(config.out, "out")
     if adapter is None:
@@ -227,7 +227,7 @@ def write_examples(config: TrainConfig, tokenizer: Any, examples: Examples, scra
         if name == "test":
             rows = rows.select(range(min(len(rows), MEASURED)))
         num_proc = min(os.cpu_count() or 1, 16) if len(rows) > MANY_ROWS else None
-        made, too_long = tokenized(rows, config, tokenizer, num_proc)
+        made, too_long = tokenize(rows, config, tokenizer, num_proc)
         left_out["too_long"] = left_out.get("too_long", 0) + too_long
         numbers[name] = len(made)
         if len(made):

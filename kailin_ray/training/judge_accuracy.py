@@ -50,7 +50,9 @@ def with_examples(prompt: Any) -> list[Any]:
     return [*PREAMBLE, prompt[-1]]
 
 
-def judged(shown_a: npt.NDArray[np.float64], says_a: npt.NDArray[np.bool_], pmids: list[int]) -> JudgeAccuracy:
+def compute_accuracy(
+    shown_a: npt.NDArray[np.float64], says_a: npt.NDArray[np.bool_], pmids: list[int]
+) -> JudgeAccuracy:
     """Accuracy against the rule and position bias.
 
     ``shown_a`` (n,): the probability of A; ``says_a`` (n,): the rule prefers A; ``pmids`` (n,): two rows each, the

@@ -22,7 +22,7 @@ from kailin_ray.config import TrainConfig
 from kailin_ray.engines.adapters import Figures
 from kailin_ray.engines.cpu import multiplies_bfloat16
 from kailin_ray.io.files import write_json
-from kailin_ray.training.judge_accuracy import judged, probabilities, with_examples
+from kailin_ray.training.judge_accuracy import compute_accuracy, probabilities, with_examples
 
 Model = Any
 STOP = "stop"
@@ -80,14 +80,14 @@ def train_worker(given: WorkerArguments) -> None:
     config, scratch = given["config"], given["scratch"]
     if not config.workers.gpus:
         torch.set_num_threads(max(1, int(config.workers.cpus)))
-    train, test = (_read(scratch / f"{name}.parquet") for name in ("train", "test"))
+    train, test = (_read_split(scratch / f"{name}.parquet") for name in ("train", "test"))
     assert train is not None
     trainer = make_trainer(config, train, test, scratch / "checkpoints")
     trainer.add_callback(Progress(scratch / "progress.json"))
     # Before the first step; a run that goes on has written it then.
     before = scratch / "before.json"
     if test is not None and not before.exists():
-        figures = measured(trainer, config, test)
+        figures = evaluate(trainer, config, test)
         if trainer.is_world_process_zero():
             write_json(before, figures)
     stop = Stop(scratch / STOP)
@@ -95,7 +95,7 @@ def train_worker(given: WorkerArguments) -> None:
     trainer.train(resume_from_checkpoint=last_checkpoint(scratch / "checkpoints"))
     if stop.asked:
         return
-    after = measured(trainer, config, test) if test is not None else None
+    after = evaluate(trainer, config, test) if test is not None else None
     if trainer.is_world_process_zero():
         save(trainer, config, scratch / "result")
         state = trainer.state
@@ -111,7 +111,7 @@ def train_worker(given: WorkerArguments) -> None:
     ray.train.report({"steps": trainer.state.global_step})
 
 
-def _read(file: Path) -> Dataset | None:
+def _read_split(file: Path) -> Dataset | None:
     return Dataset.from_parquet(str(file), cache_dir=str(file.parent / "cache")) if file.exists() else None
 
 
@@ -164,7 +164,7 @@ def make_trainer(config: TrainConfig, train: Dataset, test: Dataset | None, fold
     given: dict[str, Any] = {
         "model": load_model(config),
         "processing_class": tokenizer,
-        "train_dataset": _weighted(train, config) if dpo and config.dpo.weight_by_margin else train,
+        "train_dataset": _sample_by_margin(train, config) if dpo and config.dpo.weight_by_margin else train,
         "eval_dataset": test,
         "peft_config": _lora(config) if config.lora and not config.model.adapter else None,
     }
@@ -201,14 +201,14 @@ def _lora(config: TrainConfig) -> LoraConfig:
     )
 
 
-def _weighted(train: Dataset, config: TrainConfig) -> Dataset:
+def _sample_by_margin(train: Dataset, config: TrainConfig) -> Dataset:
     """As many pairs, drawn by their margins."""
     margins = np.array(train["margin"], float)
     drawn = np.random.default_rng(config.seed).choice(len(train), len(train), p=margins / margins.sum())
     return train.select(drawn)
 
 
-def measured(trainer: Any, config: TrainConfig, test: Dataset) -> Figures:
+def evaluate(trainer: Any, config: TrainConfig, test: Dataset) -> Figures:
     """The test split's loss, and of DPO and the judge what they are for."""
     names: list[_Measured] = ["loss", "mean_token_accuracy"]
     if trainer.state.global_step:  # before, policy and reference are one, and rank nothing
@@ -237,7 +237,7 @@ def judge_figures(trainer: Any, config: TrainConfig) -> Figures:
     for name, prompts in asked.items():
         # No autocast: logits of bfloat16 are a sixteenth apart, at which a judge that hardly knows ties.
         shown_a = probabilities(model, trainer.processing_class, prompts, arguments)
-        found[name] = judged(shown_a, says_a, rows["pmid"])
+        found[name] = compute_accuracy(shown_a, says_a, rows["pmid"])
     model.train()
     return found
 

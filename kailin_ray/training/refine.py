@@ -28,7 +28,7 @@ from typing import TypedDict
 from kailin_ray.config import RefineConfig
 from kailin_ray.errors import CommandFailedError, ConfigError
 from kailin_ray.io.files import read_json, sha256, write_json
-from kailin_ray.io.locks import locked
+from kailin_ray.io.locks import hold_lock
 from kailin_ray.io.manifests import has_manifest, manifest_checksum
 
 logger = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ def refine(config: RefineConfig, tell: Callable[[str], object] = logger.info) ->
     ``ConfigError`` if a folder that is there was made from something that has changed since.
     """
     every, out = steps(config), config.out.absolute()
-    with locked(out):
+    with hold_lock(out):
         out.mkdir(parents=True, exist_ok=True)
         for number, step in enumerate(every, start=1):
             tell(f"[{number} of {len(every)}] kailin-ray {step.command} {shlex.join(step.arguments)}")
@@ -162,12 +162,12 @@ def _run(command: list[str]) -> int:
     # Ours is set so that Hydra raises what is wrong (__main__); a person's own would ask for tracebacks.
     environment = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
     process = subprocess.Popen(command, env=environment)
-    with _forwarded(process):
+    with _forward_sigterm(process):
         return process.wait()
 
 
 @contextmanager
-def _forwarded(process: "subprocess.Popen[bytes]") -> Iterator[None]:
+def _forward_sigterm(process: "subprocess.Popen[bytes]") -> Iterator[None]:
     """SIGTERM stops the step in good order; Ctrl-C reaches it by itself."""
     before = signal.signal(signal.SIGTERM, lambda *_: process.send_signal(signal.SIGTERM))
     try:

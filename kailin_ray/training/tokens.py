@@ -13,10 +13,10 @@ from kailin_ray.engines.chat_template import Arguments, plain_ids, prompt_ids, r
 from kailin_ray.schema import Row
 
 
-def tokenized(rows: Dataset, config: TrainConfig, tokenizer: Any, num_proc: int | None) -> tuple[Dataset, int]:
+def tokenize(rows: Dataset, config: TrainConfig, tokenizer: Any, num_proc: int | None) -> tuple[Dataset, int]:
     """The examples as ids, and how many were left out as longer than ``max_length``; of plain text none is."""
     arguments = tuple(sorted(config.model.chat_template.items()))
-    make = {"dpo": _pair, "pretrain": _text}.get(config.task, _answered)
+    make = {"dpo": _pair, "pretrain": _text}.get(config.task, _tokenize_answer)
     kept = [name for name in ("pmid", "margin") if name in rows.column_names]
     made = rows.map(
         make,
@@ -41,7 +41,7 @@ def _text(row: Row, tokenizer: Any, arguments: Arguments) -> Row:
     return {"input_ids": [*_opening(tokenizer), *plain_ids(tokenizer, row["text"]), tokenizer.eos_token_id]}
 
 
-def _answered(row: Row, tokenizer: Any, arguments: Arguments) -> Row:
+def _tokenize_answer(row: Row, tokenizer: Any, arguments: Arguments) -> Row:
     prompt = _prompt(row["prompt"], tokenizer, arguments)
     reply = _reply(row["completion"], tokenizer, arguments)
     return {"input_ids": prompt + reply, "completion_mask": [0] * len(prompt) + [1] * len(reply)}

@@ -46,7 +46,7 @@ def test_what_cannot_be_submitted_is_refused_by_name(
 
 
 def test_the_code_travels_and_nothing_else(tmp_path: Path) -> None:
-    folder = submit.packed(tmp_path / "code")
+    folder = submit.pack_code(tmp_path / "code")
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert {
         "kailin_ray/__main__.py",

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kailin_ray.comparison import diversity
-from kailin_ray.comparison.diversity import ALIKE, MEASURES, commonest_opening, compare_diversity, measure, prepared
+from kailin_ray.comparison.diversity import (
+    ALIKE,
+    MEASURES,
+    commonest_opening,
+    compare_diversity,
+    index_questions,
+    measure,
+)
 from kailin_ray.corpus.overlap.ngrams import word_list
 
 VARIED = [
@@ -24,7 +31,7 @@ QUESTIONS = st.lists(WORDS.map(lambda words: " ".join(words) + "?"), min_size=1,
 
 
 def measured(questions: list[str]) -> dict[str, float]:
-    found = measure(prepared(pa.array(questions, pa.large_string())), np.ones(len(questions), bool))
+    found = measure(index_questions(pa.array(questions, pa.large_string())), np.ones(len(questions), bool))
     return dict(zip(MEASURES, found, strict=True))
 
 
@@ -103,7 +110,7 @@ def test_an_interval_is_as_wide_as_the_spread_of_many_samples() -> None:
         return pa.array(asked, pa.large_string())
 
     place = MEASURES.index("exact_repeats")
-    spread = np.std([measure(prepared(sample()), np.ones(100, bool))[place] for _ in range(60)])
+    spread = np.std([measure(index_questions(sample()), np.ones(100, bool))[place] for _ in range(60)])
     questions = sample()
     mean, low, high = compare_diversity(questions, questions)["exact_repeats"]["old"]
     assert high - low == pytest.approx(2 * 1.96 * spread, rel=0.35)

@@ -14,14 +14,14 @@ from kailin_ray.comparison import job
 from kailin_ray.comparison.manifest import ComparisonManifest
 from kailin_ray.comparison.report import MEASURES, format_comparison, lines
 from kailin_ray.config import CompareConfig, load
-from kailin_ray.dataset.splits import held_out
+from kailin_ray.dataset.splits import is_held_out
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.files import read_json
 from kailin_ray.io.manifests import read_manifest
 from tests.support.runs import MODEL, OF_OLD, Record, record, run
 
-HELD_OUT = [pmid for pmid in range(1, 2_000) if held_out(pmid)][:60]
-TRAINED_ON = [pmid for pmid in range(1, 100) if not held_out(pmid)]
+HELD_OUT = [pmid for pmid in range(1, 2_000) if is_held_out(pmid)][:60]
+TRAINED_ON = [pmid for pmid in range(1, 100) if not is_held_out(pmid)]
 HACKED = "What is the effect of the treatment on the outcome?"
 
 Compared = Callable[..., dict[str, Any]]

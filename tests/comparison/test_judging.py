@@ -90,13 +90,13 @@ def test_a_dead_engine_ends_it_and_the_same_call_goes_on(
     config = load(CompareConfig, "compare", asked)
     pmids = np.array(numbers)
     old, now = read_asked(config.old, pmids), read_asked(config.new, pmids)
-    wanted = verdicts.wanted(old, now)
+    wanted = verdicts.list_pairs_to_judge(old, now)
     deadly = tmp_path / "deadly"
     deadly.touch()
 
     def judged() -> pa.Table:
         ray_here()
-        return judging.judged(config, JUDGE, wanted, tmp_path / "log", lambda _: FakeJudge(deadly))
+        return judging.judge_pairs(config, JUDGE, wanted, tmp_path / "log", lambda _: FakeJudge(deadly))
 
     with pytest.raises(RayError, match="EngineDeadError"):
         judged()
@@ -165,7 +165,7 @@ def test_verdicts_of_other_runs_are_not_gone_on_with(tmp_path: Path, keys: list[
     pq.write_table(pa.Table.from_pylist([verdict], VERDICTS), left / "verdicts" / "a.parquet")
     nothing = np.zeros(0, np.int64)
     assert (
-        judging.judged(config, replace(JUDGE, form="pointwise"), nothing, tmp_path / "log")["key"].to_pylist()
+        judging.judge_pairs(config, replace(JUDGE, form="pointwise"), nothing, tmp_path / "log")["key"].to_pylist()
         == keys[:1]
     )
-    assert judging.judged(config, JUDGE, nothing, tmp_path / "log").num_rows == 0
+    assert judging.judge_pairs(config, JUDGE, nothing, tmp_path / "log").num_rows == 0

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kailin_ray.comparison.pairs import KINDS, PREFERRED, read_asked, shared
-from kailin_ray.dataset.splits import held_out
+from kailin_ray.comparison.pairs import KINDS, PREFERRED, find_shared_pmids, read_asked
+from kailin_ray.dataset.splits import is_held_out
 from kailin_ray.errors import ConfigError
 from kailin_ray.planning.stages import QUESTION_AGENTS
 from tests.support.runs import Record, record, run
 
-HELD_OUT = [pmid for pmid in range(1, 400) if held_out(pmid)]
-TRAINED_ON = [pmid for pmid in range(1, 100) if not held_out(pmid)]
+HELD_OUT = [pmid for pmid in range(1, 400) if is_held_out(pmid)]
+TRAINED_ON = [pmid for pmid in range(1, 100) if not is_held_out(pmid)]
 
 asked = st.none() | st.tuples(st.sampled_from(["Does it?", "Why?", ""]), st.none() | st.floats(0, 1))
 
@@ -59,8 +59,8 @@ def test_abstracts_are_those_of_both_runs_that_are_held_out(tmp_path: Path) -> N
     some = [*HELD_OUT[:6], *TRAINED_ON[:6]]
     old = run(tmp_path / "old", [record(pmid) for pmid in some])
     new = run(tmp_path / "new", [record(pmid) for pmid in [*some[3:], 100_000]])
-    assert shared(old, new, only_held_out=True).tolist() == sorted(HELD_OUT[3:6])
-    assert shared(old, new, only_held_out=False).tolist() == sorted(some[3:])
+    assert find_shared_pmids(old, new, only_held_out=True).tolist() == sorted(HELD_OUT[3:6])
+    assert find_shared_pmids(old, new, only_held_out=False).tolist() == sorted(some[3:])
 
 
 @pytest.mark.parametrize(
@@ -79,5 +79,5 @@ def test_runs_without_common_abstracts_are_refused(tmp_path: Path, olds: list[in
     old = run(tmp_path / "old", [record(pmid) for pmid in olds])
     new = run(tmp_path / "new", [record(pmid) for pmid in news])
     with pytest.raises(ConfigError) as refused:
-        shared(old, new, only_held_out=True)
+        find_shared_pmids(old, new, only_held_out=True)
     assert str(refused.value) == "new: the two runs " + said.format(old=old, new=new)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kailin_ray.comparison import statistics
-from kailin_ray.comparison.statistics import counted, interval, intervals, paired, points
+from kailin_ray.comparison.statistics import count_wins, interval, intervals, pair_values, points
 
 NAN = float("nan")
 VALUES = st.lists(st.floats(-10, 10), min_size=1, max_size=40)
@@ -69,14 +69,14 @@ def test_of_nothing_there_is_no_interval() -> None:
 @given(GAPPED)
 def test_the_same_values_do_not_differ(values: list[float]) -> None:
     column = np.array(values)
-    found = intervals(paired(column, column) | {"points": points(column, column, 1e-9)})
+    found = intervals(pair_values(column, column) | {"points": points(column, column, 1e-9)})
     assert found["old"] == found["new"]
     if found["old"]:
         assert (found["difference"], found["points"]) == ([0, 0, 0], [0.5, 0.5, 0.5])
 
 
 def test_differences_are_paired_and_leave_out_what_is_missing_on_either_side() -> None:
-    found = intervals(paired(np.array([1.0, 10.0, NAN, 5.0]), np.array([2.0, 11.0, 3.0, NAN])))
+    found = intervals(pair_values(np.array([1.0, 10.0, NAN, 5.0]), np.array([2.0, 11.0, 3.0, NAN])))
     # Far apart as they are, each rose by one.
     assert found["difference"] == pytest.approx([1, 1, 1])
     assert found["old"] is not None
@@ -88,13 +88,13 @@ def test_points_are_given_for_wins_and_half_for_ties() -> None:
     new = np.array([0.2, 0.2, 0.3 + 1e-12, 0.1, 0.5, NAN])
     found = points(old, new, 1e-9)
     assert found[:4].tolist() == [1, 0.5, 0.5, 0]
-    assert counted(found) == {"wins": 1, "ties": 2, "losses": 1, "missing": 2}
+    assert count_wins(found) == {"wins": 1, "ties": 2, "losses": 1, "missing": 2}
 
 
 @given(GAPPED, st.randoms())
 def test_who_wins_when_sides_change_loses(values: list[float], dice: object) -> None:
     old = np.array(values)
     new = np.array(dice.sample(values, len(values)))  # type: ignore[attr-defined]
-    one, other = counted(points(old, new, 1e-9)), counted(points(new, old, 1e-9))
+    one, other = count_wins(points(old, new, 1e-9)), count_wins(points(new, old, 1e-9))
     assert (one["wins"], one["ties"], one["missing"]) == (other["losses"], other["ties"], other["missing"])
     assert sum(one.values()) == len(values)

@@ -9,9 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kailin_ray.comparison.measures import measured
+from kailin_ray.comparison.measures import measure
 from kailin_ray.comparison.pairs import Asked, read_asked
-from kailin_ray.comparison.verdicts import KEYS_PER_PMID, VERDICTS, agents_of, by_kind, pair_keys, read_verdicts, wanted
+from kailin_ray.comparison.verdicts import (
+    KEYS_PER_PMID,
+    VERDICTS,
+    agents_of,
+    by_kind,
+    list_pairs_to_judge,
+    pair_keys,
+    read_verdicts,
+)
 from kailin_ray.planning.stages import QUESTION_AGENTS
 from tests.support.runs import record, run
 
@@ -35,7 +43,7 @@ def test_a_key_tells_its_pair(pmid: int, old: int, new: int) -> None:
 
 
 def test_a_pair_is_asked_about_once_and_the_same_question_never(both: tuple[Asked, Asked]) -> None:
-    asked = [agents_of(key) for key in wanted(*both).tolist()]
+    asked = [agents_of(key) for key in list_pairs_to_judge(*both).tolist()]
     assert asked == [
         (1, "general", "general"),  # also the preferred ones
         (2, "general", "general"),
@@ -46,7 +54,7 @@ def test_a_pair_is_asked_about_once_and_the_same_question_never(both: tuple[Aske
 
 
 def verdicts(both: tuple[Asked, Asked], folder: Path) -> pa.Table:
-    keys = wanted(*both).tolist()
+    keys = list_pairs_to_judge(*both).tolist()
     rows = [
         {"key": keys[0], "old": 0.4, "new": 0.6, "orders": [0.7, 0.1]},
         {"key": keys[1], "old": 0.8, "new": 0.2, "orders": [0.9, 0.7]},
@@ -76,7 +84,7 @@ def test_verdicts_are_those_of_each_kind_s_pairs(both: tuple[Asked, Asked], tmp_
 
 def test_the_same_question_is_a_tie(both: tuple[Asked, Asked], tmp_path: Path) -> None:
     judged = by_kind(verdicts(both, tmp_path), *both, pairwise=True)
-    found = measured(*both, judged)
+    found = measure(*both, judged)
     assert found.counts["preferred"]["judge"] == {
         "wins": 2, "ties": 1, "losses": 0, "missing": 1, "same_question": 1, "faults": {"abstract_too_long": 1},
         # Shown first: 0.7 and 0.9; 0.5 and 0.9. Only the first verdict changes with the order.
@@ -90,12 +98,12 @@ def test_the_same_question_is_a_tie(both: tuple[Asked, Asked], tmp_path: Path) -
 
 def test_a_pointwise_judge_s_probabilities_are_each_question_s_own(both: tuple[Asked, Asked], tmp_path: Path) -> None:
     judged = by_kind(verdicts(both, tmp_path), *both, pairwise=False)
-    found = measured(*both, judged).figures["preferred.judge_probability"]
+    found = measure(*both, judged).figures["preferred.judge_probability"]
     assert found["abstracts"] == 2
     assert [found[side][0] for side in ("old", "new", "difference")] == pytest.approx([0.35, 0.65, 0.3])
 
 
 def test_without_any_verdict_only_ties_are_known(both: tuple[Asked, Asked], tmp_path: Path) -> None:
-    found = measured(*both, by_kind(read_verdicts(tmp_path), *both, pairwise=True))
+    found = measure(*both, by_kind(read_verdicts(tmp_path), *both, pairwise=True))
     counts = found.counts["biomedical"]["judge"]
     assert [counts[name] for name in ("wins", "ties", "losses", "missing")] == [0, 2, 0, 2]

@@ -7,7 +7,7 @@ import pytest
 from kailin_ray.dataset import publish
 from kailin_ray.dataset import rows as rows_module
 from kailin_ray.dataset.rows import SCHEMAS, judge, preference, rejected, sft, triple
-from kailin_ray.dataset.splits import held_out
+from kailin_ray.dataset.splits import is_held_out
 
 RECORD = {
     "pmid": 7,
@@ -94,7 +94,7 @@ def test_where_the_rule_is_not_confident_the_judge_learns_nothing(change: dict) 
 
 
 def test_one_abstract_in_ten_is_held_out() -> None:
-    assert 900 < sum(held_out(pmid) for pmid in range(10_000)) < 1_100
+    assert 900 < sum(is_held_out(pmid) for pmid in range(10_000)) < 1_100
 
 
 def test_every_row_fits_its_schema() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from kailin_ray.agents.prompts import DECIDE, TASKS
 from kailin_ray.config import DistillConfig, Judge
-from kailin_ray.distill.actor import judged
+from kailin_ray.distill.actor import format_verdict
 from kailin_ray.distill.distiller import RERANKED, Distiller
 from kailin_ray.engines.interface import EngineDeadError, Generation, PromptTooLongError
 from kailin_ray.mesh import MeshHierarchy
@@ -265,11 +265,11 @@ def test_a_judge_s_prompt_that_is_too_long_loses_its_last_contexts_first(run: Ru
 
 def test_a_verdict_s_line_for_the_log_shows_both_orders(run: Run) -> None:
     row = run(DOCUMENT, FakeEngine(REPLIES, judge=pairwise((0.6, 0.1))), by="judge", judge=PAIRWISE)
-    assert judged(row) == (
+    assert format_verdict(row) == (
         "judge: PMID 1: P(general) shown first 0.600, shown second 0.100; general 0.350, biomedical 0.650; "
         "prefers biomedical by 0.300"
     )
-    assert judged(run(DOCUMENT)) is None
+    assert format_verdict(run(DOCUMENT)) is None
 
 
 def test_each_agent_asks_with_its_own_adapter(config: DistillConfig, toy_mesh: MeshHierarchy) -> None:

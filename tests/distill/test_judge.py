@@ -9,7 +9,7 @@ import matplotlib.image
 import pytest
 
 from kailin_ray.agents.evaluation import TIE
-from kailin_ray.dataset.splits import held_out
+from kailin_ray.dataset.splits import is_held_out
 from tests.conftest import MESH, Command
 from tests.distill.test_run import records
 
@@ -107,7 +107,7 @@ def test_the_judge_s_training_data_is_balanced_and_disjoint(
     for split, data in splits.items():
         said = [row["completion"][0]["content"] for row in data]
         assert said.count("A") == said.count("B") == len(said) / 2
-        assert all(held_out(pmid) == (split == "test") for pmid in data["pmid"])
+        assert all(is_held_out(pmid) == (split == "test") for pmid in data["pmid"])
         for row in data:
             assert [m["role"] for m in (*row["prompt"], *row["completion"])] == ["system", "user", "assistant"]
     preferences = datasets.load_dataset(

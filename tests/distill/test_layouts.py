@@ -29,7 +29,7 @@ LIMIT = 5
 def base(documents: Path, index: Path) -> list[str]:
     return [
         "distill", f"documents={documents}", f"index={index}", f"mesh={MESH}", f"limit={LIMIT}", "retrieval=brief",
-        "cluster.rows_per_block=2",
+        "cluster.rows_per_block=2", "model.engine.kv_cache_memory_bytes=536870912",
     ]  # fmt: skip
 
 
@@ -145,8 +145,10 @@ def metrics(process: subprocess.Popen[bytes]) -> str:
 @pytest.mark.slow
 def test_an_engine_process_that_is_killed_is_replaced_and_counted(base: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
-    small = ["model.engine.kv_cache_memory_bytes=536870912", "cluster.threads_per_engine=1"]
-    process = start([*base, *small, f"out={run}", "cluster.rows_in_flight=2"], RAY_metrics_report_interval_ms="500")
+    process = start(
+        [*base, "cluster.threads_per_engine=1", f"out={run}", "cluster.rows_in_flight=2"],
+        RAY_metrics_report_interval_ms="500",
+    )
     wait_for(lambda: len(list((run / "records").glob("*.parquet"))) > 0, process)
     wait_for(lambda: "ray_vllm_prompt_tokens" in metrics(process), process)
     assert "ray_kailin_ray_tokens_total{" in metrics(process)

@@ -22,7 +22,7 @@ from kailin_ray.distill.sink import RecordSink
 from kailin_ray.errors import ConfigError
 from kailin_ray.io import locks
 from kailin_ray.io.files import atomic_file, atomic_folder, read_json, remove_folder, sha256, write_json
-from kailin_ray.io.locks import locked
+from kailin_ray.io.locks import hold_lock
 from kailin_ray.io.storage import check_access, is_remote, parse_folder
 from kailin_ray.schema import RECORDS
 from tests.conftest import MESH, ROOT, Command
@@ -86,9 +86,9 @@ def test_one_process_at_a_time_holds_a_run(store: str) -> None:
     run = parse_folder(f"{store}/held")
     lock = run.with_name(".held.lock")
     with (
-        locked(run),
+        hold_lock(run),
         pytest.raises(BlockingIOError, match=f"{os.getpid()} on .*; if it was killed, remove {lock}"),
-        locked(run),
+        hold_lock(run),
     ):
         pass
     assert not lock.exists()
@@ -96,10 +96,10 @@ def test_one_process_at_a_time_holds_a_run(store: str) -> None:
     gone.wait()
     holder = {"host": "here", "pid": gone.pid, "machine": locks._machine()}
     lock.write_text(json.dumps(holder))
-    with locked(run):  # of this machine, and killed
+    with hold_lock(run):  # of this machine, and killed
         assert json.loads(lock.read_text())["pid"] == os.getpid()
     lock.write_text(json.dumps(holder | {"machine": "another"}))
-    with pytest.raises(BlockingIOError), locked(run):
+    with pytest.raises(BlockingIOError), hold_lock(run):
         pass
     lock.unlink()
 
@@ -114,7 +114,7 @@ def test_a_lock_that_two_find_abandoned_is_taken_by_one(store: str, monkeypatch:
         return False
 
     monkeypatch.setattr(locks, "_alive", other_is_quicker)
-    with pytest.raises(BlockingIOError), locked(run):
+    with pytest.raises(BlockingIOError), hold_lock(run):
         pass
     assert json.loads(lock.read_text())["host"] == "there"
     lock.unlink()

@@ -17,7 +17,7 @@ from transformers import AddedToken, AutoModelForCausalLM, AutoTokenizer
 
 from kailin_ray.agents.prompts import ask
 from kailin_ray.config import DistillConfig
-from kailin_ray.distill.preflight import found_models
+from kailin_ray.distill.preflight import resolve_models
 from kailin_ray.io.terminal import output_to
 from kailin_ray.planning.stages import make_stages
 from tests.conftest import MODEL
@@ -247,5 +247,5 @@ def test_the_engine_generates_chooses_caches_and_refuses_what_is_too_long(
             await engine.generate([ask("user", "word " * 3_100)], {"max_tokens": 32, "temperature": 0.0})
 
     ray_here()
-    (stage,) = make_stages(replace(config, model=found_models(config)))
+    (stage,) = make_stages(replace(config, model=resolve_models(config, {})))
     asyncio.run(calls(engines(stage.engine)))

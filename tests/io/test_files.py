@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kailin_ray.io import compressed
 from kailin_ray.io.files import atomic_file, atomic_folder, sha256, write_json
-from kailin_ray.io.locks import locked
+from kailin_ray.io.locks import hold_lock
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -51,12 +51,12 @@ def test_a_folder_s_checksum_sees_names_and_contents_but_no_hidden_files(tmp_pat
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     with (
-        locked(tmp_path / "run"),
+        hold_lock(tmp_path / "run"),
         pytest.raises(BlockingIOError, match="run: another process is at work on it"),
-        locked(tmp_path / "run"),
+        hold_lock(tmp_path / "run"),
     ):
         pass
-    with locked(tmp_path / "run"):
+    with hold_lock(tmp_path / "run"):
         pass
     assert list(tmp_path.iterdir()) == []
 

@@ -393,14 +393,14 @@ def test_a_model_of_the_hub_is_pinned_and_only_safetensors_are_taken(
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    (model,) = packing.found_models(["good/model@main"], tmp_path)
+    (model,) = packing.resolve_models(["good/model@main"], tmp_path)
     assert (model.name, model.revision, model.size) == ("good--model", "c0ffee", 100)
     with pytest.raises(FetchError, match="good/model@main: ConnectionError: gone; what came is kept"):
         packing._download_model(model)
     assert (asked["repo"], asked["revision"], asked["local_dir"]) == ("good/model", "c0ffee", model.path)
     assert not {"*.bin", "*.py"} & set(asked["allow_patterns"])
     with pytest.raises(ConfigError, match="bad/model has no .*safetensors"):
-        packing.found_models(["bad/model"], tmp_path)
+        packing.resolve_models(["bad/model"], tmp_path)
 
 
 def test_the_scripts_are_executable() -> None:

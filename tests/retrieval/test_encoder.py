@@ -23,7 +23,7 @@ from kailin_ray.distill.preflight import check_encoder
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.manifests import write_manifest
 from kailin_ray.retrieval.encoder import EncodeDocuments, PassageEncoder, QueryEncoder, check_length
-from kailin_ray.retrieval.encoder_models import found_encoder
+from kailin_ray.retrieval.encoder_models import resolve_encoder
 from kailin_ray.retrieval.indexing.job import encoder_identity, resume_index
 from kailin_ray.retrieval.search.folder import FORMAT, Index, IndexInputs
 from kailin_ray.schema import DOCUMENTS
@@ -140,7 +140,7 @@ def test_questions_have_their_own_prefix_and_length_also_with_one_model(models: 
 
 def test_without_pooling_the_directorys_own_modules_are_used(models: Path) -> None:
     given = (f"encoder.path={models}/own", "encoder.query=null", "encoder.pair=false", "encoder.pooling=null")
-    vectors = PassageEncoder(found_encoder(medcpt(models, *given)), on_gpu=False).encode(TITLES, TEXTS)
+    vectors = PassageEncoder(resolve_encoder(medcpt(models, *given)), on_gpu=False).encode(TITLES, TEXTS)
     read = [f"{a} {b}" for a, b in zip(TITLES, TEXTS, strict=True)]
     np.testing.assert_allclose(vectors, plain(models / "articles", read, 40, "mean", False), atol=2e-5)
 
@@ -260,7 +260,7 @@ def test_documents_become_passages_with_vectors_in_half_precision(models: Path, 
 
 def test_what_fits_together_is_found_and_made_absolute(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(models)
-    found = found_encoder(medcpt(models, "encoder.path=articles", "encoder.query.path=questions"))
+    found = resolve_encoder(medcpt(models, "encoder.path=articles", "encoder.query.path=questions"))
     assert found.query
     assert (found.path, found.query.path) == (str(models / "articles"), str(models / "questions"))
 
@@ -285,7 +285,7 @@ def test_what_cannot_be_is_refused_by_name_before_a_model_is_loaded(
     (pickled / "config.json").write_bytes((models / "questions" / "config.json").read_bytes())
     (pickled / "pytorch_model.bin").write_bytes(b"\x80\x04.")
     with pytest.raises(ConfigError, match=message):
-        found_encoder(medcpt(models, *(override.format(models) for override in overrides)))
+        resolve_encoder(medcpt(models, *(override.format(models) for override in overrides)))
 
 
 def test_too_long_a_length_is_refused_by_the_encoders_too(models: Path) -> None:
@@ -378,12 +378,12 @@ def test_both_models_of_the_hub_are_pinned_to_their_commits(models: Path, monkey
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     hub = ("encoder=medcpt", "encoder.revision=main", "encoder.query.revision=v1")
-    found = found_encoder(index_config(*hub, "encoder.max_length=64").encoder)
+    found = resolve_encoder(index_config(*hub, "encoder.max_length=64").encoder)
     assert found.query
     assert (found.path, found.revision) == ("ncbi/MedCPT-Article-Encoder", "articles")
     assert (found.query.path, found.query.revision) == ("ncbi/MedCPT-Query-Encoder", "questions")
     with pytest.raises(ConfigError, match=r"^encoder\.max_length: 65 tokens, but ncbi/MedCPT-Article-Encoder has 64"):
-        found_encoder(index_config(*hub, "encoder.max_length=65").encoder)
+        resolve_encoder(index_config(*hub, "encoder.max_length=65").encoder)
 
 
 @pytest.mark.parametrize(("preset", "dot"), [("minilm", False), ("pubmedbert", False), ("medcpt", True)])

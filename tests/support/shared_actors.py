@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -28,6 +28,8 @@ from kailin_ray.retrieval.search.folder import Index
 from kailin_ray.retrieval.service import start_retriever
 
 NAMESPACE = "tests"
+CACHE_BYTES = 512 << 20
+"""Of each engine at most, whatever a run asks for: several of them live at once."""
 
 
 class Host:
@@ -85,6 +87,8 @@ class SharedEngines:
     logs: Path
 
     def __call__(self, spec: EngineSpec) -> Borrowed:
+        cache = min(CACHE_BYTES, spec.args.get("kv_cache_memory_bytes") or CACHE_BYTES)
+        spec = replace(spec, args=spec.args | {"kv_cache_memory_bytes": cache})
         asked = hashlib.sha256(json.dumps(asdict(spec), sort_keys=True, default=str).encode()).hexdigest()[:12]
         threads = {
             key: os.environ[key] for key in ("OMP_NUM_THREADS", "VLLM_CPU_OMP_THREADS_BIND") if key in os.environ
@@ -152,6 +156,6 @@ def sharing(engines: Callable[[EngineSpec], Any], retrievers: SharedRetrievers) 
     with (
         patch.object(pipeline, "distill", partial(pipeline.distill, start_engine=engines)),
         patch.object(pipeline, "retrieving", retrievers),
-        patch.object(judging, "judged", partial(judging.judged, start_engine=engines)),
+        patch.object(judging, "judge_pairs", partial(judging.judge_pairs, start_engine=engines)),
     ):
         yield

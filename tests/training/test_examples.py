@@ -15,14 +15,14 @@ from kailin_ray.agents import question
 from kailin_ray.agents.prompts import SYSTEM, TASKS, ask
 from kailin_ray.config import TrainConfig, check, conf_dir
 from kailin_ray.corpus.documents import DocumentsManifest
-from kailin_ray.dataset.splits import held_out
+from kailin_ray.dataset.splits import is_held_out
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.manifests import write_manifest
 from kailin_ray.schema import DOCUMENTS
 from kailin_ray.training.examples import Examples, load_examples, text_of
 
-TRAINED = [pmid for pmid in range(1, 400) if not held_out(pmid)]
-HELD_OUT = [pmid for pmid in range(1, 400) if held_out(pmid)]
+TRAINED = [pmid for pmid in range(1, 400) if not is_held_out(pmid)]
+HELD_OUT = [pmid for pmid in range(1, 400) if is_held_out(pmid)]
 
 
 def config(task: str, path: Path, *keys: str) -> TrainConfig:

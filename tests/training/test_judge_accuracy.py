@@ -7,13 +7,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kailin_ray.agents.evaluation import pairwise_messages
 from kailin_ray.engines.chat_template import plain_ids, prompt_ids
-from kailin_ray.training.judge_accuracy import judged, probabilities, with_examples
+from kailin_ray.training.judge_accuracy import compute_accuracy, probabilities, with_examples
 from tests.conftest import MODEL
 
 
 def test_a_judge_that_always_says_a_is_right_by_chance_and_all_bias() -> None:
     shown_a, says_a = np.full(8, 0.9), np.array([True, False] * 4)
-    found = judged(shown_a, says_a, [1, 1, 2, 2, 3, 3, 4, 4])
+    found = compute_accuracy(shown_a, says_a, [1, 1, 2, 2, 3, 3, 4, 4])
     assert (found["abstracts"], found["accuracy"], found["accuracy_each_order"]) == (4, 0.5, 0.5)
     assert found["position_bias"] == {"rows": 4, "first": 0.9, "flipped": 1.0}
 
@@ -21,26 +21,26 @@ def test_a_judge_that_always_says_a_is_right_by_chance_and_all_bias() -> None:
 def test_a_judge_that_knows_is_right_in_both_orders_whatever_the_rows_order() -> None:
     pmids = np.array([5, 6, 5, 6, 7])  # of 7 one order alone is there, which counts for nothing
     says_a = np.array([True, False, False, True, True])
-    found = judged(np.where(says_a, 0.8, 0.1), says_a, pmids.tolist())
+    found = compute_accuracy(np.where(says_a, 0.8, 0.1), says_a, pmids.tolist())
     assert (found["abstracts"], found["accuracy"], found["interval"]) == (2, 1.0, [1.0, 1.0])
     assert found["position_bias"] == {"rows": 2, "first": 0.45, "flipped": 0.0}
 
 
 def test_leaning_to_one_side_does_not_hide_what_the_judge_knows() -> None:
     says_a = np.array([True, False])
-    found = judged(np.array([0.95, 0.6]), says_a, [1, 1])  # 0.95 and 0.4 for the preferred one: 0.675
+    found = compute_accuracy(np.array([0.95, 0.6]), says_a, [1, 1])  # 0.95 and 0.4 for the preferred one: 0.675
     assert (found["accuracy"], found["accuracy_each_order"]) == (1.0, 0.5)
 
 
 def test_a_tie_is_half_right_and_turns_nothing() -> None:
     says_a = np.array([True, False, True, False])
-    found = judged(np.array([0.5, 0.5, 0.5, 0.4]), says_a, [1, 1, 2, 2])
+    found = compute_accuracy(np.array([0.5, 0.5, 0.5, 0.4]), says_a, [1, 1, 2, 2])
     assert (found["accuracy"], found["accuracy_each_order"]) == (0.75, 0.625)
     assert found["position_bias"]["flipped"] == 0.0
 
 
 def test_no_pairs_no_figures() -> None:
-    found = judged(np.zeros(0), np.zeros(0, bool), [])
+    found = compute_accuracy(np.zeros(0), np.zeros(0, bool), [])
     assert (found["abstracts"], found["accuracy"], found["position_bias"]["rows"]) == (0, None, 0)
 
 

@@ -15,7 +15,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from kailin_ray.dataset import publish as publishing
 from kailin_ray.dataset.rows import ACCEPTED, SCHEMAS, judge
 from kailin_ray.training import loop
-from kailin_ray.training.tokens import tokenized
+from kailin_ray.training.tokens import tokenize
 from tests.conftest import MODEL
 from tests.dataset.test_publish import RECORD
 from tests.training.test_examples import config
@@ -104,7 +104,7 @@ def trained(published: Path, tiny: Path, folder: Path, task: str, *keys: str) ->
     given = config(task, published, f"model.path={tiny}", *KEYS, *keys)
     name = given.data.name  # type: ignore[union-attr]
     rows = datasets.load_dataset(str(published), name, split="train", cache_dir=str(folder / "cache"))
-    made, _ = tokenized(rows, given, AutoTokenizer.from_pretrained(tiny), None)
+    made, _ = tokenize(rows, given, AutoTokenizer.from_pretrained(tiny), None)
     trainer = loop.make_trainer(given, made, None, folder / "checkpoints")
     trainer.train()
     return trainer, given
@@ -158,7 +158,7 @@ def test_packed_texts_fill_their_sequences(published: Path, tiny: Path, tmp_path
 def test_pairs_are_drawn_by_their_margins() -> None:
     given = config("dpo", Path("x"), "dpo.weight_by_margin=true")
     rows = Dataset.from_list([{"margin": margin} for margin in [0.0] * 50 + [1.0] * 50])
-    drawn = loop._weighted(rows, given)
+    drawn = loop._sample_by_margin(rows, given)
     assert len(drawn) == 100
     assert set(drawn["margin"]) == {1.0}
 

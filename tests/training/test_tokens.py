@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 from kailin_ray.agents import question
 from kailin_ray.agents.prompts import ask
 from kailin_ray.engines.chat_template import prompt_ids, reply_ids
-from kailin_ray.training.tokens import tokenized
+from kailin_ray.training.tokens import tokenize
 from tests.conftest import MODEL
 from tests.training.test_examples import config
 
@@ -21,7 +21,7 @@ ROW = {"title": "T", "abstract": HOSTILE}
 
 def made(task: str, rows: list[dict[str, Any]], *keys: str) -> tuple[list[dict[str, Any]], int]:
     given = config(task, MODEL, *keys)
-    found, too_long = tokenized(Dataset.from_list(rows), given, TOKENIZER, None)
+    found, too_long = tokenize(Dataset.from_list(rows), given, TOKENIZER, None)
     return list(found), too_long
 
 

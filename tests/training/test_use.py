@@ -8,7 +8,7 @@ import pytest
 
 from kailin_ray.config import DistillConfig
 from kailin_ray.distill import identity
-from kailin_ray.distill.preflight import found_models, trained_adapters
+from kailin_ray.distill.preflight import open_trained_adapters, resolve_models
 from kailin_ray.engines.adapters import Adapter, Base, ExampleCounts
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.files import sha256
@@ -24,14 +24,14 @@ def using(config: DistillConfig, agent: str, folder: Path, **fields: Any) -> Dis
 
 
 def opened(config: DistillConfig) -> dict[str, Adapter]:
-    return trained_adapters(config.model, make_stages(config))
+    return open_trained_adapters(config.model, make_stages(config))
 
 
 def test_it_is_used_with_what_the_summary_says(config: DistillConfig, tmp_path: Path) -> None:
     folder = trained(tmp_path / "a", base=Base(name="base", identity=sha256(MODEL))).path
     assert USE["dpo"][0] == "general"
     given = using(config, "general", folder, examples=False)
-    found = found_models(given, opened(given))
+    found = resolve_models(given, opened(given))
     assert found.general.adapter == str(folder)
     assert identity.models(found, make_stages(replace(config, model=found)), opened(given))["general"].adapter == "a"
 
@@ -54,7 +54,7 @@ def test_another_use_is_refused(
 ) -> None:
     given = using(config, agent, trained(tmp_path / "a", task=task).path, **fields)
     with pytest.raises(ConfigError, match=said):
-        found_models(given, opened(given))
+        resolve_models(given, opened(given))
 
 
 def test_an_adapter_of_another_model_is_refused(config: DistillConfig, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from kailin_ray.corpus.ingest.parse import BUCKET_BITS, FileItem, FileReport, de
 from kailin_ray.corpus.sources.resolve import source_files, table_columns
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.files import read_json, updating
-from kailin_ray.io.locks import locked
+from kailin_ray.io.locks import hold_lock
 from kailin_ray.io.manifests import write_manifest
 from kailin_ray.io.storage import log_file
 from kailin_ray.io.terminal import progress_bar, terminal
@@ -77,7 +77,7 @@ def ingest(config: IngestConfig) -> IngestResult:
     Raises ``ConfigError`` where no file could be read or no document is left; the folder is then as it was. Raises
     ``CommandFailedError`` where Ray fails.
     """
-    with locked(config.out):
+    with hold_lock(config.out):
         made = resume_documents(config.out, "ingest")
         files = source_files(config.source, config.out, terminal())
         columns = table_columns(config.source)

@@ -91,7 +91,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
         return (("", row) for row in _csv(text))
     if suffix == ".json":
         try:
-            return _listed(json.loads(text))
+            return _list_items(json.loads(text))
         except json.JSONDecodeError as error:
             if error.msg != "Extra data":  # MedMCQA's .json files are JSON lines
                 raise
@@ -106,7 +106,7 @@ def _line(number: int, line: str) -> Any:
         raise ValueError(f"line {number}: {error}") from error
 
 
-def _listed(value: Any) -> Iterator[tuple[str, Any]]:
+def _list_items(value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, list):
         return (("", one) for one in value)
     if not isinstance(value, dict):

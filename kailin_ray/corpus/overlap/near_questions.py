@@ -122,7 +122,7 @@ def find_near(questions: Questions, words: Words) -> list[Near | None]:
     terms = places_in(words.hashes, questions.vocabulary)
     for text, question, first, last in zip(*_windows(terms, words.offsets, *_arrays(questions)), strict=True):
         start, end = (int(place) for place in words.offsets[text : text + 2])
-        near = _verified(questions, words, int(question), int(first), int(last), start, end)
+        near = _verify(questions, words, int(question), int(first), int(last), start, end)
         held = best[text]
         if near is not None and (held is None or (near.ratio, -near.question) > (held.ratio, -held.question)):
             best[text] = near
@@ -135,7 +135,7 @@ def _arrays(of: Questions) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _verified(
+def _verify(
     questions: Questions, words: Words, question: int, first: int, last: int, start: int, end: int
 ) -> Near | None:
     asked = questions.text(question)

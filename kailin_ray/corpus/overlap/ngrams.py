@@ -54,7 +54,7 @@ def split_words(texts: Any) -> Words:
     _, offsets, data = filled.buffers()
     rows = np.frombuffer(offsets, np.int64)[filled.offset : filled.offset + len(filled) + 1]
     held = np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(0, np.uint8)
-    hashes, starts, ends, counts = _split(held, rows, _characters())
+    hashes, starts, ends, counts = _split_rows(held, rows, _characters())
     return Words(hashes, starts, ends, counts, held)
 
 
@@ -101,7 +101,7 @@ def _characters() -> npt.NDArray[np.uint32]:
 
 
 @numba.njit(cache=True, nogil=True)
-def _split(data: Any, rows: Any, table: Any) -> Any:
+def _split_rows(data: Any, rows: Any, table: Any) -> Any:
     # No word is shorter than a byte and what ends it.
     most = (rows[-1] - rows[0] + 1) // 2 + len(rows)
     hashes, starts, ends = np.empty(most, np.uint64), np.empty(most, np.int64), np.empty(most, np.int64)
@@ -127,11 +127,11 @@ def _split(data: Any, rows: Any, table: Any) -> Any:
                 ends[found] = at + size
             elif folded == 0 and inside:
                 inside = False
-                hashes[found] = _mixed(value)
+                hashes[found] = _mix_bits(value)
                 found += 1
             at += size
         if inside:
-            hashes[found] = _mixed(value)
+            hashes[found] = _mix_bits(value)
             found += 1
         offsets[row + 1] = found
     return hashes[:found].copy(), starts[:found].copy(), ends[:found].copy(), offsets
@@ -144,7 +144,7 @@ def _ngrams(words: Any, offsets: Any, rows: Any, length: int) -> Any:
         for i in range(rows[row + 1] - rows[row]):
             value = _SEED
             for j in range(length):
-                value = _mixed(value * _PRIME + words[offsets[row] + i + j])
+                value = _mix_bits(value * _PRIME + words[offsets[row] + i + j])
             hashes[rows[row] + i] = value
     return hashes
 
@@ -156,13 +156,13 @@ def _text_hashes(words: Any, offsets: Any) -> Any:
         if offsets[row + 1] > offsets[row]:
             value = _SEED
             for i in range(offsets[row], offsets[row + 1]):
-                value = _mixed(value * _PRIME + words[i])
+                value = _mix_bits(value * _PRIME + words[i])
             hashes[row] = max(value, np.uint64(1))
     return hashes
 
 
 @numba.njit(cache=True, nogil=True)
-def _mixed(value: Any) -> Any:
+def _mix_bits(value: Any) -> Any:
     """The finalizer of splitmix64 (Steele et al. 2014, doi:10.1145/2660193.2660195): each bit concerns all."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

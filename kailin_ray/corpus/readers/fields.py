@@ -38,10 +38,14 @@ def read_article(article: Any) -> Citation | None:
     medline = article.find("MedlineCitation")
     body = None if medline is None else medline.find("Article")
     parents = {"MedlineCitation": medline, "Article": body, "PubmedData": article.find("PubmedData")}
-    return None if body is None else citation(*(_read(part, tag, parents[part.within]) for tag, part in PARTS.items()))
+    return (
+        None
+        if body is None
+        else citation(*(_read_part(part, tag, parents[part.within]) for tag, part in PARTS.items()))
+    )
 
 
-def _read(part: Part, tag: str, parent: Any) -> Any:
+def _read_part(part: Part, tag: str, parent: Any) -> Any:
     """What ``part`` says in ``parent``: a list if it is many or has entries, else None where there is none."""
     nodes = iter(()) if parent is None else parent.iterchildren(tag)
     if part.many:

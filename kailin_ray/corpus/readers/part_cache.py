@@ -47,7 +47,7 @@ class Known:
         if self._bytes > _MAX_KNOWN_BYTES:
             self._said, self._bytes = {}, 0
         columns = [_Column(tag, part, parts.get(tag, ())) for tag, part in PARTS.items()]
-        missed = [column.missed(self._said) for column in columns]
+        missed = [column.elements_to_parse(self._said) for column in columns]
         # One after the other. Each begins with a start tag and has that tag's end tag at its end and nowhere else, so
         # what it left open no other could close: if all is well-formed, each of them is an element by itself.
         root = parse(b"".join((b"<_>", *chain.from_iterable(missed), b"</_>")))
@@ -68,10 +68,10 @@ class _Column:
         self._elements: Sequence[bytes] = records
         if part.many or part.entries:
             end, rest = f"</{part.entries or tag}>".encode(), f"</{tag}>".encode() if part.entries else b""
-            self._lists = [_split(record, end, rest) if record else [] for record in records]
+            self._lists = [_split_elements(record, end, rest) if record else [] for record in records]
             self._elements = list(chain.from_iterable(self._lists))
 
-    def missed(self, said: dict[bytes, Any]) -> list[bytes]:
+    def elements_to_parse(self, said: dict[bytes, Any]) -> list[bytes]:
         """The elements that have to be parsed."""
         missed = set(self._elements).difference(said) if self._part.repeats else self._elements
         if self._part.entries:
@@ -95,7 +95,7 @@ class _Column:
         )
 
 
-def _split(record: bytes, end: bytes, rest: bytes) -> list[bytes]:
+def _split_elements(record: bytes, end: bytes, rest: bytes) -> list[bytes]:
     """Elements by their end tag; behind them stands ``rest``."""
     *elements, found = record.split(end)
     if found.strip() != rest:

@@ -35,7 +35,7 @@ def _part(tag: str) -> str:
     return rf"(?P<{tag}>(?:{_element(tag)}){'*+' if PARTS[tag].many else '?+'})"
 
 
-def _left_away(*tags: str) -> str:
+def _skip(*tags: str) -> str:
     """Any number of each of these elements, in this order."""
     return "".join(rf"(?:{_element(tag)})*+" for tag in tags)
 
@@ -49,37 +49,37 @@ def _within(tag: str, attributes: tuple[str, ...], *content: str) -> str:
 _ARTICLE = (
     _part("Journal"),
     _part("ArticleTitle"),
-    _left_away("Pagination"),
+    _skip("Pagination"),
     _part("ELocationID"),
     _part("Abstract"),
-    _left_away("AuthorList"),
+    _skip("AuthorList"),
     _part("Language"),
-    _left_away("DataBankList", "GrantList"),
+    _skip("DataBankList", "GrantList"),
     _part("PublicationTypeList"),
     _part("VernacularTitle"),
     _part("ArticleDate"),
 )
 _MEDLINE_CITATION = (
     _part("PMID"),
-    _left_away("DateCompleted", "DateRevised"),
+    _skip("DateCompleted", "DateRevised"),
     _within("Article", ("PubModel",), *_ARTICLE),
-    _left_away("MedlineJournalInfo"),
+    _skip("MedlineJournalInfo"),
     _part("ChemicalList"),
     _part("SupplMeshList"),
-    _left_away("CitationSubset"),
+    _skip("CitationSubset"),
     _part("CommentsCorrectionsList"),
-    _left_away("GeneSymbolList"),
+    _skip("GeneSymbolList"),
     _part("MeshHeadingList"),
-    _left_away("NumberOfReferences", "PersonalNameSubjectList", "OtherID"),
+    _skip("NumberOfReferences", "PersonalNameSubjectList", "OtherID"),
     _part("OtherAbstract"),
     _part("KeywordList"),
-    _left_away("CoiStatement", "SpaceFlightMission", "InvestigatorList", "GeneralNote"),
+    _skip("CoiStatement", "SpaceFlightMission", "InvestigatorList", "GeneralNote"),
 )
 _LAST_REFERENCES = r"/ReferenceList>(?=\s*+</PubmedData>)"  # lists of references nest
 _PUBMED_DATA = (
-    _left_away("History", "PublicationStatus"),
+    _skip("History", "PublicationStatus"),
     _part("ArticleIdList"),
-    _left_away("ObjectList"),
+    _skip("ObjectList"),
     rf"(?:<ReferenceList>{_until(_LAST_REFERENCES)}\s*+)?+",
 )
 RECORD = re.compile(

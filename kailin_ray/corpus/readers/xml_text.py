@@ -60,15 +60,15 @@ def _formula(node: Any) -> str:
         return f" {token} " if tag == "mo" and token in _RELATIONS else token
     match tag, parts:
         case "msup" | "mover", [base, power]:
-            return f"{base}^{_grouped(power)}" if tag == "msup" else base + power
+            return f"{base}^{_add_parentheses(power)}" if tag == "msup" else base + power
         case "msub", [base, index]:
-            return f"{base}_{_grouped(index)}"
+            return f"{base}_{_add_parentheses(index)}"
         case "msubsup", [base, index, power]:
-            return f"{base}_{_grouped(index)}^{_grouped(power)}"
+            return f"{base}_{_add_parentheses(index)}^{_add_parentheses(power)}"
         case "mfrac", [above, below]:
-            return f"{_grouped(above)}/{_grouped(below)}"
+            return f"{_add_parentheses(above)}/{_add_parentheses(below)}"
         case "mroot", [base, degree]:
-            return f"{_grouped(base)}^(1/{degree})"
+            return f"{_add_parentheses(base)}^(1/{degree})"
         case "msqrt", _:
             return f"sqrt({''.join(parts)})"
         case "mfenced", _:
@@ -78,6 +78,6 @@ def _formula(node: Any) -> str:
     return "".join(parts)
 
 
-def _grouped(part: str) -> str:
+def _add_parentheses(part: str) -> str:
     part = part.strip()
     return part if len(part) == 1 or re.fullmatch(r"[-+\u2212]?[\w.]*|\(.*\)", part) else f"({part})"

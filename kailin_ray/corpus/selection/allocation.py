@@ -46,11 +46,11 @@ def allocate(
         least = np.minimum(min_per_stratum, most)
         even = np.ones(len(size))
         if least.sum() > target:
-            quotas[there] = _dealt(even, 0 * least, least, target)
+            quotas[there] = _round_to_sum(even, 0 * least, least, target)
         elif most.sum() < target:
-            quotas[there] = _dealt(even, most, size, target)
+            quotas[there] = _round_to_sum(even, most, size, target)
         else:
-            quotas[there] = _dealt(size * often.astype(float) ** (power - 1), least, most, target)
+            quotas[there] = _round_to_sum(size * often.astype(float) ** (power - 1), least, most, target)
     return quotas
 
 
@@ -72,7 +72,7 @@ def largest_quota(sizes: Counts, budget: int, max_share: float) -> int:
     return int(allocate(sizes, budget, max_share=max_share).max())
 
 
-def _dealt(weights: npt.NDArray[np.float64], least: Counts, most: Counts, target: int) -> Counts:
+def _round_to_sum(weights: npt.NDArray[np.float64], least: Counts, most: Counts, target: int) -> Counts:
     """(n,) whole numbers from ``least`` to ``most`` in proportion to positive weights, whose sum is ``target``."""
     low, high = 0.0, 2.0 * (float(most.max()) + 1) / float(weights.min())
 

@@ -53,7 +53,7 @@ def balance(whole: Sketch, chosen: pa.Table, mesh: MeshHierarchy, design: Design
     quotas = np.bincount(numbers, minlength=len(whole.strata))
     figures: dict[str, LevelFigures] = {}
     for level, at in levels.levels.items():
-        reached = _reached(whole.documents[at], documents[at], before, after)
+        reached = _count_reached(whole.documents[at], documents[at], before, after)
         entropies, divergences = _spread(whole.documents[at], documents[at])
         figures[level] = {
             "num_in_corpus": reached.num_in_corpus,
@@ -63,7 +63,7 @@ def balance(whole: Sketch, chosen: pa.Table, mesh: MeshHierarchy, design: Design
             "divergence": divergences,
             "branches": _branch_rows(levels, at, whole, documents[at], headings[at], after),
         }
-    reached = _reached(whole.sizes, quotas, before, after)
+    reached = _count_reached(whole.sizes, quotas, before, after)
     return {
         "design": _design(design),
         "num_documents": {"before": before, "after": after},
@@ -168,7 +168,7 @@ class _Reached(NamedTuple):
     largest_share: Shares
 
 
-def _reached(corpus: Counts, sample: Counts, before: int, after: int) -> _Reached:
+def _count_reached(corpus: Counts, sample: Counts, before: int, after: int) -> _Reached:
     return _Reached(
         num_in_corpus=int((corpus > 0).sum()),
         num_reached=int((sample > 0).sum()),

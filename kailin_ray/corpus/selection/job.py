@@ -42,7 +42,7 @@ from kailin_ray.corpus.overlap.benchmarks import Benchmarks
 from kailin_ray.corpus.selection.sampling import Design
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.files import sha256, updating
-from kailin_ray.io.locks import locked
+from kailin_ray.io.locks import hold_lock
 from kailin_ray.io.manifests import write_manifest
 from kailin_ray.io.pmids import READERS, num_rows
 from kailin_ray.io.storage import log_file
@@ -98,7 +98,7 @@ def select(config: SelectConfig) -> SelectResult:
     Raises ``CommandFailedError`` where Ray fails.
     """
     corpus = Documents.open(config.corpus, "corpus")
-    with locked(config.out):
+    with hold_lock(config.out):
         made = resume_documents(config.out, "select")
         _check_paths(config)
         if made and up_to_date(config, corpus, made):
@@ -115,7 +115,7 @@ def select(config: SelectConfig) -> SelectResult:
             return SelectResult(documents=_select(config, corpus, made, references, shown), made_already=False)
 
 
-def made_from(config: SelectConfig, corpus: Documents) -> SelectionInputs:
+def selection_inputs(config: SelectConfig, corpus: Documents) -> SelectionInputs:
     """What a selection is made from: which corpus, at which update, and every setting that says what is chosen."""
     chosen = settings(config)
     return SelectionInputs(
@@ -148,7 +148,7 @@ def up_to_date(config: SelectConfig, corpus: Documents, made: Documents) -> bool
 
     Raises ``ConfigError`` where it is one from another corpus or with other settings.
     """
-    now, before = made_from(config, corpus), made.manifest.made_from
+    now, before = selection_inputs(config, corpus), made.manifest.made_from
     assert before
     if before == now:
         return True
@@ -304,7 +304,7 @@ def _manifest(
         maker="select",
         id=before.id if before else new_identity(),
         updates=(*(before.updates if before else ()), update),
-        made_from=made_from(config, corpus),
+        made_from=selection_inputs(config, corpus),
         num_documents=written.documents,
         num_with_mesh=written.with_mesh,
         num_considered=written.documents + sum(written.removed.values()),

@@ -74,11 +74,11 @@ class Sketch:
 
 def keys(pmids: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.uint64]:
     """(n,) a hash of seed and PMID; different for different PMIDs."""
-    start = _mixed(np.array([seed % (1 << 64)], dtype=np.uint64))
-    return _mixed(pmids.astype(np.uint64) + start)
+    start = _mix_state(np.array([seed % (1 << 64)], dtype=np.uint64))
+    return _mix_state(pmids.astype(np.uint64) + start)
 
 
-def _mixed(state: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def _mix_state(state: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """One step of splitmix64 (Steele et al. 2014, doi:10.1145/2660193.2660195), a bijection."""
     state = state + np.uint64(0x9E3779B97F4A7C15)
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -103,7 +103,7 @@ def sketch(documents: pa.Table, mesh: MeshHierarchy, design: Design) -> Sketch:
         stratum += _periods(documents["year"], design.period)
     strata, sizes = np.unique(stratum, return_counts=True)
     ends = np.append(0, np.cumsum(np.bincount(rows, minlength=len(documents))))
-    return _thinned(
+    return _thin_sketch(
         Sketch(
             num_documents=len(documents),
             strata=strata,
@@ -126,11 +126,11 @@ def merge(sketches: Iterable[Sketch], design: Design) -> Sketch:
     for one in sketches:
         held.append(one)
         if sum(len(each.candidates) for each in held) > enough:
-            held = [_joined(held, design)]
+            held = [_join_sketches(held, design)]
             enough = max(ROWS_AT_ONCE, 2 * len(held[0].candidates))
     if not held:
         raise ValueError("no sketches to merge")
-    return _joined(held, design)
+    return _join_sketches(held, design)
 
 
 def draw(whole: Sketch, design: Design) -> pa.Table:
@@ -198,11 +198,11 @@ def _table(pmids: Counts, stratum: Counts, ends: Counts, places: Counts, num_bra
     return pa.table({"pmid": pmids, "stratum": stratum.astype(np.int32), "branches": lists})
 
 
-def _joined(held: list[Sketch], design: Design) -> Sketch:
+def _join_sketches(held: list[Sketch], design: Design) -> Sketch:
     strata, group = np.unique(np.concatenate([one.strata for one in held]), return_inverse=True)
     sizes = np.zeros(len(strata), dtype=np.int64)
     np.add.at(sizes, group, np.concatenate([one.sizes for one in held]))
-    return _thinned(
+    return _thin_sketch(
         Sketch(
             num_documents=sum(one.num_documents for one in held),
             strata=strata,
@@ -215,7 +215,7 @@ def _joined(held: list[Sketch], design: Design) -> Sketch:
     )
 
 
-def _thinned(whole: Sketch, design: Design) -> Sketch:
+def _thin_sketch(whole: Sketch, design: Design) -> Sketch:
     most = np.full(len(whole.strata), largest_quota(whole.sizes, design.budget, design.max_share))
     return replace(whole, candidates=_lowest(whole.candidates, whole.strata, most, design.seed))
 

@@ -125,7 +125,7 @@ def pair_range(number: int, scratch: str, parts: list[str], num_ranges: int) -> 
     """Pairs of documents that share a bucket in one range of buckets, of all parts."""
     found = []
     for part in parts:
-        pmids, buckets = _kept(scratch, part, "pmids", "buckets")
+        pmids, buckets = _load_sketch(scratch, part, "pmids", "buckets")
         found.append(near_duplicates.in_range(pmids, buckets, number, num_ranges))
     buckets, pmids = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
     pairs = near_duplicates.candidate_pairs(buckets, pmids)
@@ -134,7 +134,7 @@ def pair_range(number: int, scratch: str, parts: list[str], num_ranges: int) -> 
     return {"pairs": len(pairs)}
 
 
-def _kept(scratch: str, part: str, *names: str) -> list[Any]:
+def _load_sketch(scratch: str, part: str, *names: str) -> list[Any]:
     return [np.load(Path(scratch, "sketches", part, f"{name}.npy"), mmap_mode="r") for name in names]
 
 
@@ -147,10 +147,10 @@ def settle_doubles(scratch: str, parts: list[str], jaccard: float) -> int:
     held: list[list[Any]] = []
     leaked = []
     for part in parts:
-        arrays = _kept(scratch, part, "pmids", "buckets", "signatures")
+        arrays = _load_sketch(scratch, part, "pmids", "buckets", "signatures")
         rows = np.flatnonzero(among(arrays[0], wanted))
         held.append([array[rows] for array in arrays])
-        leaked += _kept(scratch, part, "leaked")
+        leaked += _load_sketch(scratch, part, "leaked")
     pmids, buckets, signatures = (np.concatenate(arrays) for arrays in zip(*held, strict=True))
     order = np.argsort(pmids)
     pmids, buckets, signatures = pmids[order], buckets[order], signatures[order]
@@ -177,7 +177,7 @@ def with_leaked_firsts(gone: pa.Table, leaked: npt.NDArray[np.int64]) -> pa.Tabl
 def sketch_part(part: str, corpus: str, scratch: str, mesh: Any, design: Design) -> Sketch:
     """The sketch of the documents of a part that stay."""
     documents = read_part(Path(corpus, part), _schema(["pmid", "mesh", "year"]))
-    judged = _judged(scratch, part)
+    judged = _decide_part(scratch, part)
     return sketch(documents.filter(pc.is_null(judged["reason"])), mesh[0], design)
 
 
@@ -192,7 +192,7 @@ def draw_sample(scratch: str, sketches: list[Any], mesh: Any, design: Design) ->
     return balance(whole, chosen, mesh[0], design)
 
 
-def _judged(scratch: str, part: str) -> pa.Table:
+def _decide_part(scratch: str, part: str) -> pa.Table:
     """What became of the documents of a part, doubles included."""
     judged = pq.read_table(Path(scratch, "judged", part))
     doubles = Path(scratch, "doubles.parquet")
@@ -214,7 +214,7 @@ def write_part_of(part: str, corpus: str, scratch: str, out: str, folder: str, n
     What the corpus, if it was selected itself, left out is handed on: so every citation's document is in one place.
     """
     documents = read_part(Path(corpus, part), DOCUMENTS)
-    judged = _judged(scratch, part)
+    judged = _decide_part(scratch, part)
     reasons = judged["reason"].to_numpy(zero_copy_only=False)
     if Path(scratch, "chosen.npy").exists():
         chosen = among(judged["pmid"].to_numpy(), np.load(Path(scratch, "chosen.npy"), mmap_mode="r"))

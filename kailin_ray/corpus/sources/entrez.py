@@ -66,7 +66,7 @@ class Eutils(PubMed):
         def ask() -> set[int]:
             with atomic_file(to) as partial:
                 with (
-                    self._web.opened("POST", url, data=form) as answer,
+                    self._web.open_response("POST", url, data=form) as answer,
                     partial.open("wb") as sink,
                     gzip.GzipFile("", "wb", fileobj=sink, mtime=0) as packed,
                 ):
@@ -85,7 +85,7 @@ class Eutils(PubMed):
         address = f"{self._base_url}{url}"
 
         def ask() -> Any:
-            with self._web.opened("POST", address, data=parameters | self._key | {"retmode": output}) as answer:
+            with self._web.open_response("POST", address, data=parameters | self._key | {"retmode": output}) as answer:
                 return _search_result(address, b"".join(self._web.pieces(answer, MAX_ANSWER_BYTES)))
 
         return {"esearchresult": self._web.persistently(ask)}

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from kailin_ray.config import HuggingFace
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.files import atomic_file, read_json, write_json
-from kailin_ray.io.locks import locked
+from kailin_ray.io.locks import hold_lock
 from kailin_ray.io.terminal import progress_bar
 from kailin_ray.schema import Json
 
@@ -41,7 +41,7 @@ def dataset_files(source: HuggingFace, columns: list[str], folder: Path, termina
     asked = {"path": source.path, "name": source.name, "split": source.split, "revision": revision, "columns": columns}
     digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]
     path = folder / f"dataset-{digest}.json"
-    with locked(path):
+    with hold_lock(path):
         note: StreamNote = {"asked": asked, "files": 0, "rows": 0, "next": None, "whole": False}
         if path.exists():
             note = read_json(path)
@@ -101,15 +101,15 @@ def _tables(rows: Any, path: str) -> Iterator[tuple[pa.Table, Any]]:
         for table in rows.iter(batch_size=_BATCH_ROWS):
             held.append(table)
             if sum(map(len, held)) >= ROWS_PER_FILE:
-                yield _joined(held), rows.state_dict()
+                yield _join_tables(held), rows.state_dict()
                 held = []
     except Exception as error:  # of the network, or of a file of the dataset: all sorts
         raise RuntimeError(f"{path}: {_line(error)}; what came is kept, and the same command goes on") from error
     if held:
-        yield _joined(held), rows.state_dict()
+        yield _join_tables(held), rows.state_dict()
 
 
-def _joined(tables: list[pa.Table]) -> pa.Table:
+def _join_tables(tables: list[pa.Table]) -> pa.Table:
     # Files of a dataset may differ in what is null all through.
     return pa.concat_tables(tables, promote_options="permissive").replace_schema_metadata(None)
 

@@ -20,7 +20,7 @@ from kailin_ray.config import DownloadConfig
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.files import read_json, write_json
 from kailin_ray.io.http import Web, WebError
-from kailin_ray.io.locks import locked
+from kailin_ray.io.locks import hold_lock
 from kailin_ray.io.terminal import progress_bar, terminal
 
 NOTES = "downloads.json"
@@ -57,7 +57,7 @@ class DownloadResult:
     """Why, by name."""
 
 
-def listed(web: Web, config: DownloadConfig) -> dict[str, str]:
+def list_files(web: Web, config: DownloadConfig) -> dict[str, str]:
     """Addresses of the files that NLM lists and the configuration asks for, by name, in the order of the names.
 
     A link counts only where it is a PubMed file's bare name: what a listing says is no path and no other address.
@@ -83,9 +83,9 @@ def download(config: DownloadConfig) -> DownloadResult:
     Raises ``WebError`` where there is no listing, ``ConfigError``, and ``OSError`` where a file cannot be written.
     """
     _open_folder(config.to)
-    with locked(config.to):
+    with hold_lock(config.to):
         web = Web()
-        files = listed(web, config)
+        files = list_files(web, config)
         notes = _notes(config.to)
         todo = {name: url for name, url in files.items() if not _in_place(config.to / name, notes)}
         with progress_bar(terminal(), "download", len(todo), unit=" files", disable=not todo) as bar:

@@ -16,7 +16,7 @@ from kailin_ray.config import Pmids, PubmedQuery
 from kailin_ray.corpus.sources.entrez import Eutils, read_pmids
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.files import read_json, write_json
-from kailin_ray.io.locks import locked
+from kailin_ray.io.locks import hold_lock
 from kailin_ray.io.terminal import progress_bar
 
 BATCH = 200
@@ -37,7 +37,7 @@ def query_files(source: PubmedQuery, folder: Path, terminal: TextIO) -> list[Pat
         return pmids
 
     asked = {"query": source.query, "max_results": source.max_results}
-    return _fetched("pubmed_query", asked, find, client, folder, terminal)
+    return _fetch_pmids("pubmed_query", asked, find, client, folder, terminal)
 
 
 def pmid_files(source: Pmids, folder: Path, terminal: TextIO) -> list[Path]:
@@ -48,7 +48,7 @@ def pmid_files(source: Pmids, folder: Path, terminal: TextIO) -> list[Path]:
     pmids = read_list(source.path, source.column)
     digest = hashlib.sha256(json.dumps(pmids).encode()).hexdigest()
     client = Eutils(source.base_url, source.email)
-    return _fetched("pubmed_pmids", {"pmids": digest}, lambda: pmids, client, folder, terminal)
+    return _fetch_pmids("pubmed_pmids", {"pmids": digest}, lambda: pmids, client, folder, terminal)
 
 
 def read_list(path: Path, column: str | None) -> list[int]:
@@ -80,7 +80,7 @@ def _cells(path: Path, text: TextIO, column: str | None) -> Iterator[tuple[int, 
     yield from ((rows.line_num, cell) for row in rows if (cell := (row[column] or "").strip()))
 
 
-def _fetched(
+def _fetch_pmids(
     kind: str,
     asked: Mapping[str, str | int | None],
     find: Callable[[], list[int]],
@@ -90,7 +90,7 @@ def _fetched(
 ) -> list[Path]:
     digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]
     path = folder / f"{kind}-{digest}.json"
-    with locked(path):
+    with hold_lock(path):
         if path.exists():
             note = read_json(path)
         else:

@@ -29,13 +29,13 @@ def source_files(source: Source, out: Path, terminal: TextIO) -> list[Path]:
             if not file.name.endswith(ENDINGS):
                 raise ConfigError(f"source.path: {file}: not a table; allowed: {', '.join(ENDINGS)}")
     else:
-        files = _fetched(source, out.absolute().with_name(f"{out.name}.fetched"), terminal)
+        files = _fetch_source(source, out.absolute().with_name(f"{out.name}.fetched"), terminal)
     if columns := table_columns(source):
         _check_columns(files[0], list(columns.values()))
     return files
 
 
-def _fetched(source: PubmedQuery | Pmids | HuggingFace, folder: Path, terminal: TextIO) -> list[Path]:
+def _fetch_source(source: PubmedQuery | Pmids | HuggingFace, folder: Path, terminal: TextIO) -> list[Path]:
     # What they import takes a second.
     from kailin_ray.corpus.sources.huggingface import dataset_files
     from kailin_ray.corpus.sources.pubmed_search import pmid_files, query_files

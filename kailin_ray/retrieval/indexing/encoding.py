@@ -17,7 +17,7 @@ import ray
 import ray.data
 
 from kailin_ray.config import IndexConfig
-from kailin_ray.corpus.changes import changed_since
+from kailin_ray.corpus.changes import find_changes
 from kailin_ray.corpus.documents import Documents
 from kailin_ray.io.files import atomic_file, read_json, write_json
 from kailin_ray.io.pmids import PMIDS, among, read_pmids
@@ -55,8 +55,8 @@ def open_parts(config: IndexConfig, documents: Documents, inputs: IndexInputs) -
     if before.get("made_from") != identity:
         shutil.rmtree(scratch, ignore_errors=True)
     else:
-        changed = changed_since(documents, before["num_updates"], FIELDS)
-        for part in encoded_parts(scratch):
+        changed = find_changes(documents, before["num_updates"], FIELDS)
+        for part in list_encoded_parts(scratch):
             if among(read_pmids(part), changed).any():
                 part.unlink()
     scratch.mkdir(exist_ok=True)
@@ -69,20 +69,20 @@ def drop_parts(scratch: Path, work: Work) -> None:
 
     A job that was killed as the last thing it did has left its parts, though the index has them.
     """
-    for part in encoded_parts(scratch):
+    for part in list_encoded_parts(scratch):
         pmids = read_pmids(part)
         if among(pmids, work.kept).any() or (work.wanted is not None and not among(pmids, work.wanted).all()):
             part.unlink()
 
 
-def encoded_parts(scratch: Path) -> list[Path]:
+def list_encoded_parts(scratch: Path) -> list[Path]:
     """The whole parts, in order."""
     return sorted(scratch.glob("[0-9]*.parquet"))
 
 
 def encode(config: IndexConfig, work: Work, scratch: Path, terminal: TextIO) -> Encoding:
     """Encode what is wanted and neither kept nor in the parts. Returns what it took, for the manifest."""
-    there = [read_pmids(part) for part in encoded_parts(scratch)]
+    there = [read_pmids(part) for part in list_encoded_parts(scratch)]
     done = np.unique(np.concatenate([work.kept, *there]))
     num_encoded, seconds = 0, 0.0
     if len(done) < work.num_documents:

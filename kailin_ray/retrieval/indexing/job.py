@@ -26,17 +26,17 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from kailin_ray.config import Encoder, IndexConfig, settings
-from kailin_ray.corpus.changes import changed_since
+from kailin_ray.corpus.changes import find_changes
 from kailin_ray.corpus.documents import Documents, first_documents
 from kailin_ray.engines.models import model_identity
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.files import finish, updating
-from kailin_ray.io.locks import locked
+from kailin_ray.io.locks import hold_lock
 from kailin_ray.io.manifests import has_manifest, write_manifest
 from kailin_ray.io.pmids import PMIDS, READERS, among, read_pmids
 from kailin_ray.io.storage import log_file
-from kailin_ray.retrieval.encoder_models import found_encoder
-from kailin_ray.retrieval.indexing.encoding import FIELDS, Work, drop_parts, encode, encoded_parts, open_parts
+from kailin_ray.retrieval.encoder_models import resolve_encoder
+from kailin_ray.retrieval.indexing.encoding import FIELDS, Work, drop_parts, encode, list_encoded_parts, open_parts
 from kailin_ray.retrieval.indexing.shards import write_lexical, write_shards
 from kailin_ray.retrieval.indexing.structure import Shards, make_search
 from kailin_ray.retrieval.search.ann import chosen_kind
@@ -71,8 +71,8 @@ def build_index(config: IndexConfig) -> IndexResult:
     was. Raises ``CommandFailedError`` where Ray fails.
     """
     documents = Documents.open(config.documents)
-    config = replace(config, encoder=found_encoder(config.encoder))
-    with locked(config.out):
+    config = replace(config, encoder=resolve_encoder(config.encoder))
+    with hold_lock(config.out):
         made = resume_index(config, documents)
         if made and up_to_date(config, documents, made):
             return IndexResult(index=made, made_already=True)
@@ -96,7 +96,7 @@ def resume_index(config: IndexConfig, documents: Documents) -> Index | None:
     finish(config.out.absolute())
     if has_manifest(config.out):
         index = Index.open(config.out, "out")
-        if differing := _differences(index.manifest.made_from, made_from(config, documents)):
+        if differing := _differences(index.manifest.made_from, index_inputs(config, documents)):
             raise ConfigError(
                 f"out: {config.out} holds an index made from other input ({differing}); remove it or choose another"
             )
@@ -119,7 +119,7 @@ def up_to_date(config: IndexConfig, documents: Documents, made: Index) -> bool:
     return asked == (has.documents_updates, has.limit, has.structure, has.target_recall, has.lexical)
 
 
-def made_from(config: IndexConfig, documents: Documents) -> IndexInputs:
+def index_inputs(config: IndexConfig, documents: Documents) -> IndexInputs:
     """What an index stays: which documents' it is, by which encoder."""
     return IndexInputs(documents=documents.manifest.id, encoder=encoder_identity(config.encoder), format=FORMAT)
 
@@ -133,7 +133,7 @@ def encoder_identity(encoder: Encoder) -> EncoderIdentity:
     return {"model": model_identity(encoder.path, encoder.revision), "query": query, **others}
 
 
-def recorded_encoder(index: Index) -> Encoder:
+def resolve_recorded_encoder(index: Index) -> Encoder:
     """The encoder that an index was made with, from the index's manifest. Raises ``ConfigError``."""
     try:
         return TypeAdapter(Encoder).validate_python(index.manifest.config.get("encoder"))
@@ -157,7 +157,7 @@ def make_index(
     """
     started = time.monotonic()
     out = config.out.absolute()
-    inputs = made_from(config, documents)
+    inputs = index_inputs(config, documents)
     scratch = open_parts(config, documents, inputs)
     drop_parts(scratch, work)
     encoding = encode(config, work, scratch, shown)
@@ -203,7 +203,7 @@ def _all_shards(
     """Write what was encoded as new shards; return all shards of the index, and of the new ones name and rows."""
     out = config.out.absolute()
     before = Index(out, made.manifest).shards() if made else []
-    fresh = write_shards(encoded_parts(scratch), folder, len(before), shown)
+    fresh = write_shards(list_encoded_parts(scratch), folder, len(before), shown)
     added = [ShardFolder(name=one["name"], rows=one["rows"]) for one in fresh]
     folders = [*before, *((folder / one.name, one.rows) for one in added)]
     deleted = np.union1d(load_deleted(out), gone)
@@ -263,7 +263,7 @@ def find_work(config: IndexConfig, documents: Documents, made: Index | None) -> 
     store = Store(made.shards(), made.manifest.dimension)
     rows = np.setdiff1d(np.arange(len(store)), load_deleted(config.out))
     pmids = store.pmids(rows)
-    stale = among(pmids, changed_since(documents, made.manifest.documents_updates, FIELDS))
+    stale = among(pmids, find_changes(documents, made.manifest.documents_updates, FIELDS))
     stale |= ~among(pmids, wanted if wanted is not None else _all_pmids(files))
     return Work(files, total, wanted, np.sort(pmids[~stale])), rows[stale]
 

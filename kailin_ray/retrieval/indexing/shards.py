@@ -37,7 +37,7 @@ def write_shards(parts: list[Path], folder: Path, first: int, shown: TextIO) -> 
     """Write the parts as shards, numbered from ``first``; return the name, rows and dimension of each."""
     items: list[ShardItem] = [
         {"name": f"shards/{number:05}", "parts": [str(part) for part in group]}
-        for number, group in enumerate(_grouped(parts), start=first)
+        for number, group in enumerate(_group_parts(parts), start=first)
     ]
     from kailin_ray.runtime.tasks import each
 
@@ -71,7 +71,7 @@ def _write_words(number: int, shards: Sequence[tuple[str, int]], folder: str) ->
     return {}
 
 
-def _grouped(parts: list[Path]) -> Iterator[list[Path]]:
+def _group_parts(parts: list[Path]) -> Iterator[list[Path]]:
     """Parts that make a shard together."""
     group: list[Path] = []
     rows = size = 0

@@ -79,7 +79,7 @@ def make_search(
     made_for = total = shards.num_live()
     if before and before[1].kind == kind and total <= OUTGROWN * (before[1].made_for or 0):
         made_for = before[1].made_for or 0
-        ray.get(_extended.remote(given, str(before[0]), str(folder)))
+        ray.get(_extend_index.remote(given, str(before[0]), str(folder)))
     else:
         build_approximate(given, kind, len(shards.folders), folder, terminal)
     ray.get(_queries.remote(given, encoder, str(scratch)))
@@ -94,20 +94,20 @@ def build_approximate(given: Any, kind: str, num_shards: int, folder: Path, term
         ray.get(_grown.remote(given, str(folder)))
         return
     scratch = str(folder / "scratch")
-    ray.get(_trained.remote(given, scratch))
-    _shown(fill_part, num_shards, {"shards": given, "scratch": scratch}, "structured", terminal)
-    ray.get(_merged.remote(num_shards, str(folder), scratch))
+    ray.get(_train_quantizer.remote(given, scratch))
+    _show_progress(fill_part, num_shards, {"shards": given, "scratch": scratch}, "structured", terminal)
+    ray.get(_merge_shards.remote(num_shards, str(folder), scratch))
 
 
 def measure(given: Any, choice: Structure, target: float, num_shards: int, folder: Path, terminal: TextIO) -> Structure:
     """``choice`` with the parameters that reach the target and their recall, by ``folder/scratch/queries.npz``."""
     scratch = str(folder / "scratch")
-    _shown(exact_part, num_shards, {"shards": given, "scratch": scratch}, "measured", terminal)
-    found: Structure = ray.get(_tuned.remote(given, choice, target, str(folder), scratch))
+    _show_progress(exact_part, num_shards, {"shards": given, "scratch": scratch}, "measured", terminal)
+    found: Structure = ray.get(_tune_structure.remote(given, choice, target, str(folder), scratch))
     return found
 
 
-def _shown(task: Any, num_shards: int, keys: Mapping[str, Any], done: str, terminal: TextIO) -> None:
+def _show_progress(task: Any, num_shards: int, keys: Mapping[str, Any], done: str, terminal: TextIO) -> None:
     with progress_bar(terminal, f"index: {done}", num_shards, unit=" shards") as bar:
         for _ in each(task, range(num_shards), keys):
             bar.update()
@@ -126,7 +126,7 @@ def _write(index: Any, folder: str, name: str = "search.faiss") -> None:
 
 
 @ray.remote
-def _trained(shards: Shards, scratch: str) -> None:
+def _train_quantizer(shards: Shards, scratch: str) -> None:
     use_all_cores()
     _write(ann.train("ivf_pq", _sample(shards), shards.num_live()), scratch, "trained.faiss")
 
@@ -146,8 +146,8 @@ def fill_part(number: int, shards: Any, scratch: str) -> Nothing:
 
 
 @ray.remote
-def _merged(number: int, folder: str, scratch: str) -> None:
-    _write(ann.merged([Path(scratch, f"{shard:05}.faiss") for shard in range(number)]), folder)
+def _merge_shards(number: int, folder: str, scratch: str) -> None:
+    _write(ann.merge([Path(scratch, f"{shard:05}.faiss") for shard in range(number)]), folder)
 
 
 @ray.remote
@@ -159,7 +159,7 @@ def _grown(shards: Shards, folder: str) -> None:
 
 
 @ray.remote
-def _extended(shards: Shards, before: str, folder: str) -> None:
+def _extend_index(shards: Shards, before: str, folder: str) -> None:
     use_all_cores()
     index = faiss.read_index(before)
     store = shards.store()
@@ -191,17 +191,17 @@ def exact_part(number: int, shards: Any, scratch: str) -> Nothing:
 
 
 @ray.remote
-def _tuned(shards: Shards, choice: Structure, target: float, folder: str, scratch: str) -> Structure:
+def _tune_structure(shards: Shards, choice: Structure, target: float, folder: str, scratch: str) -> Structure:
     use_all_cores()
     with np.load(Path(scratch, "queries.npz"), allow_pickle=False) as queries:
         vectors, sources = queries["vectors"], queries["rows"]
     parts = [np.load(file, allow_pickle=False) for file in sorted(Path(scratch).glob("exact-*.npz"))]
     depth = max(recall.DEPTHS) + 1
     _, rows = best_of([part["scores"] for part in parts], [part["rows"] for part in parts], depth)
-    return tuned(shards, choice, target, Path(folder, "search.faiss"), vectors, sources, rows)
+    return choose_parameters(shards, choice, target, Path(folder, "search.faiss"), vectors, sources, rows)
 
 
-def tuned(
+def choose_parameters(
     shards: Shards, choice: Structure, target: float, file: Path, vectors: Vectors, sources: Rows, exact: Rows
 ) -> Structure:
     """``choice`` with the cheapest parameters that reach the target, and the recall that they have.

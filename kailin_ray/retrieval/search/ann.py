@@ -94,7 +94,7 @@ def add(index: Any, chunks: Iterable[tuple[int, npt.NDArray[np.float16]]]) -> No
             index.add(vectors)
 
 
-def merged(paths: Sequence[Path]) -> Any:
+def merge(paths: Sequence[Path]) -> Any:
     """One IVF index of several, trained alike, with the rows that they have."""
     index = faiss.read_index(str(paths[0]))
     for path in paths[1:]:
@@ -201,11 +201,11 @@ class Refined:
         import torch
 
         places = torch.from_numpy(rows)
-        scores, order = torch.from_numpy(scored(self._store, vectors, rows)).topk(k)
+        scores, order = torch.from_numpy(score_rows(self._store, vectors, rows)).topk(k)
         return scores.numpy(), places.gather(1, order).numpy()
 
 
-def scored(store: Store, vectors: Vectors, rows: Rows) -> Vectors:
+def score_rows(store: Store, vectors: Vectors, rows: Rows) -> Vectors:
     """(q, c) inner products of queries (q, dimension) and the stored vectors of rows (q, c); -inf where a row is -1."""
     import torch
 

@@ -30,7 +30,7 @@ def nearest(
     best = _Best(len(queries), k, asked)
     for first, chunk in chunks:
         best.add(asked @ torch.from_numpy(chunk).float().T, first, _within(deleted, first, len(chunk)))
-    scores, rows = best.found()
+    scores, rows = best.results()
     return scores.numpy(), rows.numpy()
 
 
@@ -78,7 +78,7 @@ class ExactOnGpu:
         for block in self._blocks:
             best.add(asked @ block.T, first, _within(self._deleted, first, len(block)))
             first += len(block)
-        scores, rows = best.found()
+        scores, rows = best.results()
         return scores.float().cpu().numpy(), rows.cpu().numpy()
 
 
@@ -102,7 +102,7 @@ class _Best:
         self._scores, order = torch.cat([self._scores, best], dim=1).topk(self._k)
         self._rows = torch.cat([self._rows, places + first], dim=1).gather(1, order)
 
-    def found(self) -> tuple[Any, Any]:
+    def results(self) -> tuple[Any, Any]:
         """Scores and rows."""
         return self._scores, self._rows.masked_fill(self._scores.isinf(), -1)
 

@@ -20,7 +20,7 @@ def reciprocal_rank_fusion(
     counts. Raises ``ValueError`` for a weight that is not a finite number of 0 or more, or not one for each ranking.
     """
     shares: dict[int, list[float]] = {}
-    for ranking, weight in zip(rankings, _checked(weights), strict=True):
+    for ranking, weight in zip(rankings, _check_weights(weights), strict=True):
         if weight:
             for rank, pmid in enumerate(dict.fromkeys(ranking), start=1):
                 shares.setdefault(pmid, []).append(weight / (k + rank))
@@ -46,7 +46,7 @@ def mesh_rerank(pmids: Sequence[int], similarities: Sequence[float | None], weig
     return [next(moved) if pmid in known else pmid for pmid in pmids]
 
 
-def _checked(weights: Sequence[float]) -> Sequence[float]:
+def _check_weights(weights: Sequence[float]) -> Sequence[float]:
     for weight in weights:
         if not (math.isfinite(weight) and weight >= 0):
             raise ValueError(f"weight: {weight} is not a finite number of 0 or more")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kailin_ray.corpus.overlap.ngrams import places_in
-from kailin_ray.retrieval.search.ann import open_search, scored
+from kailin_ray.retrieval.search.ann import open_search, score_rows
 from kailin_ray.retrieval.search.folder import Index
 from kailin_ray.retrieval.search.fusion import reciprocal_rank_fusion
 from kailin_ray.retrieval.search.lexical import LexicalIndex
@@ -75,17 +75,17 @@ class PassageIndex:
         With ``jaccard`` also without passages that nearly repeat a better one, or the one that is left out. Where
         words count too, ``questions`` are what ``vectors`` stand for. A score is the inner product in any case.
         """
-        return self.passages(*self.found(vectors, k, jaccard, questions), k, exclude, jaccard)
+        return self.passages(*self.search_rows(vectors, k, jaccard, questions), k, exclude, jaccard)
 
-    def found(
+    def search_rows(
         self, vectors: Vectors, k: int, jaccard: float | None = None, questions: Sequence[str] = ()
     ) -> tuple[Vectors, Rows]:
         """Scores and rows (q, n) from which ``passages`` takes; n is larger than ``k``."""
         depth = k + 1 + (SPARE if jaccard is not None else 0)
         scores, rows = self._search.search(vectors, max(depth, FUSED) if self._lexical else depth)
         if self._lexical:
-            rows = self._fused(self._lexical, rows, questions, depth)
-            scores = scored(self._store, vectors, rows)
+            rows = self._fuse_rankings(self._lexical, rows, questions, depth)
+            scores = score_rows(self._store, vectors, rows)
         return scores, rows
 
     def passages(
@@ -104,7 +104,7 @@ class PassageIndex:
             found.append([Hit(pmid, value, title, text, mesh) for (pmid, title, text, mesh), value in hits])
         return found
 
-    def _fused(self, lexical: "LexicalShards", rows: Rows, questions: Sequence[str], depth: int) -> Rows:
+    def _fuse_rankings(self, lexical: "LexicalShards", rows: Rows, questions: Sequence[str], depth: int) -> Rows:
         """(q, depth) rows of both rankings made into one."""
         fused = np.full((len(rows), depth), -1, np.int64)
         for at, (dense, question) in enumerate(zip(rows, questions, strict=True)):

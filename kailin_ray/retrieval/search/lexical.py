@@ -97,8 +97,8 @@ class LexicalIndex:
             index.config_reader("manual")  # no thread that watches the folder
             self._schema, self._searcher = index.schema, index.searcher()
             self.num_passages: int = self._searcher.num_docs
-            self._ranked(tantivy.Query.exists_query("pmid"), 1)
-            self._ranked(self._query(["a"]), 1)
+            self._rank(tantivy.Query.exists_query("pmid"), 1)
+            self._rank(self._query(["a"]), 1)
 
     def search(self, question: str, k: int) -> list[tuple[int, float]]:
         """The ``k`` best passages as (PMID, BM25 score), best first; of equal scores the lower PMID first.
@@ -110,7 +110,7 @@ class LexicalIndex:
         if not terms or most < 1:
             return []
         with _naming(self._folder):
-            return self._ranked(self._query(terms), most)
+            return self._rank(self._query(terms), most)
 
     def search_many(self, questions: Sequence[str], k: int) -> list[list[tuple[int, float]]]:
         """``search`` for each question."""
@@ -120,7 +120,7 @@ class LexicalIndex:
         of_term = (tantivy.Query.term_query(self._schema, "text", term, "freq") for term in terms)
         return tantivy.Query.boolean_query([(tantivy.Occur.Should, query) for query in of_term])
 
-    def _ranked(self, query: tantivy.Query, k: int) -> list[tuple[int, float]]:
+    def _rank(self, query: tantivy.Query, k: int) -> list[tuple[int, float]]:
         # Without the count of all matches, which would look at every passage that holds any of the terms.
         hits = self._searcher.search(query, k, count=False).hits
         pmids = self._searcher.fast_field_values("pmid", [address for _, address in hits])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kailin_ray.corpus.changes import changed_since
+from kailin_ray.corpus.changes import find_changes
 from kailin_ray.corpus.documents import (
     Descriptors,
     Documents,
@@ -148,9 +148,9 @@ def test_an_update_says_what_it_changed_and_touches_nothing_else(tmp_path: Path)
     assert json.loads((out / "descriptors.json").read_text()) == {
         "D1": {"name": "Name of D1", "documents": 7}, "D2": {"name": "Name of D2", "documents": 1},
     }  # fmt: skip
-    assert changed_since(Documents.open(out), 1, ["title"]).tolist() == [1, 4]
-    assert changed_since(Documents.open(out), 1, ["title", "mesh", "retracted"]).tolist() == [1, 3, 4, 5]
-    assert changed_since(Documents.open(out), 2, ["title"]).tolist() == []
+    assert find_changes(Documents.open(out), 1, ["title"]).tolist() == [1, 4]
+    assert find_changes(Documents.open(out), 1, ["title", "mesh", "retracted"]).tolist() == [1, 3, 4, 5]
+    assert find_changes(Documents.open(out), 2, ["title"]).tolist() == []
 
 
 def test_a_part_whose_last_document_goes_is_left_empty(tmp_path: Path) -> None:

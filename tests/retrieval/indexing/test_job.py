@@ -218,9 +218,9 @@ def test_parts_of_documents_that_changed_since_are_encoded_anew(tmp_path: Path) 
         pq.write_table(pa.table({"pmid": pa.array(pmids, pa.int64())}), scratch / f"{pmids[0]:09}.parquet")
     write_documents(documents, {}, {2: "revised", 9: "new"})
     assert encoding.open_parts(config, Documents.open(documents), inputs) == scratch
-    assert [part.name for part in encoding.encoded_parts(scratch)] == ["000000003.parquet"]
+    assert [part.name for part in encoding.list_encoded_parts(scratch)] == ["000000003.parquet"]
     encoding.open_parts(config, Documents.open(documents), replace(inputs, documents="another"))
-    assert encoding.encoded_parts(scratch) == []
+    assert encoding.list_encoded_parts(scratch) == []
     assert first_documents(Documents.open(documents), None)[1] == 8
 
 
@@ -233,7 +233,7 @@ def test_parts_that_are_in_the_index_or_not_wanted_are_not_taken_again(tmp_path:
     scratch = tmp_path / ".index.encoded"
 
     def keep(*_: Any) -> None:
-        kept.extend(part.read_bytes() for part in encoding.encoded_parts(scratch))
+        kept.extend(part.read_bytes() for part in encoding.list_encoded_parts(scratch))
 
     with pytest.MonkeyPatch.context() as patch:
         real = job.shutil.rmtree
@@ -248,7 +248,7 @@ def test_parts_that_are_in_the_index_or_not_wanted_are_not_taken_again(tmp_path:
     # A limit, parts of a killed job, and a document that comes before them.
     other = index_config(documents, tmp_path / "limited", "limit=3")
     opened = Documents.open(documents)
-    scratch = encoding.open_parts(other, opened, job.made_from(other, opened))
+    scratch = encoding.open_parts(other, opened, job.index_inputs(other, opened))
     (scratch / "000000010.parquet").write_bytes(kept[0])
     write_documents(documents, {0: [document(5), *rows, document(40)]}, {5: "new"})
     made = make(other, terminal)

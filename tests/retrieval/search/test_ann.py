@@ -36,7 +36,7 @@ def files(stored: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
         index = faiss.read_index(str(trained))
         ann.add(index, stored.chunks([number]))
         faiss.write_index(index, str(folder / f"{number}.faiss"))
-    faiss.write_index(ann.merged([folder / "0.faiss", folder / "1.faiss"]), str(folder / "ivf_pq"))
+    faiss.write_index(ann.merge([folder / "0.faiss", folder / "1.faiss"]), str(folder / "ivf_pq"))
     hnsw = ann.train("hnsw", sample, len(stored))
     ann.add(hnsw, stored.chunks())
     faiss.write_index(hnsw, str(folder / "hnsw"))
