@@ -114,7 +114,7 @@ def test_the_whole_of_mesh() -> None:
     assert mesh.nbytes < 100_000_000
     assert mesh.similarity("D003924", "D003922") > mesh.similarity("D003924", "D008175")
     # Male and Female have no tree number.
-    assert len(mesh.placed(["D008297", "D005260"])) == 0
+    assert len(mesh.select_placed(["D008297", "D005260"])) == 0
     # Read-only, also after it went through the object store's serialization.
     copy = pickle.loads(pickle.dumps(mesh, protocol=5))
     assert copy.equals(mesh)
