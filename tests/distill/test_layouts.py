@@ -45,10 +45,10 @@ def other_model(engines: Any, tmp_path_factory: pytest.TempPathFactory) -> Itera
     stop_engines(folder)
 
 
-def checked(run: Path, sessions: int = 1) -> dict[str, Any]:
+def checked(run: Path, sessions: int = 1, limit: int = LIMIT) -> dict[str, Any]:
     """The manifest of a run whose records are whole: each abstract once, with a status, in the schema."""
     rows = records(run)
-    assert len({row["pmid"] for row in rows}) == len(rows) == LIMIT
+    assert len({row["pmid"] for row in rows}) == len(rows) == limit
     assert {row["status"] for row in rows} <= {"ok", "rejected"}
     assert all(set(row) == set(RECORDS.names) for row in rows)
     assert not (run / "parts").exists()
@@ -144,9 +144,10 @@ def metrics(process: subprocess.Popen[bytes]) -> str:
 
 @pytest.mark.slow
 def test_an_engine_process_that_is_killed_is_replaced_and_counted(base: list[str], tmp_path: Path) -> None:
-    run = tmp_path / "run"
+    run, limit = tmp_path / "run", 20  # enough to be at work for long after the metrics are there
+    keys = [key for key in base if key != f"limit={LIMIT}"]
     process = start(
-        [*base, "cluster.threads_per_engine=1", f"out={run}", "cluster.rows_in_flight=2"],
+        [*keys, f"limit={limit}", "cluster.threads_per_engine=1", f"out={run}", "cluster.rows_in_flight=2"],
         RAY_metrics_report_interval_ms="500",
     )
     wait_for(lambda: len(list((run / "records").glob("*.parquet"))) > 0, process)
@@ -158,7 +159,7 @@ def test_an_engine_process_that_is_killed_is_replaced_and_counted(base: list[str
     for engine in engines:
         engine.kill()
     assert process.wait(timeout=400) == 0
-    manifest = checked(run)
+    manifest = checked(run, limit=limit)
     assert manifest["restarts"] == 1
     assert manifest["engines"]["general+biomedical+answer"]["starts"] == 2
 

@@ -138,7 +138,7 @@ class SharedRetrievers:
         yield [self._one(f"{place} {key}", config, index) for place in range(len(machines))]
 
     def _one(self, key: str, config: Any, index: Index) -> Any:
-        key += ray.get_runtime_context().get_job_id()  # another session has none of these
+        key += ray.get_runtime_context().get_node_id()  # another session has none of these, and jobs of the same ids
         if key not in self._started:
             self._started[key] = start_retriever(config, index, None, os.cpu_count() or 1)
         return self._started[key]
