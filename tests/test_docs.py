@@ -1,9 +1,11 @@
 """README and docs: short enough, narrow enough, and without a link that leads nowhere."""
 
+import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from kailin_ray.cli.main import COMMANDS
 from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
@@ -53,3 +55,14 @@ def test_no_line_of_prose_is_wider_than_120_characters() -> None:
 def test_the_readme_lists_every_page() -> None:
     readme = (ROOT / "README.md").read_text()
     assert [page.name for page in (ROOT / "docs").glob("*.md") if f"(docs/{page.name})" not in readme] == []
+
+
+def test_the_reference_is_that_of_the_configuration() -> None:
+    spec = importlib.util.spec_from_file_location("generate_reference", ROOT / "docs" / "generate_reference.py")
+    assert spec is not None and spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    said = made.reference()
+    assert said == made.PAGE.read_text(), "stale: run python docs/generate_reference.py"
+    assert {f"### {command}" for command in COMMANDS} <= set(said.splitlines())
+    assert "| `source.path` | required | A file, a directory, a glob, or a list of these. |" in said
