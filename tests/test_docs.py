@@ -8,7 +8,7 @@ from pathlib import Path
 from kailin_ray.cli.main import COMMANDS
 from tests.conftest import ROOT
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "AGENTS.md")), *(ROOT / "docs").glob("*.md")]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
