@@ -44,7 +44,7 @@ class Index:
     def __init__(self, _: Any, device: str, lexical_weight: float):
         assert (device, lexical_weight) == ("cpu", 0.0)
 
-    def found(self, vectors: np.ndarray, k: int, jaccard: float | None, questions: list[str]) -> Any:
+    def search_rows(self, vectors: np.ndarray, k: int, jaccard: float | None, questions: list[str]) -> Any:
         assert len(vectors) == len(questions) <= MAX_BATCH
         assert jaccard == 0.8
         return vectors, k
@@ -71,8 +71,9 @@ def query(text: str, k: int = 2, exclude: int | None = None) -> Query:
 
 
 async def started(encoder: Encoder, number: int) -> None:
-    while len(encoder.batches) < number:
-        await asyncio.sleep(0.005)
+    async with asyncio.timeout(20):
+        while len(encoder.batches) < number:
+            await asyncio.sleep(0.005)
 
 
 def test_what_arrives_while_a_batch_is_worked_on_is_the_next(made: tuple[Retriever, Encoder]) -> None:
