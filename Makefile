@@ -1,4 +1,5 @@
-# make demo: from nothing to a dataset. make test: from nothing to the tests. DEVICE=gpu for a machine with NVIDIA GPUs.
+# make demo sets everything up and distils a dataset; make test sets everything up and runs the tests; make docs builds
+# the documentation. DEVICE=gpu is for a machine with NVIDIA GPUs.
 PYTHON ?= python3.11
 DEVICE ?= cpu
 VENV   ?= .venv
@@ -9,9 +10,9 @@ RUN    := $(BIN)/python -m kailin_ray
 SHARD  := assets/pubmed20n0014.xml.gz
 DEMO_GPU := $(if $(filter gpu,$(DEVICE)),cluster=gpu,)
 
-.PHONY: setup assets demo test test-all check bench clean
+.PHONY: setup assets demo test test-all check docs bench clean
 
-# The stamp holds the checksums of what was installed: nothing to do while they are the same.
+# Does nothing while what was installed is up to date.
 setup:
 	@requirements/setup.sh $(PYTHON) $(VENV) $(DEVICE)
 
@@ -28,8 +29,8 @@ demo: assets
 	@echo
 	@echo "The dataset: $(DEMO)/dataset   (open $(DEMO)/dataset/README.md, or: datasets.load_dataset('$(DEMO)/dataset', 'sft'))"
 
-# Of several tests that take minutes each, one of a kind; test-all: all of them. In two processes: one has the Ray session
-# and the engines. See CONTRIBUTING.md.
+# Two processes: one has the Ray session and the engines. `test` leaves out tests that take minutes and resemble another
+# one; `test-all` runs them too. See CONTRIBUTING.md.
 TESTS := $(BIN)/python -m pytest --numprocesses=2
 
 test: assets
@@ -44,8 +45,21 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The documentation as a site: build/site/index.html. A broken link is an error. MkDocs has an environment of its own.
+docs: $(VENV)-docs/bin/mkdocs
+	rm -rf build/docs
+	mkdir -p build/docs/benchmarks
+	cp -r README.md CONTRIBUTING.md CHANGELOG.md AGENTS.md docs build/docs
+	cp -r benchmarks/results build/docs/benchmarks
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --quiet --strict
+
+$(VENV)-docs/bin/mkdocs: requirements/docs.lock
+	$(PYTHON) -m venv --clear $(VENV)-docs
+	$(VENV)-docs/bin/python -m pip --disable-pip-version-check install --quiet --no-deps -r requirements/docs.lock
+	touch $@
+
 bench: demo
 	$(BIN)/python benchmarks/speed/throughput.py
 
 clean:
-	rm -rf $(DEMO) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(DEMO) $(VENV)-docs build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -3,150 +3,130 @@
 python docs/generate_reference.py
 """
 
-import ast
-import inspect
-from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+import textwrap
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
-import yaml
-from omegaconf import OmegaConf
+from omegaconf import open_dict
 
+from kailin_ray.cli.help import compose_for_help, list_groups, summarize_command, to_values
 from kailin_ray.cli.main import COMMANDS
-from kailin_ray.config import compose, conf_dir
+from kailin_ray.config import conf_dir
+from kailin_ray.config.describe import REQUIRED, Key, describe_keys
+from kailin_ray.config.renamed import RENAMED, RENAMED_VALUES
 from kailin_ray.dataset.rows import SCHEMAS
 from kailin_ray.schema import REASONS, RECORDS, REMOVED
 
 PAGE = Path(__file__).with_name("reference.md")
 HEAD = """# Reference
 
-`docs/generate_reference.py` makes this page from the configuration; do not edit it.
+This page lists every command, key, exit code, reason and column. `docs/generate_reference.py` generates it from the
+code: do not edit it.
 
-`null` stands for "not set". Groups are chosen as `model=chat`; `conf/` has the
-options of each.
+A key is given as `key=value`: `kailin-ray distill limit=64`. A group is a set of keys with ready-made options, chosen
+as `group=option`: `cluster=gpu`. Every key of a group can still be set: `cluster=gpu cluster.num_engines=4`. `null`
+means "not set". Quote values with brackets or spaces: `'stages=[answer]'`. The same texts are printed by
+`kailin-ray <command> --help`, and `kailin-ray <command> --cfg job` prints the whole configuration as it would run.
 """
-CHOSEN = {"train": ["task=question"]}
-"""Groups without a default option: the defaults that are shown are those of this one."""
+GROUPS = {
+    "source": "ingest", "sample": "select", "encoder": "index", "model": "distill", "retrieval": "distill",
+    "evaluation": "distill", "cluster": "distill", "task": "train", "data": "train", "optimization": "train",
+}  # fmt: skip
+"""Every group, and a command that has it."""
+KINDS = ("source", "data")
+"""Groups whose options have different keys."""
 EXIT_CODES = {
-    "0": "done",
-    "1": "done in part, or failed",
-    "2": "a wrong key, value, path or model; nothing was started",
-    "75": "stopped in good order by SIGTERM or `max_hours`; the same command resumes",
-    "130": "interrupted",
+    "0": "Done.",
+    "1": "Done in part, or failed.",
+    "2": "A wrong key, value, path or model. Nothing was started.",
+    "75": "Stopped in good order by SIGTERM or `max_hours`. The same command resumes.",
+    "130": "Interrupted with Ctrl-C.",
 }
 
 
 def main() -> None:
     """Write the page."""
-    PAGE.write_text(reference())
+    PAGE.write_text(format_reference())
 
 
-def reference() -> str:
+def format_reference() -> str:
     """The whole page."""
-    parts = [HEAD, "## Exit codes\n", table(("code", "meaning"), EXIT_CODES.items()), "## Commands and keys\n"]
-    for name, (kind, _, about) in COMMANDS.items():
-        rows = [(f"`{key}`", default, text) for key, default, text in keys(name, kind)]
-        parts += [f"### {name}\n", f"{about[0].upper()}{about[1:]}.\n", table(("key", "default", "meaning"), rows)]
-    parts += ["## Why a row is not ok\n", table(("reason", "meaning"), mark(REASONS))]
-    parts += ["## Why a document was left out\n", table(("reason", "meaning"), mark(REMOVED))]
-    parts += ["## Columns of records\n", table(("column", "type"), columns(RECORDS))]
+    sections = [HEAD, "## Commands\n", *map(format_command, COMMANDS)]
+    sections += ["## Groups\n", *map(format_group, GROUPS)]
+    sections += ["## Renamed keys\n", "An old key is refused with the new key's name.\n", format_renamed()]
+    sections += ["## Exit codes\n", format_table(("code", "meaning"), EXIT_CODES.items())]
+    sections += ["## Reasons of rows that are not ok\n", format_table(("reason", "meaning"), mark(REASONS))]
+    sections += ["## Reasons of removed documents\n", format_table(("reason", "meaning"), mark(REMOVED))]
+    sections += ["## Columns of records\n", format_columns(RECORDS)]
     for name, schema in SCHEMAS.items():
-        parts += [f"## Columns of the dataset's config `{name}`\n", table(("column", "type"), columns(schema))]
-    return "\n".join(parts)
+        sections += [f"## Columns of the dataset config `{name}`\n", format_columns(schema)]
+    return "\n".join(sections)
 
 
-def keys(command: str, kind: type[Any]) -> Iterator[tuple[str, str, str]]:
-    """Key, default and meaning of each key of a command."""
-    values: Any = OmegaConf.to_container(compose(command, CHOSEN.get(command, [])))
-    texts = yaml_comments(command) | dict(docstrings(kind, values, ""))
-    for key, value in leaves(values):
-        # Of a mapping with free keys, such as ``max_fraction``, all have the mapping's text.
-        text = texts.get(key) or texts.get(key.rpartition(".")[0]) or ""
-        yield key, "required" if value == "???" else f"`{yaml_text(value)}`", text.replace("``", "`")
-
-
-def leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The keys of nested mappings that hold no mapping, or an empty one."""
-    for name, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def docstrings(kind: type[Any], values: Any, prefix: str) -> Iterator[tuple[str, str]]:
-    """The docstrings of a dataclass' fields and of those within, by key; ``values`` are the defaults."""
-    hints = get_type_hints(kind)
-    said = {name: text for part in reversed(kind.__mro__) for name, text in own_docstrings(part).items()}
-    for field in fields(kind):
-        name = {"from_run": "from"}.get(field.name, field.name)
-        if text := said.get(field.name):
-            yield f"{prefix}{name}", " ".join(text.split())
-        value = values.get(name) if isinstance(values, dict) else None
-        for inner in dataclasses_of(hints[field.name]):
-            # Of several kinds of source or data, the one that is the default.
-            if not isinstance(value, dict) or value.get("kind") in kinds_of(inner):
-                yield from docstrings(inner, value, f"{prefix}{name}.")
-
-
-def dataclasses_of(hint: Any) -> list[type[Any]]:
-    """The dataclasses that a type names, alone, as one of several, or annotated."""
-    if is_dataclass(hint) and isinstance(hint, type):
-        return [hint]
-    return [kind for inner in get_args(hint) for kind in dataclasses_of(inner)]
-
-
-def kinds_of(kind: type[Any]) -> tuple[Any, ...]:
-    """The values of a dataclass' field ``kind``; None for one without it."""
-    return get_args(get_type_hints(kind).get("kind")) or (None,)
+def format_command(name: str) -> str:
+    """A command: what it does, its own keys, and links to its groups."""
+    about, (keys, groups) = summarize_command(name), describe(name)
+    text = f"### {name}\n\n{about[0].upper()}{about[1:]}.\n"
+    if groups:
+        links = ", ".join(f"[`{group}={option}`](#group-{group})" for group, option in groups.items())
+        text += "\n" + textwrap.fill(f"Groups: {links}.", 120, break_long_words=False, break_on_hyphens=False) + "\n"
+    if name == "plan":
+        return text + "\nIt takes the keys of [distill](#distill) and requires none of them.\n"
+    return f"{text}\n{format_keys(key for key in keys if key.name.partition('.')[0] not in groups)}"
 
 
 @cache
-def own_docstrings(kind: type[Any]) -> dict[str, str]:
-    """The docstrings that stand behind the fields in a class' own source."""
-    if not is_dataclass(kind):
-        return {}
-    (tree,) = ast.parse(inspect.cleandoc(inspect.getsource(kind))).body
-    assert isinstance(tree, ast.ClassDef)
-    found = {}
-    for field, text in zip(tree.body, tree.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-            found[ast.unparse(field.target)] = str(text.value.value)
-    return found
+def describe(command: str, *overrides: str) -> tuple[list[Key], dict[str, str]]:
+    """The keys of a command, and its groups with the options that its help shows."""
+    composed = compose_for_help(command, overrides)
+    choices = {group: str(option) for group, option in composed.hydra.runtime.choices.items() if group in GROUPS}
+    with open_dict(composed):
+        del composed["hydra"]
+    return describe_keys(COMMANDS[command][0], to_values(composed)), choices
 
 
-def yaml_comments(command: str) -> dict[str, str]:
-    """The comments behind the keys of a command's file in ``conf/``, and of its groups' defaults, by key."""
-    file = conf_dir() / f"{command}.yaml"
-    found: dict[str, str] = {}
-    for entry in yaml.safe_load(file.read_text()).get("defaults", []):
-        for group, option in entry.items() if isinstance(entry, dict) else ():
-            found |= comments_of(conf_dir() / group / f"{option}.yaml", f"{group}.")
-        if isinstance(entry, str) and entry != "_self_":
-            found |= comments_of(conf_dir() / f"{entry}.yaml", "")
-    return found | comments_of(file, "")
+def format_group(group: str) -> str:
+    """A group: its options, and the keys of the one that is the default, or of each kind."""
+    command, stems = GROUPS[group], list_groups()[group]
+    default = describe(command)[1][group]
+    text = f"### Group {group}\n\n"
+    options = [(f"`{group}={stem}`", first_comment(conf_dir() / group / f"{stem}.yaml")) for stem in stems]
+    if len(options) > 1:
+        text += format_table(("option", "what it is"), options) + "\n"
+    shown: set[tuple[str, ...]] = set()
+    for stem in [default, *(stem for stem in stems if stem != default and group in KINDS)]:
+        keys = [key for key in describe(command, f"{group}={stem}")[0] if key.name.startswith(f"{group}.")]
+        names = tuple(key.name for key in keys)
+        if keys and names not in shown:
+            shown.add(names)
+            text += f"Keys and defaults of `{group}={stem}`:\n\n{format_keys(keys)}\n"
+    return text.removesuffix("\n")
 
 
-def comments_of(file: Path, prefix: str) -> dict[str, str]:
-    """The comments behind the keys of a YAML file of mappings."""
-    found: dict[str, str] = {}
-    path: list[tuple[int, str]] = []
-    for line in file.read_text().splitlines() if file.is_file() else ():
-        name, colon, rest = line.partition(":")
-        if not colon or not name.strip().isidentifier():
-            continue
-        indent = len(name) - len(name.lstrip())
-        path = [(at, key) for at, key in path if at < indent] + [(indent, name.strip())]
-        if " # " in rest:
-            found[prefix + ".".join(key for _, key in path)] = rest.partition(" # ")[2].strip()
-    return found
+def first_comment(file: Path) -> str:
+    """The first paragraph of comments of a YAML file."""
+    lines = [line[1:].strip() for line in file.read_text().splitlines() if line.startswith("#")]
+    lines = [line for line in lines if not line.startswith("@package")]
+    return " ".join(lines[: lines.index("")] if "" in lines else lines)
 
 
-def yaml_text(value: Any) -> str:
-    """A default as it would be written on the command line."""
-    return " ".join(yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("...\n").split())
+def format_keys(keys: Iterable[Key]) -> str:
+    """A table of keys."""
+    rows = [
+        (f"`{key.name}`", "required" if key.default == REQUIRED else f"`{key.default}`", key.meaning) for key in keys
+    ]
+    return format_table(("key", "default", "meaning"), rows)
+
+
+def format_renamed() -> str:
+    """A table of the old keys."""
+    rows = []
+    for old, new in RENAMED.items():
+        values = ", ".join(f"`{after}` for `{before}`" for before, after in RENAMED_VALUES.get(new, {}).items())
+        rows.append((f"`{old}`", f"`{new}`" + (f" ({values})" if values else "")))
+    return format_table(("old key", "key"), rows)
 
 
 def mark(texts: dict[str, str]) -> list[tuple[str, str]]:
@@ -154,14 +134,14 @@ def mark(texts: dict[str, str]) -> list[tuple[str, str]]:
     return [(f"`{name}`", text) for name, text in texts.items()]
 
 
-def columns(schema: Any) -> list[tuple[str, str]]:
-    """Name and type of each column."""
-    return [(f"`{column.name}`", f"`{column.type}`") for column in schema]
+def format_columns(schema: Any) -> str:
+    """A table of a schema's columns."""
+    return format_table(("column", "type"), [(f"`{column.name}`", f"`{column.type}`") for column in schema])
 
 
-def table(head: tuple[str, ...], rows: Any) -> str:
+def format_table(head: Sequence[str], rows: Any) -> str:
     """A Markdown table."""
-    lines = [head, ("---",) * len(head), *rows]
+    lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 
 

@@ -1,6 +1,6 @@
 """Exceptions whose message is one line for a person."""
 
-STOPPED = "stopped; what is done is kept, and the same command goes on from there"
+STOPPED = "stopped; finished work is kept, and the same command resumes"
 
 
 class ConfigError(ValueError):
@@ -8,12 +8,12 @@ class ConfigError(ValueError):
 
 
 class CommandFailedError(RuntimeError):
-    """A job did not do all it was asked to."""
+    """A job did not finish all of its work."""
 
 
 class TooManyFailuresError(CommandFailedError):
-    """More of a run's rows failed than the configuration allows, or its engines only die; what is done is kept."""
+    """More rows of a run failed than the configuration allows, or its engines keep dying; finished work is kept."""
 
 
 class StoppedError(RuntimeError):
-    """A job was asked to stop, or its time is over; what is done is kept, and the same command goes on."""
+    """A job was asked to stop, or its time is over; finished work is kept, and the same command resumes it."""

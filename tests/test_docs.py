@@ -62,7 +62,7 @@ def test_the_reference_is_that_of_the_configuration() -> None:
     assert spec is not None and spec.loader is not None
     made = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(made)
-    said = made.reference()
+    said = made.format_reference()
     assert said == made.PAGE.read_text(), "stale: run python docs/generate_reference.py"
     assert {f"### {command}" for command in COMMANDS} <= set(said.splitlines())
-    assert "| `source.path` | required | A file, a directory, a glob, or a list of these. |" in said
+    assert "| `source.path` | required | PubMed XML (.xml or .xml.gz): a file, a directory, a glob, or a list" in said

@@ -1,12 +1,12 @@
-"""How well near-copies of benchmarks' questions and near-duplicate abstracts are found, by planting them.
+"""Measure how well near-copies of benchmark questions and near-duplicate abstracts are found, by planting them.
 
     python benchmarks/evidence/decontamination.py --benchmarks shared/eval/*.gz shared/eval/*.csv pubmedqa.jsonl.gz \
         --shards pubmed20n0014.xml.gz pubmed21n1298.xml.gz
 
-Real questions are edited in known ways and put into real abstracts, or stand alone as a title would; real abstracts are
-edited word by word. Negatives are the same abstracts as they are, and questions of a benchmark that are asked for in
-the others, and in the other half of their own. Prints Markdown tables, then one line of JSON with what was flagged
-falsely and what was missed.
+Real questions are edited in known ways and put into real abstracts, or stand alone like a title. Real abstracts are
+edited word by word. Negatives are the unchanged abstracts, and a benchmark's questions searched for in the other
+benchmarks and in the other half of their own benchmark. Prints Markdown tables, then one line of JSON with the false
+positives and the misses.
 """
 
 import argparse
@@ -36,21 +36,21 @@ NONE, FEW, MANY = "not looked for", f"{EXACT_WORDS} to {SHORT - 1}", f"{SHORT} a
 
 
 def documents(shards: list[Path]) -> pa.Table:
-    """The PMIDs (sorted, once each), titles and abstracts of all citations that have an abstract."""
-    held = {
+    """Return PMIDs (sorted, unique), titles and abstracts of all citations that have an abstract."""
+    texts = {
         citation.pmid: (citation.title or "", citation.abstract)
         for shard in shards
         for citation in read_citations(shard, Counter())
         if citation.abstract
     }
-    pmids = sorted(held)
+    pmids = sorted(texts)
     return pa.table(
-        {"pmid": pmids, "title": [held[one][0] for one in pmids], "abstract": [held[one][1] for one in pmids]}
+        {"pmid": pmids, "title": [texts[pmid][0] for pmid in pmids], "abstract": [texts[pmid][1] for pmid in pmids]}
     )
 
 
 def wilson(hits: int, of: int) -> str:
-    """A share with its 95 % interval, in percent."""
+    """Return a share with its 95 % interval, in percent."""
     if not of:
         return "-"
     share, z = hits / of, 1.96
@@ -60,12 +60,12 @@ def wilson(hits: int, of: int) -> str:
 
 
 def drawn(words: list[str]) -> str:
-    """One of many words, at random."""
+    """Return a random word."""
     return words[int(RANDOM.integers(len(words)))]
 
 
 def edits(other_words: list[str]) -> dict[str, Edit]:
-    """Ways to change a text's words; new words are drawn from real abstracts."""
+    """Return ways to change a text's words; new words are drawn from real abstracts."""
 
     def places(words: list[str], share: float) -> set[int]:
         return set(RANDOM.choice(len(words), max(1, round(len(words) * share)), replace=False).tolist())
@@ -83,7 +83,7 @@ def edits(other_words: list[str]) -> dict[str, Edit]:
 
     def insert(words: list[str]) -> list[str]:
         at = places(words, 0.2)
-        return [one for i, word in enumerate(words) for one in ([drawn(other_words)] * (i in at) + [word])]
+        return [new for i, word in enumerate(words) for new in ([drawn(other_words)] * (i in at) + [word])]
 
     def swap(words: list[str]) -> list[str]:
         commas = [i + 1 for i, word in enumerate(words[:-1]) if word.endswith((",", ".", ";"))]
@@ -105,14 +105,14 @@ def edits(other_words: list[str]) -> dict[str, Edit]:
 
 
 def inside(text: str, abstract: str) -> str:
-    """``text`` as a sentence of an abstract."""
+    """Insert ``text`` as a sentence into an abstract."""
     sentences = re.split(r"(?<=[.]) ", abstract)
     at = int(RANDOM.integers(len(sentences) + 1))
     return " ".join([*sentences[:at], text, *sentences[at:]])
 
 
 def sizes(found: Benchmarks) -> list[str]:
-    """By how many words each question has, as the search counts them."""
+    """Return the size class of each question, by its number of informative words."""
     informative = np.diff(found.questions.question_rows)
     named = np.where(informative < SHORT, FEW, MANY)
     return np.where((informative < EXACT_WORDS) | (found.questions.lengths < LEAST_WORDS), NONE, named).tolist()
@@ -121,7 +121,7 @@ def sizes(found: Benchmarks) -> list[str]:
 def planted(
     found: Benchmarks, items: list[Item], kinds: list[str], table: pa.Table
 ) -> tuple[list[list[Any]], list[Any]]:
-    """Recall by edit, place and size (``kinds``) of the question; and examples of what was missed."""
+    """Return recall by edit, place and size (``kinds``) of the question, and examples of missed questions."""
     abstracts = table["abstract"].to_pylist()
     ways = edits([word for text in abstracts[:2_000] for word in text.split() if word.isalpha()])
     rows: list[list[Any]] = []
@@ -132,25 +132,25 @@ def planted(
         for place, texts in (("alone", changed), ("inside", list(map(inside, changed, hosts)))):
             hits = [match is not None for match in found.find(texts)]
             for kind in (NONE, FEW, MANY):
-                mine = [hit for hit, one in zip(hits, kinds, strict=True) if one == kind]
-                rows.append([name, place, kind, len(mine), sum(mine), wilson(sum(mine), len(mine))])
-            lost = [(items[i].question, changed[i]) for i, hit in enumerate(hits) if not hit and kinds[i] == MANY]
-            missed += [[name, place, *pair] for pair in lost[:4]]
+                kind_hits = [hit for hit, question_kind in zip(hits, kinds, strict=True) if question_kind == kind]
+                rows.append([name, place, kind, len(kind_hits), sum(kind_hits), wilson(sum(kind_hits), len(kind_hits))])
+            misses = [(items[i].question, changed[i]) for i, hit in enumerate(hits) if not hit and kinds[i] == MANY]
+            missed += [[name, place, *pair] for pair in misses[:4]]
     return rows, missed
 
 
 def precision(recall: list[list[Any]], false: int, clean: int) -> list[list[Any]]:
-    """By edit: of all that is flagged among the planted abstracts and ``clean`` untouched ones, what was planted."""
+    """Return, by edit, the planted share of what is flagged among planted and ``clean`` untouched abstracts."""
     rows = []
     for edit in dict.fromkeys(row[0] for row in recall):
-        mine = [row for row in recall if row[:2] == [edit, "inside"]]
-        number, hits = sum(row[3] for row in mine), sum(row[4] for row in mine)
+        edit_rows = [row for row in recall if row[:2] == [edit, "inside"]]
+        number, hits = sum(row[3] for row in edit_rows), sum(row[4] for row in edit_rows)
         rows.append([edit, number, hits, wilson(hits, number), clean, false, wilson(hits, hits + false)])
     return rows
 
 
 def copied(found: Benchmarks, items: list[Item]) -> list[list[Any]]:
-    """Abstracts that are a benchmark's contexts: how many are found with how many of their words replaced."""
+    """Return how many abstracts that are a benchmark's contexts are found, by the share of words replaced."""
     texts = [text for item in items if item.pmids and len(text := max(item.texts, key=len).split()) >= 100]
     pool = [word for words in texts for word in words if word.isalpha()]
     rows: list[list[Any]] = []
@@ -163,7 +163,7 @@ def copied(found: Benchmarks, items: list[Item]) -> list[list[Any]]:
 
 
 def shown(texts: list[str], matches: list[Match | None]) -> list[list[Any]]:
-    """The matches there are, each with the beginning of its text."""
+    """Return the matches, each with the beginning of its text."""
     return [
         [match.reason, match.file, match.item, match.score, match.text, text[:200]]
         for text, match in zip(texts, matches, strict=True)
@@ -172,7 +172,7 @@ def shown(texts: list[str], matches: list[Match | None]) -> list[list[Any]]:
 
 
 def negatives(paths: list[Path], table: pa.Table, found: Benchmarks) -> tuple[list[list[Any]], dict[str, Any]]:
-    """What is flagged of texts that copy nothing."""
+    """Return what is flagged among texts that copy nothing."""
     whole = [
         f"{title}\n{text}" for title, text in zip(*(table[n].to_pylist() for n in ("title", "abstract")), strict=True)
     ]
@@ -198,7 +198,7 @@ def negatives(paths: list[Path], table: pa.Table, found: Benchmarks) -> tuple[li
 
 
 def near_duplicates(table: pa.Table, sample: int) -> tuple[list[list[Any]], list[list[Any]]]:
-    """Recall by edit beside true Jaccard; and all pairs that the real abstracts hold."""
+    """Return recall by edit with the true Jaccard similarity, and all pairs among the real abstracts."""
     texts = table["abstract"].filter(pc.greater(pc.utf8_length(table["abstract"]), 400)).to_pylist()
     chosen = [texts[i] for i in RANDOM.choice(len(texts), sample, replace=False)]
     pool = [word for text in texts[:2_000] for word in text.split() if word.isalpha()]
@@ -206,30 +206,31 @@ def near_duplicates(table: pa.Table, sample: int) -> tuple[list[list[Any]], list
     for name in ("case and punctuation", "2 %", "5 %", "10 %", "20 %", "a sentence dropped", "two sentences swapped"):
         changed = [" ".join(_changed(text, name, pool)) for text in chosen]
         pmids = np.arange(2 * sample)
-        made = duplicates.sketch(pa.array([*chosen, *changed]))
-        pairs = duplicates.candidate_pairs(*duplicates.in_range(pmids, made.buckets, 0, 1))
+        sketches = duplicates.sketch(pa.array([*chosen, *changed]))
+        pairs = duplicates.candidate_pairs(*duplicates.in_range(pmids, sketches.buckets, 0, 1))
         pairs = pairs[pairs[:, 1] == pairs[:, 0] + sample]
-        kept, _ = duplicates.verify(pairs, pmids, made.buckets, made.signatures, 0.8)
-        true = np.array([jaccard(*pair) for pair in zip(chosen, changed, strict=True)])
-        candidate, found = np.isin(pmids[:sample], pairs[:, 0]), np.isin(pmids[:sample], kept[:, 0])
-        alike = true >= 0.8
+        kept, _ = duplicates.verify(pairs, pmids, sketches.buckets, sketches.signatures, 0.8)
+        similarities = np.array([jaccard(*pair) for pair in zip(chosen, changed, strict=True)])
+        is_candidate, is_found = np.isin(pmids[:sample], pairs[:, 0]), np.isin(pmids[:sample], kept[:, 0])
+        alike = similarities >= 0.8
         rows.append(
-            [name, f"{np.median(true):.2f}", int(alike.sum()), wilson(int(candidate[alike].sum()), int(alike.sum())),
-             wilson(int(found[alike].sum()), int(alike.sum())), int((found & ~alike).sum()), int(found.sum()),
-             f"{true[found & ~alike].min():.2f}" if (found & ~alike).any() else "-"]
+            [name, f"{np.median(similarities):.2f}", int(alike.sum()),
+             wilson(int(is_candidate[alike].sum()), int(alike.sum())),
+             wilson(int(is_found[alike].sum()), int(alike.sum())), int((is_found & ~alike).sum()), int(is_found.sum()),
+             f"{similarities[is_found & ~alike].min():.2f}" if (is_found & ~alike).any() else "-"]
         )  # fmt: skip
     pmids = table["pmid"].to_numpy()
-    made = duplicates.sketch(table["abstract"])
-    pairs = duplicates.candidate_pairs(*duplicates.in_range(pmids, made.buckets, 0, 1))
-    pairs, estimates = duplicates.verify(pairs, pmids, made.buckets, made.signatures, 0.5)
-    held = dict(zip(pmids.tolist(), table["abstract"].to_pylist(), strict=True))
+    sketches = duplicates.sketch(table["abstract"])
+    pairs = duplicates.candidate_pairs(*duplicates.in_range(pmids, sketches.buckets, 0, 1))
+    pairs, estimates = duplicates.verify(pairs, pmids, sketches.buckets, sketches.signatures, 0.5)
+    abstracts = dict(zip(pmids.tolist(), table["abstract"].to_pylist(), strict=True))
     real = [
         [
             *pair,
             round(score, 3),
-            round(jaccard(held[pair[0]], held[pair[1]]), 3),
-            held[pair[0]][:120],
-            held[pair[1]][:120],
+            round(jaccard(abstracts[pair[0]], abstracts[pair[1]]), 3),
+            abstracts[pair[0]][:120],
+            abstracts[pair[1]][:120],
         ]
         for pair, score in zip(pairs.tolist(), estimates.tolist(), strict=True)
     ]
@@ -251,7 +252,7 @@ def _changed(text: str, name: str, pool: list[str]) -> list[str]:
 
 
 def jaccard(one: str, two: str) -> float:
-    """The true similarity of two texts' sets of shingles."""
+    """Return the true similarity of two texts' sets of shingles."""
     k = duplicates.SHINGLE_WORDS
     first, second = (
         {tuple(words[i : i + k]) for i in range(len(words) - k + 1)} for words in (word_list(one), word_list(two))
@@ -260,7 +261,7 @@ def jaccard(one: str, two: str) -> float:
 
 
 def timed(table: pa.Table, found: Benchmarks) -> list[list[Any]]:
-    """Seconds of CPU of this process, with everything compiled; on one core, as all of it runs in one thread."""
+    """Return this process's CPU seconds with everything compiled. All of it runs in one thread, so on one core."""
     texts = pc.binary_join_element_wise(table["title"], table["abstract"], "\n")
     rows: list[list[Any]] = []
     for name, work in (("find", lambda: found.find(texts)), ("sketch", lambda: duplicates.sketch(table["abstract"]))):
@@ -272,7 +273,7 @@ def timed(table: pa.Table, found: Benchmarks) -> list[list[Any]]:
 
 
 def markdown(title: str, header: str, rows: list[list[Any]]) -> str:
-    """A table with its heading."""
+    """Return a table with its heading."""
     names = header.split(" | ")
     lines = [f"\n## {title}\n", f"| {header} |", "|---" * len(names) + "|"]
     return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows])
@@ -288,26 +289,30 @@ def main() -> None:
     args = parser.parse_args()
     table = documents(args.shards)
     start = time.perf_counter()
-    found = Benchmarks.load(args.benchmarks)
-    print(f"{len(table)} abstracts; {len(found.question_items)} questions, {len(found.grams)} 13-grams, "
-          f"{len(found.pmids)} PMIDs in {time.perf_counter() - start:.1f} s")  # fmt: skip
+    benchmarks = Benchmarks.load(args.benchmarks)
+    print(f"{len(table)} abstracts; {len(benchmarks.question_items)} questions, {len(benchmarks.grams)} 13-grams, "
+          f"{len(benchmarks.pmids)} PMIDs in {time.perf_counter() - start:.1f} s")  # fmt: skip
     items = [item for path in args.benchmarks for item in read_items(path)]
-    chosen = RANDOM.permutation(len(found.question_items))[: args.questions]
-    kinds = sizes(found)
-    recall, missed = planted(found, [items[found.question_items[i]] for i in chosen], [kinds[i] for i in chosen], table)
-    false, flagged = negatives(args.benchmarks, table, found)
+    chosen = RANDOM.permutation(len(benchmarks.question_items))[: args.questions]
+    kinds = sizes(benchmarks)
+    recall, missed = planted(
+        benchmarks, [items[benchmarks.question_items[i]] for i in chosen], [kinds[i] for i in chosen], table
+    )
+    false, flagged = negatives(args.benchmarks, table, benchmarks)
     near, real = near_duplicates(table, args.abstracts)
     print(markdown("Planted questions", "edit | place | informative words | planted | found | recall, %", recall))
     print(markdown("All questions, inside of abstracts", "edit | planted | found | recall, % | clean | flagged | "
                    "precision, %", precision(recall, false[0][2], false[0][1])))  # fmt: skip
     print(
-        markdown("Copied contexts", "words replaced | number | by 13-grams | found | recall, %", copied(found, items))
+        markdown(
+            "Copied contexts", "words replaced | number | by 13-grams | found | recall, %", copied(benchmarks, items)
+        )
     )
     print(markdown("Negatives", "texts | number | flagged | %", false))
     print(markdown("Planted near-duplicates", "edit | median Jaccard | at least 0.8 | candidates, % | found, % | "
                    "found below 0.8 | found in all | lowest of these", near))  # fmt: skip
     print(markdown("Real pairs, from 0.5", "PMID | PMID | estimated | true", [row[:4] for row in real]))
-    print(markdown("Speed", "step | texts | CPU seconds | a second", timed(table, found)))
+    print(markdown("Speed", "step | texts | CPU seconds | a second", timed(table, benchmarks)))
     print(json.dumps({"recall": recall, "missed": missed, "negatives": false, "flagged": flagged, "near": near,
                       "real": real}))  # fmt: skip
 

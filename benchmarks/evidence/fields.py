@@ -1,10 +1,10 @@
-r"""What ingest reads of real files, field by field, beside lxml XPath and pubmed_parser: how many records differ.
+r"""Compare the fields that ingest reads with lxml XPath and pubmed_parser: how many records of real files differ.
 
     python benchmarks/evidence/fields.py pubmed20n0014.xml.gz pubmed21n1298.xml.gz \
         --peer <folder of pubmed_parser 0.5.1>
 
-XPath is asked for the plain text of each element, so where ingest reads more out of it (brackets, powers, formulas), a
-difference is counted, and an example is shown. Prints Markdown.
+XPath returns the plain text of each element. If ingest reads more from an element (brackets, powers, formulas), this
+counts as a difference, and an example is shown. Prints Markdown.
 """
 
 import argparse
@@ -24,12 +24,12 @@ from kailin_ray.io.compressed import open_unpacked
 
 
 def plain(text: str) -> str:
-    """White space collapsed, NFC."""
+    """Return the text in NFC with collapsed white space."""
     return unicodedata.normalize("NFC", " ".join(text.split()))
 
 
 def by_xpath(path: Path) -> Iterator[dict[str, Any]]:
-    """The same fields, an XPath each; deletions as rows with a PMID alone."""
+    """Yield the same fields, read with one XPath each; a deletion is a row with a PMID only."""
     with open_unpacked(path) as stream:
         for _, node in etree.iterparse(stream, tag=("PubmedArticle", "DeleteCitation")):
             if node.tag == "DeleteCitation":
@@ -43,13 +43,13 @@ def by_xpath(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def fields(node: Any) -> dict[str, Any]:
-    """Of one article."""
+    """Return the fields of one article."""
 
     def texts(path: str) -> list[str]:
-        return [content for one in node.xpath(path) if (content := plain(one.xpath("string()")))]
+        return [content for element in node.xpath(path) if (content := plain(element.xpath("string()")))]
 
     def attributes(path: str) -> list[str]:
-        return [str(one) for one in node.xpath(path)]
+        return [str(value) for value in node.xpath(path)]
 
     cited = "MedlineCitation"
     body = f"{cited}/Article"
@@ -81,19 +81,19 @@ def fields(node: Any) -> dict[str, Any]:
 
 
 def comparable(row: Citation) -> dict[str, Any]:
-    """A citation in the shapes of ``fields``."""
+    """Return a citation in the form of ``fields``."""
     if row.deleted:
         return {"pmid": row.pmid, "deleted": True}
     same = ("pmid", "deleted", "title", "journal", "languages", "keywords", "publication_types", "retracted")
     return {name: getattr(row, name) for name in same} | {
         "vernacular_title": row.vernacular_title or "",
-        "sections": [one.text for one in row.sections or ()],
+        "sections": [item.text for item in row.sections or ()],
         "year": str(row.year or ""),
-        "mesh": [one.ui for one in row.mesh or ()],
-        "major": sum(one.major for one in row.mesh or ()),
-        "qualifiers": [name for one in row.mesh or () for name in one.qualifiers],
-        "supplementary": [one.ui for one in row.supplementary or ()],
-        "notices": [one.type for one in row.notices or ()],
+        "mesh": [item.ui for item in row.mesh or ()],
+        "major": sum(item.major for item in row.mesh or ()),
+        "qualifiers": [name for item in row.mesh or () for name in item.qualifiers],
+        "supplementary": [item.ui for item in row.supplementary or ()],
+        "notices": [item.type for item in row.notices or ()],
         "doi": row.doi or "",
         "pmcid": row.pmcid or "",
         "other_abstracts": len(row.other_abstracts or ()),
@@ -101,7 +101,7 @@ def comparable(row: Citation) -> dict[str, Any]:
 
 
 def by_parser(path: Path) -> Iterator[dict[str, Any]]:
-    """The fields that pubmed_parser has too."""
+    """Yield the fields that pubmed_parser has too."""
     import pubmed_parser
 
     for row in pubmed_parser.parse_medline_xml(str(path), year_info_only=True):
@@ -116,17 +116,17 @@ def by_parser(path: Path) -> Iterator[dict[str, Any]]:
             "year": str(row["pubdate"]),
             "journal": plain(row["journal"]),
             "languages": row["languages"].split(";") if row["languages"] else [],
-            "mesh": [one.split(":")[0].strip() for one in row["mesh_terms"].split(";") if ":" in one],
+            "mesh": [entry.split(":")[0].strip() for entry in row["mesh_terms"].split(";") if ":" in entry],
             "doi": row["doi"],
             "pmcid": row["pmc"],
-            "keywords": [one.strip() for one in row["keywords"].split(";") if one.strip()],
+            "keywords": [entry.strip() for entry in row["keywords"].split(";") if entry.strip()],
         }
 
 
 def for_parser(row: Citation) -> dict[str, Any]:
-    """A citation in the shapes of ``by_parser``."""
-    made = comparable(row)
-    return made if row.deleted else made | {"abstract": plain(" ".join(made["sections"]))}
+    """Return a citation in the form of ``by_parser``."""
+    values = comparable(row)
+    return values if row.deleted else values | {"abstract": plain(" ".join(values["sections"]))}
 
 
 def table(path: Path, theirs: Iterator[dict[str, Any]], shaped: Any, name: str) -> None:
@@ -135,7 +135,7 @@ def table(path: Path, theirs: Iterator[dict[str, Any]], shaped: Any, name: str) 
     examples: dict[str, str] = {}
     rows = 0
     filled: Counter[str] = Counter()
-    # pubmed_parser gives no row for a PMID that an update file deletes.
+    # pubmed_parser has no row for a PMID that an update file deletes.
     citations = (row for row in read_citations(path, Counter()) if name == "lxml XPath" or not row.deleted)
     for mine, other in zip_longest(map(shaped, citations), theirs):
         if mine is None or other is None or mine["pmid"] != other["pmid"]:

@@ -1,14 +1,14 @@
-"""The judge, pairwise and pointwise, on pairs whose better candidate is known. Prints a table, and one JSON line last.
+"""Test both forms of the judge on pairs with a known better candidate. Prints a table, and one JSON line last.
 
     python benchmarks/evidence/judge.py --pubmedqa pubmedqa.jsonl.gz [--limit 120] [distill overrides: model=…]
 
-Of each PubMedQA abstract two candidates: its own question, and the most similar question of another abstract, each with
-4 contexts retrieved for it (from all the abstracts but these two, cut to 40 words). Which is the first candidate is
-drawn by lot. Of each form of the judge: how often it prefers the abstract's own (95 % interval, bootstrap), beside the
-MeSH rule; how far it agrees with the rule; position bias; and what a row costs: prompt tokens that the prefix cache did
-not hold, of the judge's calls and of the answer's to the preferred candidate. As in the pipeline the question agents
-have read the abstract before, 16 rows are in flight, and the logits are float32. ``answer, no judge`` is the answer's
-cost where nobody judged.
+Each PubMedQA abstract has two candidates: its own question, and the most similar question of another abstract. Each
+candidate has 4 contexts retrieved for it (from all abstracts except these two, cut to 40 words). The order of the
+candidates is random. For each form of the judge, and for the MeSH rule, the table has how often it prefers the
+abstract's own question (95 % interval, bootstrap). For the judge it also has the agreement with the rule, the position
+bias, and the cost of a row: prompt tokens that the prefix cache did not hold, of the judge's calls and of the answer to
+the preferred candidate. As in the pipeline, the question agents have read the abstract before, 16 rows run at once, and
+the logits are float32. ``answer, no judge`` is the cost of the answer without a judge.
 """
 
 import argparse
@@ -23,7 +23,7 @@ WORDS, ROWS_IN_FLIGHT = 40, 16
 
 
 def main() -> None:
-    """Run the comparison. Imports stand in the functions: the engine's child processes import this file too."""
+    """Run the comparison. Imports are inside functions, as the engine's child processes import this file too."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pubmedqa", type=Path, required=True, help="JSON lines with question, abstract, mesh (names)")
     parser.add_argument("--mesh", type=Path, default=Path("assets/mesh.tsv"))
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def compared(options: argparse.Namespace, config: Any) -> list[dict[str, Any]]:
-    """The pairs of candidates, with the rule's preference."""
+    """Return the pairs of candidates, with the rule's preference."""
     from collections import Counter
 
     import numpy as np
@@ -90,8 +90,8 @@ def compared(options: argparse.Namespace, config: Any) -> list[dict[str, Any]]:
             for _, chosen in order
         ]
         shown = [
-            (rows[asked]["question"], [" ".join(rows[c]["abstract"].split()[:WORDS]) for c in chosen])
-            for asked, chosen in order
+            (rows[abstract]["question"], [" ".join(rows[c]["abstract"].split()[:WORDS]) for c in chosen])
+            for abstract, chosen in order
         ]
         document = {"title": "", "abstract": rows[source]["abstract"]}
         cases.append({"document": document, "own": own, "shown": shown, "rule": prefer(scores, 0.0, "rule").preferred})
@@ -99,7 +99,7 @@ def compared(options: argparse.Namespace, config: Any) -> list[dict[str, Any]]:
 
 
 async def judged(cases: list[dict[str, Any]], config: Any) -> dict[str, dict[str, Any]]:
-    """What each form of the judge prefers, and what it costs."""
+    """Return the preferences and costs of each form of the judge."""
     import numpy as np
 
     from kailin_ray.agents import answer, evaluation, question
@@ -131,18 +131,18 @@ async def judged(cases: list[dict[str, Any]], config: Any) -> dict[str, dict[str
             else:
                 probabilities = [1.0, 0.0]
             preferred = evaluation.prefer(probabilities, 0.0, "judge").preferred
-            asked, evidence = shown[preferred or 0]
-            prompt = answer.messages(document, asked, evidence)
+            asked_question, evidence = shown[preferred or 0]
+            prompt = answer.messages(document, asked_question, evidence)
             answered = await engine.generate(prompt, one_token)
             return {
                 "preferred": preferred, "orders": orders, "judge": uncached(calls), "answer": uncached([answered]),
             }  # fmt: skip
 
-    found: dict[str, dict[str, Any]] = {}
+    by_form: dict[str, dict[str, Any]] = {}
     for form in ("answer, no judge", "pairwise", "pointwise"):
         await engine._llm.reset_prefix_cache()
         done = await asyncio.gather(*(one(case, form) for case in cases))
-        found[form] = {name: round(float(np.mean([row[name] for row in done])), 1) for name in ("judge", "answer")}
+        by_form[form] = {name: round(float(np.mean([row[name] for row in done])), 1) for name in ("judge", "answer")}
         if form == "answer, no judge":
             continue
         decided = [(case, row) for case, row in zip(cases, done, strict=True) if row["preferred"] is not None]
@@ -151,14 +151,14 @@ async def judged(cases: list[dict[str, Any]], config: Any) -> dict[str, dict[str
             if case["rule"] is not None:
                 table[case["rule"], row["preferred"]] += 1
         orders = np.array([row["orders"] for row in done if row["orders"]]).reshape(-1, 2)
-        found[form] |= {"prefers own": share([row["preferred"] == case["own"] for case, row in decided])}
-        found[form] |= evaluation.agreement(table) | evaluation.position_bias(evaluation.position_sums(orders))
+        by_form[form] |= {"prefers own": share([row["preferred"] == case["own"] for case, row in decided])}
+        by_form[form] |= evaluation.agreement(table) | evaluation.position_bias(evaluation.position_sums(orders))
     engine.shutdown()
-    return found
+    return by_form
 
 
 def share(right: list[bool]) -> tuple[float, float, float]:
-    """The share and its 95 % bootstrap interval."""
+    """Return the share and its 95 % bootstrap interval."""
     import numpy as np
     from pubmedqa import interval
 

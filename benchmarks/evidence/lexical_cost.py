@@ -1,11 +1,11 @@
-r"""What BM25 costs as the passages grow: build time, bytes, queries per second. Prints one JSON.
+r"""Measure the cost of BM25 as the passages grow: build time, bytes, queries per second. Prints one JSON.
 
     python benchmarks/evidence/lexical_cost.py --documents documents --pubmedqa pubmedqa.jsonl.gz \
         --sizes 10000 33272 1000000
 
-Asks PubMedQA's questions. Passages beyond the documents are mixtures: the first half of the sentences of one abstract
-and the second half of another's. Lengths and the share of passages that hold a term are as in the abstracts, but no
-new terms come with their number. By the clock, one thread; the CPU's seconds tell what other load there was.
+The queries are PubMedQA's questions. Passages beyond the documents are mixtures: the first half of the sentences of one
+abstract and the second half of another abstract. Lengths and the share of passages with a term are as in the abstracts,
+but more passages do not bring new terms. Times are by the clock, in one thread; the CPU seconds show other load.
 """
 
 import argparse
@@ -25,13 +25,13 @@ from kailin_ray.retrieval.search.lexical import LexicalIndex, build_lexical
 from kailin_ray.versions import versions
 
 CANDIDATES = 100
-"""How many passages are asked for; so many are fused and re-ranked."""
+"""Passages per query; this many are fused and re-ranked."""
 BATCHES = (1, 32, 256)
 
 
 @dataclass(frozen=True)
 class Built:
-    """A lexical index in ``folder``; seconds by the clock, and of all threads' CPU."""
+    """A lexical index in ``folder``, and its build time: by the clock, and in CPU seconds of all threads."""
 
     folder: Path
     seconds: float
@@ -39,14 +39,14 @@ class Built:
 
 
 def build(tables: list[pa.Table], folder: Path) -> Built:
-    """Build a lexical index, and measure it."""
+    """Build a lexical index and measure the time."""
     start, cpu = time.perf_counter(), time.process_time()
     build_lexical(tables, folder)
     return Built(folder, time.perf_counter() - start, time.process_time() - cpu)
 
 
 def cost(built: Built, asked: list[str]) -> dict[str, Any]:
-    """Of an index: build time, bytes, and queries per second (the best of 3), the first CANDIDATES asked for."""
+    """Return build time, bytes, and queries per second (the best of 3) for the first CANDIDATES passages."""
     index = LexicalIndex(built.folder)
     size = sum(file.stat().st_size for file in built.folder.iterdir())
     rates, least_cpu = {}, np.inf
@@ -70,7 +70,7 @@ def cost(built: Built, asked: list[str]) -> dict[str, Any]:
 
 
 def grown(table: pa.Table, size: int, asked: list[str]) -> dict[str, Any]:
-    """The cost at ``size`` passages: documents, and mixtures of them where these do not suffice."""
+    """Return the cost at ``size`` passages: documents, and mixtures if there are too few documents."""
     real = table.slice(0, size).select(["pmid", "title", "text"])
     tables = [real, *mixtures(table, size - len(real))]
     with tempfile.TemporaryDirectory() as name:
@@ -78,7 +78,7 @@ def grown(table: pa.Table, size: int, asked: list[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Build and ask at each size."""
+    """Build an index and query it at each size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=Path, required=True, help="a folder made by ingest")
     parser.add_argument("--pubmedqa", type=Path, required=True, help="JSON lines with question, gzipped")
@@ -86,8 +86,8 @@ def main() -> None:
     options = parser.parse_args()
     table = with_abstract(options.documents)
     with gzip.open(options.pubmedqa, "rt", encoding="utf-8") as stream:
-        asked = [json.loads(line)["question"] for line in stream]
-    sizes = [grown(table, size, asked) for size in options.sizes]
+        questions = [json.loads(line)["question"] for line in stream]
+    sizes = [grown(table, size, questions) for size in options.sizes]
     print(json.dumps({"benchmark": "lexical_cost", "sizes": sizes, "versions": versions()}))
 
 

@@ -1,4 +1,4 @@
-"""The passages of evidence.py: documents with their embeddings, PubMedQA's abstracts beside them, and mixtures."""
+"""The passages of rankings.py and lexical_cost.py: documents with embeddings, PubMedQA's abstracts, and mixtures."""
 
 import gzip
 import json
@@ -18,18 +18,18 @@ from kailin_ray.mesh import MeshHierarchy
 from kailin_ray.retrieval.encoder import QueryEncoder
 
 DEPTH = 1_000
-"""Passages of a ranking."""
+"""Number of passages in a ranking."""
 SENTENCE = re.compile(r"(?<=[.!?])\s+")
 
 
 @dataclass(frozen=True)
 class Passages:
-    """N passages, PubMedQA's n abstracts the last n of them; the vectors of n questions and n long answers."""
+    """N passages, the last n of them PubMedQA's abstracts; the vectors of n questions and n long answers."""
 
     num_documents: int
-    """That have an abstract; those that the cache lacks are no passages."""
+    """Documents with an abstract. Documents that are missing in the cache are not passages."""
     table: pa.Table
-    """(N) pmid, title (empty for PubMedQA's), text, mesh (UIs)."""
+    """(N) pmid, title (empty for PubMedQA), text, mesh (UIs)."""
     vectors: np.ndarray
     """(N, d) unit vectors."""
     rows: list[dict[str, Any]]
@@ -42,12 +42,12 @@ class Passages:
 
 
 def read(documents: Path, pubmedqa: Path, mesh: MeshHierarchy, encoder: str, cache: Path | None) -> Passages:
-    """Read and encode; documents that are PubMedQA's are left out."""
+    """Read and encode the passages; documents that PubMedQA contains are left out."""
     config = Encoder(
         path=encoder, revision=None, query=None, pooling=None, normalize=True, pair=False, prefix="", query_prefix="",
         max_length=256, query_max_length=256, batch_size=16,
     )  # fmt: skip
-    # One for all texts: the two differ in their prefixes only, which are empty.
+    # One encoder for all texts: query and passage encoders differ only in their prefixes, which are empty.
     model = QueryEncoder(config, on_gpu=False)
     with gzip.open(pubmedqa, "rt", encoding="utf-8") as stream:
         rows = [json.loads(line) for line in stream]
@@ -77,12 +77,12 @@ def read(documents: Path, pubmedqa: Path, mesh: MeshHierarchy, encoder: str, cac
 
 
 def texts_of(table: pa.Table) -> tuple[list[str], list[str]]:
-    """The titles and the texts."""
+    """Return the titles and the texts."""
     return table["title"].fill_null("").to_pylist(), table["text"].to_pylist()
 
 
 def with_abstract(documents: Path) -> pa.Table:
-    """pmid, title, text, mesh (UIs) of the documents that have an abstract."""
+    """Return pmid, title, text and mesh (UIs) of the documents that have an abstract."""
     columns = ["pmid", "title", "abstract", "mesh"]
     table = pa.concat_tables(pq.read_table(file, columns=columns) for file in sorted(documents.glob("part-*.parquet")))
     table = table.filter(pc.greater(pc.utf8_length(table["abstract"]), 0))
@@ -98,7 +98,7 @@ def with_abstract(documents: Path) -> pa.Table:
 
 
 def cached(folder: Path, wanted: pa.ChunkedArray) -> tuple[pa.Table, np.ndarray]:
-    """Those of the wanted documents that a folder of ``N.npy`` with ``N.parquet`` beside has the vectors of."""
+    """Return the wanted documents that a folder has vectors of, in ``N.npy`` with ``N.parquet``, and the vectors."""
     files = sorted(file for file in folder.glob("*.npy") if file.with_suffix(".parquet").exists())
     table = pa.concat_tables(pq.read_table(file.with_suffix(".parquet")) for file in files).combine_chunks()
     vectors = np.concatenate([np.load(file) for file in files])
@@ -109,7 +109,7 @@ def cached(folder: Path, wanted: pa.ChunkedArray) -> tuple[pa.Table, np.ndarray]
 
 
 def descriptors(rows: list[dict[str, Any]], mesh: MeshHierarchy) -> list[list[str]]:
-    """The UIs of each row's headings that MeSH knows by name."""
+    """Return the UIs of each row's headings that MeSH knows by name."""
     names = sorted({name for row in rows for name in row["mesh"]})
     numbers = dict(zip(names, mesh.find_names(names).tolist(), strict=True))
     uis = [ui.decode() for ui in mesh.uis.tolist()]
@@ -117,9 +117,9 @@ def descriptors(rows: list[dict[str, Any]], mesh: MeshHierarchy) -> list[list[st
 
 
 def mixtures(table: pa.Table, number: int) -> Iterator[pa.Table]:
-    """``number`` made passages: the first half of the sentences of one abstract, the second half of another's.
+    """Yield ``number`` passages: the first half of the sentences of one abstract, the second half of another abstract.
 
-    Lengths, and the share of passages that hold a term, are as in the abstracts; no new terms come with the number.
+    Lengths, and the share of passages with a term, are as in the abstracts. More passages do not bring new terms.
     """
     random = np.random.default_rng(2)
     titles, texts = texts_of(table)
@@ -132,13 +132,13 @@ def mixtures(table: pa.Table, number: int) -> Iterator[pa.Table]:
 
 
 def nearest(data: Passages, vectors: np.ndarray, without: Sequence[Sequence[int]]) -> list[list[int]]:
-    """The PMIDs of the DEPTH nearest passages of each vector, best first, without the rows named for it."""
+    """Return the PMIDs of the DEPTH passages nearest to each vector, best first, without the rows in ``without``."""
     pmids = data.table["pmid"].to_numpy()
-    found = []
+    rankings = []
     for start in range(0, len(vectors), 100):
         scores = vectors[start : start + 100] @ data.vectors.T
         for row, left_out in zip(scores, without[start : start + 100], strict=True):
             row[list(left_out)] = -np.inf
             best = np.argpartition(-row, DEPTH)[:DEPTH]
-            found.append(pmids[best[np.argsort(-row[best], kind="stable")]].tolist())
-    return found
+            rankings.append(pmids[best[np.argsort(-row[best], kind="stable")]].tolist())
+    return rankings

@@ -1,4 +1,4 @@
-"""PubMedQA as mesh_measures.py and judge.py use it: abstracts, their descriptors, and the contexts of each question."""
+"""PubMedQA for mesh_measures.py and judge.py: abstracts, their descriptors, and the contexts of each question."""
 
 import gzip
 import json
@@ -18,7 +18,7 @@ TOP_K = 4
 
 @dataclass(frozen=True)
 class PubMedQA:
-    """n abstracts; ``similarity`` (n, n) of each question to each abstract, ``alike`` (n, n) of the questions."""
+    """n abstracts. ``similarity`` (n, n): of each question to each abstract; ``alike`` (n, n): between questions."""
 
     rows: list[dict[str, Any]]
     descriptors: list[list[str]]
@@ -41,7 +41,7 @@ def read(path: Path, mesh: MeshHierarchy, encoder: str) -> PubMedQA:
         path=encoder, revision=None, query=None, pooling=None, normalize=True, pair=False, prefix="", query_prefix="",
         max_length=256, query_max_length=256, batch_size=16,
     )  # fmt: skip
-    # Without titles, which are PubMedQA's questions.
+    # Without titles, as these are PubMedQA's questions.
     abstracts = PassageEncoder(config, on_gpu=False).encode([""] * len(rows), [row["abstract"] for row in rows])
     questions = QueryEncoder(config, on_gpu=False).encode([row["question"] for row in rows])
     unknown = [name for name in names if numbers[name] < 0]
@@ -49,27 +49,27 @@ def read(path: Path, mesh: MeshHierarchy, encoder: str) -> PubMedQA:
 
 
 def random_others(data: PubMedQA, number: int) -> np.ndarray:
-    """(n * number, 2) pairs of an abstract and another, drawn at random."""
+    """Return (n * number, 2) pairs of an abstract and another abstract, drawn at random."""
     n = len(data.rows)
     source = np.repeat(np.arange(n), number)
     return np.stack([source, (source + np.random.default_rng(0).integers(1, n, n * number)) % n], axis=1)
 
 
 def near_others(data: PubMedQA) -> np.ndarray:
-    """(n, 2) pairs of an abstract and the one whose question is the most similar."""
+    """Return (n, 2) pairs of an abstract and the abstract with the most similar question."""
     alike = data.alike.copy()
     np.fill_diagonal(alike, -np.inf)
     return np.stack([np.arange(len(alike)), alike.argmax(axis=1)], axis=1)
 
 
 def contexts(data: PubMedQA, asked: np.ndarray, without: np.ndarray) -> np.ndarray:
-    """(m, TOP_K) the abstracts nearest to the questions ``asked`` (m,), but for those in ``without`` (m, …)."""
-    found = data.similarity[asked].copy()
-    np.put_along_axis(found, without, -np.inf, axis=1)
-    return np.argsort(-found, axis=1)[:, :TOP_K]
+    """Return (m, TOP_K) abstracts nearest to the questions ``asked`` (m,), except those in ``without`` (m, …)."""
+    scores = data.similarity[asked].copy()
+    np.put_along_axis(scores, without, -np.inf, axis=1)
+    return np.argsort(-scores, axis=1)[:, :TOP_K]
 
 
 def interval(values: np.ndarray) -> tuple[float, float, float]:
-    """The mean and its 95 % bootstrap interval."""
+    """Return the mean and its 95 % bootstrap interval."""
     mean, low, high = (round(value, 4) for value in statistics.interval(values) or (np.nan,) * 3)
     return mean, low, high

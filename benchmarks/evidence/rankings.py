@@ -3,26 +3,27 @@
     python benchmarks/evidence/rankings.py --documents documents --pubmedqa pubmedqa.jsonl.gz [--cache embeddings] \
         [--mesh assets/mesh.tsv] [--encoder assets/all-minilm-l6-v2]
 
-*own*: does a PubMedQA question find its own abstract among those of the documents and PubMedQA's other 999? The
-question is nearly the article's title, so PubMedQA's abstracts stand there without a title. BM25 in two forms: the
-other passages with their titles, as dense search has them, and nobody with one. The weight and the depth of the fusion
-are chosen on one half of the questions and reported on the other.
+*own*: does a PubMedQA question find its own abstract among the documents' abstracts and PubMedQA's other 999? The
+question is nearly the article's title, so PubMedQA's abstracts are without titles here. BM25 has two forms: the other
+passages with their titles, as in dense search, or all passages without titles. The weight and the depth of the fusion
+are chosen on one half of the questions and reported on the other half.
 
-*own by mesh*: the same after re-ranking by the descriptors of the source, which is the passage sought: circular, an
-upper bound at best.
+*own by mesh*: the same after re-ranking by the descriptors of the source. The source is the passage sought, so this is
+circular, and an upper bound at best.
 
-*contexts*: as in distillation, the source is left out. Do the 4 contexts say what the long answer says? By the cosine
-of its embedding, which favours dense search, and of its TF-IDF vector without the question's words, which favours
-lexical search; neither knows of MeSH.
+*contexts*: as in distillation, the source is left out. Do the 4 contexts contain what the long answer says? This is
+measured by the cosine to its embedding, which favours dense search, and to its TF-IDF vector without the question's
+words, which favours lexical search. Neither uses MeSH.
 
-*rule*: what re-ranking does to the evaluation agent's rule, which scores contexts by the very similarity that they are
-re-ranked by. Two candidates of one abstract: its question and that of another abstract (the most similar, or drawn at
-random; right is its own), or its question and its long answer, which are both its own (only margins and abstentions say
-something). Scores nearer than the rule's TIE are abstentions; a tie or a missing score is half right.
+*rule*: the effect of re-ranking on the evaluation agent's rule, which scores contexts by the same similarity that they
+are re-ranked by. The two candidates of an abstract are its question and the question of another abstract (the most
+similar, or drawn at random); its own question is right. Or they are its question and its long answer; both are its own,
+so only margins and abstentions are informative. Scores closer than the rule's TIE are abstentions; a tie or a missing
+score counts half.
 
-With --cache only the documents that it has embeddings of are passages; the JSON says how many there are of both.
+With --cache, only the documents with embeddings are passages; the JSON has both numbers.
 
-Intervals: 95 %, bootstrap over questions; *to dense* are paired differences.
+Intervals are 95 %, by bootstrap over questions; *to dense* are paired differences.
 """
 
 import argparse
@@ -55,13 +56,13 @@ WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0)
 DEPTHS = (20, 100, 1_000)
 
 Rankings = list[list[int]]
-"""(n) PMIDs, best first."""
+"""(n) rankings of PMIDs, best first."""
 Similar = Callable[[int, Sequence[int]], list[float | None]]
-"""The row of a source and PMIDs → their MeSH similarities to it, None where missing."""
+"""From the row of a source and PMIDs to their MeSH similarities to the source, None where missing."""
 
 
 def main() -> None:
-    """Run all of it."""
+    """Run all measurements and print one JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=Path, required=True, help="a folder made by ingest")
     parser.add_argument("--pubmedqa", type=Path, required=True, help="question, abstract, long_answer, mesh; gzipped")
@@ -75,11 +76,14 @@ def main() -> None:
     data = read(options.documents, options.pubmedqa, mesh, options.encoder, options.cache)
     with tempfile.TemporaryDirectory() as name:
         untitled = data.table.set_column(1, "title", pa.array([""] * len(data.table)))
-        built = {"title and text": build([data.table], Path(name, "a")), "text": build([untitled], Path(name, "b"))}
-        indexes = {form: LexicalIndex(of_form.folder) for form, of_form in built.items()}
-        asked = [row["question"] for row in data.rows]
-        dense = nearest(data, data.questions, [[]] * len(asked))
-        lexical = {form: pmids_of(index.search_many(asked, DEPTH)) for form, index in indexes.items()}
+        built_indexes = {
+            "title and text": build([data.table], Path(name, "a")),
+            "text": build([untitled], Path(name, "b")),
+        }
+        indexes = {form: LexicalIndex(of_form.folder) for form, of_form in built_indexes.items()}
+        questions = [row["question"] for row in data.rows]
+        dense = nearest(data, data.questions, [[]] * len(questions))
+        lexical = {form: pmids_of(index.search_many(questions, DEPTH)) for form, index in indexes.items()}
         similar = similarity(mesh, data)
         own, chosen = find_own(data, dense, lexical)
         weight, depth = chosen["title and text"]
@@ -88,12 +92,12 @@ def main() -> None:
             "documents": data.num_documents,
             "passages": len(data.table),
             "with_descriptors": int(pc.sum(pc.greater(pc.list_value_length(data.table["mesh"]), 0)).as_py()),
-            "questions": len(asked),
+            "questions": len(questions),
             "own": own,
             "own_by_mesh": own_by_mesh(data, similar, {"dense": dense, "BM25": lexical["title and text"]}),
             "contexts": contexts(data, indexes["title and text"], similar, weight, depth),
             "rule": rule(data, similar),
-            "cost": {form: cost(of_form, asked) for form, of_form in built.items()},
+            "cost": {form: cost(of_form, questions) for form, of_form in built_indexes.items()},
             "fusion": fusion_cost(dense, lexical["title and text"], similarity(mesh, data), data),
             "versions": versions(),
         }
@@ -104,18 +108,18 @@ def main() -> None:
 
 
 def pmids_of(found: Iterable[list[tuple[int, float]]]) -> Rankings:
-    """Without the scores."""
+    """Return the rankings without the scores."""
     return [[pmid for pmid, _ in hits] for hits in found]
 
 
 def fused(one: Rankings, two: Rankings, weight: float, depth: int) -> Rankings:
-    """Both rankings' first ``depth``, the second weighing ``weight``."""
+    """Fuse the first ``depth`` of both rankings; the second ranking has the weight ``weight``."""
     pairs = zip(one, two, strict=True)
     return pmids_of(reciprocal_rank_fusion([a[:depth], b[:depth]], [1.0, weight]) for a, b in pairs)
 
 
 def similarity(mesh: MeshHierarchy, data: Passages) -> Similar:
-    """The rule's similarity (resnik, bma), with the information content of these passages' own headings."""
+    """Return the rule's similarity (resnik, bma), with the information content of these passages' own headings."""
     flat = data.table["mesh"].combine_chunks()
     hierarchy = mesh.with_counts(Counter(flat.flatten().to_pylist()))
     numbers, offsets = hierarchy.find(flat.flatten()), flat.offsets.to_numpy() - flat.offsets[0].as_py()
@@ -138,25 +142,25 @@ def similarity(mesh: MeshHierarchy, data: Passages) -> Similar:
 
 
 def reranked(rankings: Rankings, sources: Sequence[int], similar: Similar, weight: float) -> Rankings:
-    """The first CANDIDATES of each ranking, re-ranked by their similarity to the source (a row); the rest after."""
-    found = []
+    """Re-rank the first CANDIDATES of each ranking by their similarity to the source (a row); the rest follows."""
+    results = []
     for ranking, source in zip(rankings, sources, strict=True):
         first = ranking[:CANDIDATES]
         moved = mesh_rerank(first, similar(source, first), weight) if weight else first
-        found.append([*moved, *ranking[CANDIDATES:]])
-    return found
+        results.append([*moved, *ranking[CANDIDATES:]])
+    return results
 
 
 # Figures
 
 
 def interval(values: np.ndarray) -> list[float]:
-    """The mean and its 95 % bootstrap interval; of values that are there."""
+    """Return the mean of values, without NaN, and its 95 % bootstrap interval."""
     return [round(value, 4) for value in statistics.interval(values[~np.isnan(values)]) or ()]
 
 
 def measured(rankings: Rankings, data: Passages) -> dict[str, np.ndarray]:
-    """Of each question: whether its own abstract is among the first, and the reciprocal of its rank."""
+    """Return, for each question, whether its own abstract is among the first, and the reciprocal of its rank."""
     pmids = data.table["pmid"].to_numpy()[data.gold].tolist()
     pairs = zip(rankings, pmids, strict=True)
     ranks = np.array([(r.index(p) + 1 if p in r[:DEPTH] else np.inf) for r, p in pairs])
@@ -164,9 +168,9 @@ def measured(rankings: Rankings, data: Passages) -> dict[str, np.ndarray]:
 
 
 def compared(values: dict[str, np.ndarray], base: dict[str, np.ndarray], chosen: np.ndarray) -> dict[str, Any]:
-    """Means with intervals, and paired differences to ``base``, over the questions ``chosen``."""
-    return {name: interval(of[chosen]) for name, of in values.items()} | {
-        "to dense": {name: interval(of[chosen] - base[name][chosen]) for name, of in values.items()}
+    """Return means with intervals, and paired differences to ``base``, over the questions ``chosen``."""
+    return {name: interval(metric[chosen]) for name, metric in values.items()} | {
+        "to dense": {name: interval(metric[chosen] - base[name][chosen]) for name, metric in values.items()}
     }
 
 
@@ -174,7 +178,7 @@ def compared(values: dict[str, np.ndarray], base: dict[str, np.ndarray], chosen:
 
 
 def find_own(data: Passages, dense: Rankings, lexical: dict[str, Rankings]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The table of *own*; and by form of BM25 the (weight, depth) chosen: best recall@4, then MRR, on one half."""
+    """Return the table of *own*, and each BM25 form's best (weight, depth): by recall@4, then MRR, on one half."""
     n = len(dense)
     half = np.random.default_rng(3).permutation(n)
     tune, test = half[: n // 2], half[n // 2 :]
@@ -186,39 +190,41 @@ def find_own(data: Passages, dense: Rankings, lexical: dict[str, Rankings]) -> t
         alone = measured(rankings, data)
         table[f"BM25, {form}"] = compared(alone, base, np.arange(n))
         tests[f"BM25, {form}"] = compared(alone, base, test)
-        of = {(w, d): measured(fused(dense, rankings, w, d), data) for w, d in product(WEIGHTS, DEPTHS)}
-        best = max(of, key=lambda key: (of[key]["recall@4"][tune].mean(), of[key]["MRR"][tune].mean()))
+        by_setting = {(w, d): measured(fused(dense, rankings, w, d), data) for w, d in product(WEIGHTS, DEPTHS)}
+        best = max(
+            by_setting, key=lambda key: (by_setting[key]["recall@4"][tune].mean(), by_setting[key]["MRR"][tune].mean())
+        )
         chosen[form] = best
-        table[f"fusion, {form}, weight 1, depth 100"] = compared(of[1.0, 100], base, np.arange(n))
+        table[f"fusion, {form}, weight 1, depth 100"] = compared(by_setting[1.0, 100], base, np.arange(n))
         for weight, depth in {best, (1.0, 100)}:
-            tests[f"fusion, {form}, weight {weight}, depth {depth}"] = compared(of[weight, depth], base, test)
+            tests[f"fusion, {form}, weight {weight}, depth {depth}"] = compared(by_setting[weight, depth], base, test)
         grid[form] = [
             {"weight": w, "depth": d} | {name: round(float(v[tune].mean()), 4) for name, v in values.items()}
-            for (w, d), values in of.items()
+            for (w, d), values in by_setting.items()
         ]
     return {"all": table, "tuning half": grid, "chosen": chosen, "other half": tests}, chosen
 
 
 def own_by_mesh(data: Passages, similar: Similar, rankings: dict[str, Rankings]) -> dict[str, Any]:
-    """The table of *own by mesh*."""
+    """Return the table of *own by mesh*."""
     base = measured(rankings["dense"], data)
-    everybody = np.arange(len(data.gold))
+    question_rows = np.arange(len(data.gold))
     return {
         f"{name}, MeSH weight {weight}": compared(
-            measured(reranked(of, data.gold.tolist(), similar, weight), data), base, everybody
+            measured(reranked(ranking, data.gold.tolist(), similar, weight), data), base, question_rows
         )
-        for name, of in rankings.items()
+        for name, ranking in rankings.items()
         for weight in (0.0, *WEIGHTS)
     }
 
 
 def contexts(data: Passages, index: LexicalIndex, similar: Similar, weight: float, depth: int) -> dict[str, Any]:
-    """The table of *contexts*."""
-    asked = [row["question"] for row in data.rows]
+    """Return the table of *contexts*."""
+    questions = [row["question"] for row in data.rows]
     own = data.table["pmid"].to_numpy()[data.gold].tolist()
     dense = nearest(data, data.questions, [[row] for row in data.gold])
-    found = pmids_of(index.search_many(asked, DEPTH + 1))
-    bm25 = [[pmid for pmid in hits if pmid != source] for hits, source in zip(found, own, strict=True)]
+    hits_by_question = pmids_of(index.search_many(questions, DEPTH + 1))
+    bm25 = [[pmid for pmid in hits if pmid != source] for hits, source in zip(hits_by_question, own, strict=True)]
     bases = {
         "dense": dense,
         "BM25": bm25,
@@ -227,34 +233,40 @@ def contexts(data: Passages, index: LexicalIndex, similar: Similar, weight: floa
     }
     says = answers_said(data)
     base = says(dense, similar)
-    everybody = np.arange(len(asked))
+    question_rows = np.arange(len(questions))
     return {
-        f"{name}, MeSH weight {by}": compared(
-            says(reranked(of, data.gold.tolist(), similar, by), similar), base, everybody
+        f"{name}, MeSH weight {mesh_weight}": compared(
+            says(reranked(ranking, data.gold.tolist(), similar, mesh_weight), similar), base, question_rows
         )
-        for name, of in bases.items()
-        for by in (0.0, *WEIGHTS)
+        for name, ranking in bases.items()
+        for mesh_weight in (0.0, *WEIGHTS)
     }
 
 
 def answers_said(data: Passages) -> Callable[[Rankings, Similar], dict[str, np.ndarray]]:
-    """What measures, of each question's 4 contexts, how near they are to its long answer."""
+    """Return a function that measures how near each question's 4 contexts are to its long answer."""
     titles, texts = texts_of(data.table)
     tfidf = TfidfVectorizer(sublinear_tf=True, stop_words="english")
     passages = tfidf.fit_transform(f"{title} {text}" for title, text in zip(titles, texts, strict=True))
     words = tfidf.build_tokenizer()
-    new = []
+    answer_texts = []
     for row in data.rows:
         known = {word.lower() for word in words(row["question"])} | ENGLISH_STOP_WORDS
-        new.append(" ".join(word for word in words(row["long_answer"].lower()) if word not in known))
-    answers = tfidf.transform(new)
+        answer_texts.append(" ".join(word for word in words(row["long_answer"].lower()) if word not in known))
+    answers = tfidf.transform(answer_texts)
     row_of = {pmid: row for row, pmid in enumerate(data.table["pmid"].to_pylist())}
 
     def says(rankings: Rankings, similar: Similar) -> dict[str, np.ndarray]:
-        # A question of few words has fewer than 4 passages by BM25, or none.
+        # BM25 finds fewer than 4 passages, or none, for a question of few words.
         rows = [[row_of[pmid] for pmid in ranking[:TOP_K]] for ranking in rankings]
-        by_word = [(passages[of] @ answers[i].T).sum() / len(of) if of else np.nan for i, of in enumerate(rows)]
-        by_vector = [(data.vectors[of] @ data.answers[i]).mean() if of else np.nan for i, of in enumerate(rows)]
+        by_word = [
+            (passages[passage_rows] @ answers[i].T).sum() / len(passage_rows) if passage_rows else np.nan
+            for i, passage_rows in enumerate(rows)
+        ]
+        by_vector = [
+            (data.vectors[passage_rows] @ data.answers[i]).mean() if passage_rows else np.nan
+            for i, passage_rows in enumerate(rows)
+        ]
         alike = [similar(source, r[:TOP_K]) for source, r in zip(data.gold.tolist(), rankings, strict=True)]
         return {
             "answer, TF-IDF": np.array(by_word),
@@ -267,13 +279,13 @@ def answers_said(data: Passages) -> Callable[[Rankings, Similar], dict[str, np.n
 
 
 def mean(values: Sequence[float | None]) -> float:
-    """Of those that are there; NaN if none is."""
+    """Return the mean of the known values; NaN if all are None."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else np.nan
 
 
 def rule(data: Passages, similar: Similar) -> dict[str, Any]:
-    """The table of *rule*; contexts by dense search, without the abstracts concerned."""
+    """Return the table of *rule*; contexts are found by dense search, without the abstracts concerned."""
     n = len(data.gold)
     alike = data.questions @ data.questions.T
     np.fill_diagonal(alike, -np.inf)
@@ -291,13 +303,15 @@ def rule(data: Passages, similar: Similar) -> dict[str, Any]:
 
 
 def margins(data: Passages, similar: Similar, pair: tuple[Rankings, Rankings]) -> dict[str, Any]:
-    """By weight of the re-ranking: how the rule tells the first candidate's contexts from the second's."""
+    """Return, for each weight of the re-ranking, how the rule separates the contexts of the two candidates."""
     table, sources = {}, data.gold.tolist()
     for weight in (0.0, *WEIGHTS):
-        firsts = ([r[:TOP_K] for r in reranked(of, sources, similar, weight)] for of in pair)
-        chosen = [list(zip(sources, of, strict=True)) for of in firsts]
-        one, two = (np.array([mean(similar(source, of)) for source, of in side]) for side in chosen)
-        margin = one - two
+        firsts = ([r[:TOP_K] for r in reranked(ranking, sources, similar, weight)] for ranking in pair)
+        chosen = [list(zip(sources, ranking, strict=True)) for ranking in firsts]
+        first_means, second_means = (
+            np.array([mean(similar(source, ranking)) for source, ranking in side]) for side in chosen
+        )
+        margin = first_means - second_means
         abstains = np.isnan(margin) | (np.abs(margin) <= TIE)
         right = np.where(abstains, 0.5, margin > 0)
         shared = [len(set(a) & set(b)) / TOP_K for (_, a), (_, b) in zip(*chosen, strict=True)]
@@ -313,7 +327,7 @@ def margins(data: Passages, similar: Similar, pair: tuple[Rankings, Rankings]) -
 
 
 def fusion_cost(one: Rankings, two: Rankings, similar: Similar, data: Passages) -> dict[str, float]:
-    """Microseconds a query for fusing two rankings of CANDIDATES, and for re-ranking one by MeSH."""
+    """Return the microseconds a query for fusing two rankings of CANDIDATES, and for re-ranking one by MeSH."""
     start = time.perf_counter()
     fused(one, two, 1.0, CANDIDATES)
     middle = time.perf_counter()

@@ -1,13 +1,13 @@
-"""A uniform sample beside stratified ones, of a genuine PubMed file, and how fast they are drawn. Prints one JSON line.
+"""Compare uniform and stratified samples of a real PubMed file, and the speed of drawing. Prints one JSON line.
 
     python benchmarks/evidence/sampling.py assets/pubmed20n0014.xml.gz [--mesh assets/mesh.tsv] [--picture sampling.png]
 
-Samples: ``--budget`` of the documents with abstract and MeSH, uniform, and stratified by the second level with two
-powers; counted by major headings, and by all. ``rare``: the rarest third of the branches, and the documents that they
-have together, in the corpus and in the sample. ``fewest``: of the twelve rarest branches the documents in the sample.
-Speed: of the pass (sketches, merge, draw) on one core, over the same documents ``copies`` times under new PMIDs, in
-parts of at most 32,768, which lie in memory: reading Parquet is not in it. Each size has a process of its own, and
-memory is the most that it held in the pass over what it held before.
+A sample is ``--budget`` of the documents with abstract and MeSH: uniform, or stratified by the second level with two
+powers, counted by major headings and by all headings. ``rare``: the rarest third of the branches, and the sum of their
+documents in the corpus and in the sample. ``fewest``: the sample's documents in each of the twelve rarest branches.
+Speed is that of the pass (sketches, merge, draw) on one core. The pass runs over the same documents ``copies`` times
+under new PMIDs, in slices of at most 32,768 in memory, so reading Parquet does not count. Each size has a separate
+process. Memory is the maximum of the process in the pass, minus its memory before.
 """
 
 import argparse
@@ -55,18 +55,18 @@ def main() -> None:
     table = documents(options.shard)
     mesh = MeshHierarchy.load(options.mesh)
     headings = pc.value_counts(pc.struct_field(pc.list_flatten(table["mesh"].combine_chunks()), "ui")).to_pylist()
-    mesh = mesh.with_counts({one["values"]: one["counts"] for one in headings})
-    designs = {"uniform": Design(budget=options.budget, seed=options.seed, major=True)} | {
+    mesh = mesh.with_counts({count["values"]: count["counts"] for count in headings})
+    designs = {"uniform": Design(size=options.budget, seed=options.seed, major_only=True)} | {
         f"stratified, power {power}": Design(
-            budget=options.budget, seed=options.seed, by="categories", major=True, power=power
+            size=options.budget, seed=options.seed, stratify_by="categories", major_only=True, alpha=power
         )
         for power in (0.5, 0.0)
     }
     reports = {name: sampled(table, mesh, design) for name, design in designs.items()}
     if options.picture:
         draw_sampling(dict(list(reports.items())[:2]), options.picture)
-    every = {
-        name: sampled(table, mesh, Design(**asdict(design) | {"major": False})) for name, design in designs.items()
+    all_reports = {
+        name: sampled(table, mesh, Design(**asdict(design) | {"major_only": False})) for name, design in designs.items()
     }
     neoplasms = documents_with(table["mesh"], mesh, subtree(mesh, ["Neoplasms"]))
     result = {
@@ -75,7 +75,7 @@ def main() -> None:
         "num_documents": len(table),
         "under Neoplasms": int(neoplasms.sum()),
         "major headings": {name: summary(report) for name, report in reports.items()},
-        "all headings": {name: summary(report) for name, report in every.items()},
+        "all headings": {name: summary(report) for name, report in all_reports.items()},
         "speed": {
             name: [speed(table, mesh, designs[name], copies, options.runs) for copies in options.copies]
             for name in list(designs)[:2]
@@ -87,27 +87,27 @@ def main() -> None:
 
 
 def documents(shard: Path) -> pa.Table:
-    """PMID, year and headings of the documents with abstract and MeSH."""
+    """Return PMID, year and headings of the documents with abstract and MeSH."""
     rows = (row for row in read_citations(shard, Counter()) if row.abstract and row.mesh)
     return pa.concat_tables(tables(rows, shard.name)).select(COLUMNS)
 
 
 def sampled(table: pa.Table, mesh: MeshHierarchy, design: Design) -> SampleFigures:
-    """The report on one sample."""
+    """Draw one sample and return the report on it."""
     whole = merge([sketch(table, mesh, design)], design)
     return balance(whole, draw(whole, design), mesh, design)
 
 
 def summary(report: SampleFigures) -> dict[str, Any]:
-    """What a table shows of a report."""
+    """Return the figures of a report that a table shows."""
     level = report["categories"]
     rows = sorted((row["documents_before"], row["documents_after"]) for row in level["branches"])
-    there = [row for row in rows if row[0]]
-    rare = np.array(there[: len(there) // 3])
+    present = [row for row in rows if row[0]]
+    rare = np.array(present[: len(present) // 3])
     return {
         "reached": [level["num_reached"], level["num_in_corpus"]],
         "rare": {"branches": len(rare), "before": int(rare[:, 0].sum()), "after": int(rare[:, 1].sum())},
-        "fewest": [after for _, after in there[:12]],
+        "fewest": [after for _, after in present[:12]],
         "largest_share": level["largest_share"],
         "largest_stratum": report["strata"]["largest_share"],
         "entropy": level["entropy"],
@@ -116,7 +116,7 @@ def summary(report: SampleFigures) -> dict[str, Any]:
 
 
 def speed(table: pa.Table, mesh: MeshHierarchy, design: Design, copies: int, runs: int) -> dict[str, Any]:
-    """The median of ``runs`` passes, in a process of its own."""
+    """Measure ``runs`` passes in a separate process; return the median figures."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return dict(pool.apply(_speed, (table, mesh, design, copies, runs)))
 
@@ -129,22 +129,22 @@ def _speed(table: pa.Table, mesh: MeshHierarchy, design: Design, copies: int, ru
     seconds = []
     for _ in range(runs):
         started = time.perf_counter()
-        whole = merge((sketch(part, mesh, design) for part in parts(table, copies)), design)
+        whole = merge((sketch(chunk, mesh, design) for chunk in parts(table, copies)), design)
         num_chosen = len(draw(whole, design))
         seconds.append(time.perf_counter() - started)
-    num = len(table) * copies
+    num_documents = len(table) * copies
     return {
-        "documents": num,
+        "documents": num_documents,
         "chosen": num_chosen,
         "candidates": len(whole.candidates),
         "seconds": round(statistics.median(seconds), 3),
-        "documents_per_second": round(num / statistics.median(seconds)),
+        "documents_per_second": round(num_documents / statistics.median(seconds)),
         "peak_megabytes": round(_megabytes("VmHWM") - before),
     }
 
 
 def parts(table: pa.Table, copies: int) -> Iterator[pa.Table]:
-    """The documents ``copies`` times under new PMIDs, in parts; nothing but a part's PMIDs is made anew."""
+    """Yield the documents ``copies`` times under new PMIDs, in slices; only the PMIDs of a slice are new data."""
     step = int(pc.max(table["pmid"]).as_py()) + 1
     for copy in range(copies):
         moved = table.set_column(0, "pmid", pc.add(table["pmid"], copy * step))

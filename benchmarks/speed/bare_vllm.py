@@ -1,6 +1,6 @@
-"""The ceiling of throughput.py: given batches of token ids through a bare AsyncLLM. Run by throughput.py.
+"""The ceiling of throughput.py: run batches of token ids through a bare AsyncLLM. Run by throughput.py.
 
-Imports nothing of the project, and at its top nothing but the standard library: vLLM's child processes import it too.
+Imports nothing from the project. At the top it imports only the standard library, as vLLM's child processes import it.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from typing import Any
 
 
 async def run(job: dict[str, Any]) -> dict[str, float]:
-    """Generate exactly the tokens asked for, batch after batch, each at once; return seconds and tokens."""
+    """Generate exactly the requested tokens, one whole batch after another; return seconds and tokens."""
     from vllm import SamplingParams, TokensPrompt
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.sampling_params import StructuredOutputsParams

@@ -1,12 +1,12 @@
-"""A made-up corpus that is updated: what comes out beside what must, in whatever order its files are taken.
+"""Update a made-up corpus, with its files in different orders, and compare the documents with the expected documents.
 
     python benchmarks/speed/corpus_update.py --sizes 25000 50000 100000
 
-Of each size: PubMed XML of so many records in baseline and update files, with new versions, revisions, retractions,
-deletions, and deletions taken back, is ingested by the real command line, (a) all files at once, (b) the baseline, then
-the update files together, (c) file by file in a random order. What must come out is kept in a dict while the files are
-written. Prints JSON: documents, whether each way gave exactly them, seconds, and the largest memory of the driver and
-of any worker (MiB).
+For each size, the benchmark writes PubMed XML with this many records in baseline and update files: new versions,
+revisions, retractions, deletions, and deletions that are reversed. The real command line ingests it (a) all files at
+once, (b) the baseline, then the update files together, (c) file by file in a random order. The expected documents are
+kept in a dict while the files are written. Prints JSON: documents, whether each way produced exactly these, seconds,
+and the largest memory of the driver and of any worker (MiB).
 """
 
 import argparse
@@ -32,21 +32,21 @@ WORDS = (
 
 @dataclass
 class Corpus:
-    """The files, and what they say in the end: by PMID and version the last word, None for a deletion."""
+    """The files and their final content: the last row of each PMID and version, None for a deletion."""
 
     folder: Path
     last: dict[tuple[int, int], dict[str, Any] | None] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
 
     def write(self, name: str, events: list[tuple[int, int, str]], rng: random.Random) -> None:
-        """One file: each event is a PMID, a version, and what happens: new, revised, retracted, or deleted."""
+        """Write one file. An event is a PMID, a version, and what happens: new, revised, retracted, or deleted."""
         path = self.folder / name
-        deleted = [(pmid, version) for pmid, version, what in events if what == "deleted"]
+        deleted = [(pmid, version) for pmid, version, kind in events if kind == "deleted"]
         with path.open("w") as sink:
             sink.write("<PubmedArticleSet>\n")
-            for pmid, version, what in events:
-                if what != "deleted":
-                    row = {"title": f"{what} in {name}", "version": version, "retracted": what == "retracted"}
+            for pmid, version, kind in events:
+                if kind != "deleted":
+                    row = {"title": f"{kind} in {name}", "version": version, "retracted": kind == "retracted"}
                     row["abstract"] = " ".join(rng.choices(WORDS, k=150))
                     self.last[pmid, version] = row | {"source_file": name}
                     sink.write(_article(pmid, row))
@@ -57,7 +57,7 @@ class Corpus:
         self.files.append(path)
 
     def expected(self) -> dict[int, dict[str, Any]]:
-        """The documents: of each PMID the highest version that is not deleted."""
+        """Return the expected documents: the highest version of each PMID that is not deleted."""
         alive = {key: row for key, row in sorted(self.last.items()) if row is not None}
         return {pmid: row for (pmid, _), row in alive.items()}
 
@@ -74,7 +74,7 @@ def _article(pmid: int, row: dict[str, Any]) -> str:
 
 
 def make(folder: Path, size: int, rng: random.Random) -> Corpus:
-    """Two thirds of the records are the baseline's, over two million PMIDs; the rest is what happens to them."""
+    """Write a corpus: two thirds of the records are the baseline, over two million PMIDs; the rest are updates."""
     corpus = Corpus(folder)
     pmids = rng.sample(range(1, 2_000_000), 2 * size // 3 + size // 10)
     baseline, later = pmids[: 2 * size // 3], pmids[2 * size // 3 :]
@@ -86,31 +86,31 @@ def make(folder: Path, size: int, rng: random.Random) -> Corpus:
     for number in range(UPDATE_FILES):
         events = []
         for _ in range(rest // UPDATE_FILES):
-            what = rng.choices(("new", "revised", "retracted", "deleted", "version"), (30, 45, 5, 15, 5))[0]
-            pmid = later.pop() if what == "new" and later else rng.choice(baseline)
-            events.append((pmid, 2 if what == "version" else 1, "revised" if what == "version" else what))
+            kind = rng.choices(("new", "revised", "retracted", "deleted", "version"), (30, 45, 5, 15, 5))[0]
+            pmid = later.pop() if kind == "new" and later else rng.choice(baseline)
+            events.append((pmid, 2 if kind == "version" else 1, "revised" if kind == "version" else kind))
         corpus.write(f"pubmed26n{BASELINE_FILES + number + 1:04}.xml", events, rng)
     return corpus
 
 
 def ingest(files: list[Path], out: Path) -> dict[str, float]:
-    """Run the command; seconds, and the largest memory of the driver and of any other process of its."""
-    named = "[" + ",".join(map(str, files)) + "]"
-    command = [sys.executable, "-m", "kailin_ray", "ingest", f"source.path={named}", f"out={out}"]
+    """Run the command; return seconds, and the largest memory of the driver and of any worker."""
+    file_list = "[" + ",".join(map(str, files)) + "]"
+    command = [sys.executable, "-m", "kailin_ray", "ingest", f"source.path={file_list}", f"out={out}"]
     started = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    most = {"driver": 0.0, "worker": 0.0}
+    peak = {"driver": 0.0, "worker": 0.0}
     ended = threading.Event()
 
     def watch() -> None:
         driver = psutil.Process(process.pid)
         while not ended.wait(0.2):
             try:
-                most["driver"] = max(most["driver"], driver.memory_info().rss / 2**20)
+                peak["driver"] = max(peak["driver"], driver.memory_info().rss / 2**20)
                 for child in driver.children(recursive=True):
                     if "ray::" in " ".join(child.cmdline()):
                         memory = child.memory_full_info().uss / 2**20
-                        most["worker"] = max(most["worker"], memory)
+                        peak["worker"] = max(peak["worker"], memory)
             except psutil.Error:
                 continue
 
@@ -121,18 +121,18 @@ def ingest(files: list[Path], out: Path) -> dict[str, float]:
     thread.join()
     if process.returncode:
         raise SystemExit(output)
-    return {"seconds": round(time.monotonic() - started, 1)} | {name: round(mib) for name, mib in most.items()}
+    return {"seconds": round(time.monotonic() - started, 1)} | {name: round(mib) for name, mib in peak.items()}
 
 
 def documents(out: Path) -> dict[int, dict[str, Any]]:
-    """What was written."""
+    """Return the documents that were written, by PMID."""
     names = ["title", "version", "retracted", "abstract", "source_file"]
-    parts = [str(path) for path in sorted(out.glob("part-*.parquet"))]
-    rows = ds.dataset(parts).to_table(columns=["pmid", *names]).to_pylist()
-    found = {row["pmid"]: {name: row[name] for name in names} for row in rows}
-    if len(found) != len(rows):
+    paths = [str(path) for path in sorted(out.glob("part-*.parquet"))]
+    rows = ds.dataset(paths).to_table(columns=["pmid", *names]).to_pylist()
+    by_pmid = {row["pmid"]: {name: row[name] for name in names} for row in rows}
+    if len(by_pmid) != len(rows):
         raise SystemExit(f"{out}: a PMID stands twice")
-    return found
+    return by_pmid
 
 
 def main() -> None:
@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[25_000, 50_000, 100_000])
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    found = []
+    sizes = []
     for size in arguments.sizes:
         rng = random.Random(arguments.seed)
         with tempfile.TemporaryDirectory() as name:
@@ -167,9 +167,9 @@ def main() -> None:
                         update["changes"] for update in json.loads((out / "manifest.json").read_text())["updates"]
                     ],
                 }
-            found.append({"records": size, "documents": len(expected), **ways})
-    print(json.dumps(found))
-    if not all(one[way]["exact"] for one in found for way in one if isinstance(one[way], dict)):
+            sizes.append({"records": size, "documents": len(expected), **ways})
+    print(json.dumps(sizes))
+    if not all(figures[way]["exact"] for figures in sizes for way in figures if isinstance(figures[way], dict)):
         raise SystemExit("not what must come out")
 
 

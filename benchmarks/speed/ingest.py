@@ -1,13 +1,13 @@
-"""PubMed XML beside pubmed_parser, in the same run: records a second and core, memory, and two processes beside one.
+"""Compare PubMed XML parsing with pubmed_parser: records a second and core, memory, two processes with one process.
 
     python benchmarks/speed/ingest.py pubmed20n0014.xml.gz pubmed21n1298.xml.gz --peer <folder of pubmed_parser>
 
-``ours`` makes Arrow tables of all columns of ``documents``, as ingest does before it sorts them; ``citations`` stops at
-Python objects, as pubmed_parser does. ``floor`` is lxml's iterparse that looks at nothing, ``unpack`` is Python's gzip
-alone. Speeds are per second of CPU, medians of ``--runs``, each in a process of its own, one after another in turns, so
-that a noisy machine is noisy for all. Memory is the most that a process took over its imports; ``thrice`` is a file of
-the first one's records, three times. ``--peer``: folders to import pubmed_parser 0.5.1 from (it is no dependency), with
-: between. Prints one JSON line.
+``ours`` builds Arrow tables of all columns of ``documents``, as ingest does before it sorts them. ``citations`` builds
+Python objects, as pubmed_parser does. ``floor`` is lxml's iterparse without reading any field, ``unpack`` is Python's
+gzip alone. Speeds are per second of CPU, medians of ``--runs``. Each measurement has its own process, and they take
+turns, so that a noisy machine affects all of them. Memory is the maximum of a process, without its imports.
+``thrice`` is a file with the first file's records three times. ``--peer``: folders to import pubmed_parser 0.5.1 from
+(it is not a dependency), separated by ``:``. Prints one JSON line.
 """
 
 import argparse
@@ -30,13 +30,13 @@ READ = 1 << 20
 
 
 def unpack(path: Path) -> int:
-    """Bytes."""
+    """Unpack a file; return its bytes."""
     with gzip.open(path) as stream:
-        return sum(len(part) for part in iter(lambda: stream.read(READ), b""))
+        return sum(len(chunk) for chunk in iter(lambda: stream.read(READ), b""))
 
 
 def floor(path: Path) -> int:
-    """Records."""
+    """Walk through the XML of a file; return its records."""
     from lxml import etree
 
     number = 0
@@ -50,14 +50,14 @@ def floor(path: Path) -> int:
 
 
 def citations(path: Path) -> int:
-    """Records."""
+    """Read citations as Python objects; return their number."""
     from kailin_ray.corpus.readers.pubmed_xml import read_citations
 
     return sum(1 for _ in read_citations(path, Counter()))
 
 
 def ours(path: Path) -> int:
-    """Records."""
+    """Read citations into Arrow tables; return their number."""
     from kailin_ray.corpus.ingest.parse import tables
     from kailin_ray.corpus.readers.pubmed_xml import read_citations
 
@@ -65,7 +65,7 @@ def ours(path: Path) -> int:
 
 
 def peer(path: Path) -> int:
-    """Records."""
+    """Read a file with pubmed_parser; return its records."""
     import pubmed_parser
 
     return sum(1 for _ in pubmed_parser.parse_medline_xml(str(path)))
@@ -86,8 +86,8 @@ RECORD = b"""<PubmedArticle><MedlineCitation><PMID Version="1">1</PMID><Article>
 
 
 def measure(way: str, path: Path) -> None:
-    """In a process of its own: print number, CPU seconds, and MiB of memory over what the imports took."""
-    # Imports are not what is measured: once over a tiny file.
+    """Measure in this process: print number, CPU seconds, and MiB of memory without the imports."""
+    # Imports are not measured, so read a tiny file first.
     with tempfile.TemporaryDirectory() as folder:
         tiny = Path(folder, "tiny.xml.gz")
         tiny.write_bytes(gzip.compress(b"<PubmedArticleSet>" + RECORD + b"</PubmedArticleSet>"))
@@ -101,7 +101,7 @@ def measure(way: str, path: Path) -> None:
 
 
 def write_thrice(path: Path, made: Path) -> None:
-    """A file of another one's records, three times. Line by line: a child's memory counts from its parent's."""
+    """Write a file's records three times. Line by line, as the memory of a child process counts from its parent's."""
     with gzip.open(made, "wb", compresslevel=1) as sink:
         sink.write(b"<PubmedArticleSet>\n")
         for _ in range(3):
@@ -111,13 +111,13 @@ def write_thrice(path: Path, made: Path) -> None:
 
 
 def start(way: str, path: Path, folder: str | None) -> subprocess.Popen[str]:
-    """A process that measures."""
+    """Start a process that measures."""
     command = [sys.executable, __file__, str(path), "--only", way, *(["--peer", folder] if folder else [])]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
 def result(process: subprocess.Popen[str]) -> dict[str, float]:
-    """What a process measured."""
+    """Return the figures that a process measured."""
     output, _ = process.communicate()
     if process.returncode:
         raise SystemExit(f"a measurement failed with {process.returncode}")
@@ -125,32 +125,34 @@ def result(process: subprocess.Popen[str]) -> dict[str, float]:
 
 
 def two_beside_one(path: Path, folder: str | None) -> float:
-    """Throughput of two processes at the same time over that of one, by the clock."""
+    """Return the throughput of two processes at the same time, relative to one process, by the clock."""
     started = time.monotonic()
     result(start("ours", path, folder))
-    one = time.monotonic() - started
+    seconds_alone = time.monotonic() - started
     started = time.monotonic()
     for process in [start("ours", path, folder) for _ in range(2)]:
         result(process)
-    return 2 * one / (time.monotonic() - started)
+    return 2 * seconds_alone / (time.monotonic() - started)
 
 
 def compare(path: Path, num_runs: int, folder: str | None) -> dict[str, Any]:
-    """All ways over one file, in turns."""
-    found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    """Measure all of ``WAYS`` on one file, in turns."""
+    runs_by_way: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     for _ in range(num_runs):
         for way in WAYS:
-            found[way].append(result(start(way, path, folder)))
-    rate = {way: median(one["number"] / one["seconds"] for one in runs) for way, runs in found.items()}
+            runs_by_way[way].append(result(start(way, path, folder)))
+    rate = {
+        way: median(figures["number"] / figures["seconds"] for figures in runs) for way, runs in runs_by_way.items()
+    }
     return {
         "file": path.name,
-        "records": found["ours"][0]["number"],
+        "records": runs_by_way["ours"][0]["number"],
         "unpack_mb_per_s": round(rate.pop("unpack") / 1e6),
         "records_per_s": {way: round(value) for way, value in rate.items()},
         "ours_to_pubmed_parser": round(rate["ours"] / rate["pubmed_parser"], 2),
         "citations_to_pubmed_parser": round(rate["citations"] / rate["pubmed_parser"], 2),
         "ours_to_floor": round(rate["ours"] / rate["floor"], 2),
-        "mib": {way: max(one["mib"] for one in runs) for way, runs in found.items()},
+        "mib": {way: max(figures["mib"] for figures in runs) for way, runs in runs_by_way.items()},
     }
 
 

@@ -1,11 +1,11 @@
-"""How fast descriptors are compared, beside nxontology on the same pairs in the same run. Prints one JSON line last.
+"""Measure how fast descriptors are compared, and nxontology on the same pairs. Prints one JSON line last.
 
     python benchmarks/speed/mesh.py [--runs 5] [--documents demo/documents] [--mesh assets/mesh.tsv]
 
-Sources are real documents with 12 to 17 descriptors that have a place, each against 4 contexts of 2 candidates, as the
-evaluation agent compares them. The process holds itself to one core. ``arrow`` takes the UIs as they come, ``numbers``
-descriptor numbers as ``find`` gives them. nxontology 0.5 compares tree numbers, of each descriptor its first: less work
-than the descriptors' own several; *cold* is a pair seen for the first time, *memoised* the same pairs once more.
+Sources are real documents with 12 to 17 descriptors in the hierarchy. Each source is compared with 4 contexts of 2
+candidates, as in the evaluation agent. The process uses one core. ``arrow`` takes UIs as they are stored, ``numbers``
+takes descriptor numbers from ``find``. nxontology 0.5 compares only the first tree number of each descriptor, which is
+less work than all of its tree numbers. *cold* is a pair seen for the first time, *memoised* the same pairs once more.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def main() -> None:
     options = parser.parse_args()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     load = loading(options.mesh, options.runs)
-    counts = {ui: one["documents"] for ui, one in read_json(options.documents / "descriptors.json").items()}
+    counts = {ui: heading["documents"] for ui, heading in read_json(options.documents / "descriptors.json").items()}
     mesh = MeshHierarchy.load(options.mesh).with_counts(counts)
     sources, contexts, pairs = compared(mesh, options.documents)
     rates = {
@@ -55,15 +55,15 @@ def main() -> None:
         for measure in MEASURES
         for aggregate in ("bma", "mean")
     }
-    one, two = ((sets.offsets.to_numpy(), mesh.find(sets.values)) for sets in (sources, contexts))
-    numbers = rate(lambda: mesh.score(one, two), pairs, options.runs)
-    cold, memoised = nxontology(mesh, one, two, options.runs)
+    source_numbers, target_numbers = ((sets.offsets.to_numpy(), mesh.find(sets.values)) for sets in (sources, contexts))
+    number_rate = rate(lambda: mesh.score(source_numbers, target_numbers), pairs, options.runs)
+    cold, memoised = nxontology(mesh, source_numbers, target_numbers, options.runs)
     result = {
         "benchmark": "mesh",
         "num_documents": NUM_SOURCES,
         "num_descriptor_pairs": pairs,
         "descriptors_per_source": round(pairs_per_row(mesh, sources), 1),
-        "million_pairs_per_second_and_core": {"arrow": rates, "numbers, lin, bma": numbers},
+        "million_pairs_per_second_and_core": {"arrow": rates, "numbers, lin, bma": number_rate},
         "nxontology_lin_pairs_per_second": {"cold": cold, "memoised": memoised},
         "ratio_to_nxontology_cold": round(rates["lin, bma"] * 1e6 / cold),
         "ratio_to_nxontology_memoised": round(rates["lin, bma"] * 1e6 / memoised),
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def compared(mesh: MeshHierarchy, documents: Path) -> tuple[pa.ListArray, pa.ListArray, int]:
-    """Sources and contexts (n rows), and how many pairs of placed descriptors that is."""
+    """Return sources and contexts (n rows), and the number of pairs of placed descriptors."""
     column = ds.dataset(sorted(documents.glob("part-*.parquet"))).to_table(columns=["mesh"])["mesh"].combine_chunks()
     uis = pa.ListArray.from_arrays(column.offsets, pc.struct_field(column.values, "ui"))
     sizes = placed(mesh, uis)
@@ -88,42 +88,42 @@ def compared(mesh: MeshHierarchy, documents: Path) -> tuple[pa.ListArray, pa.Lis
 
 
 def placed(mesh: MeshHierarchy, uis: pa.ListArray) -> np.ndarray:
-    """(n,) descriptors with tree numbers in each set."""
+    """Return (n,) the number of descriptors with tree numbers in each set."""
     numbers = mesh.find(uis.values)
-    there = np.append((numbers >= 0) & (np.diff(mesh.ancestor_offsets) > 0)[numbers], False)
-    total = np.concatenate([[0], np.cumsum(there)])
+    is_placed = np.append((numbers >= 0) & (np.diff(mesh.ancestor_offsets) > 0)[numbers], False)
+    total = np.concatenate([[0], np.cumsum(is_placed)])
     offsets = uis.offsets.to_numpy()
     return total[offsets[1:]] - total[offsets[:-1]]
 
 
 def pairs_per_row(mesh: MeshHierarchy, sources: pa.ListArray) -> float:
-    """Mean number of placed descriptors of a source."""
+    """Return the mean number of placed descriptors of a source."""
     return float(placed(mesh, sources).mean())
 
 
 def rate(call: Callable[[], Any], pairs: int, runs: int) -> float:
-    """Million pairs a second, the median of ``runs`` after one to warm up."""
+    """Return million pairs a second: the median of ``runs`` calls after a warm-up call."""
     call()
     return round(pairs / statistics.median(timed(call) for _ in range(runs)) / 1e6, 1)
 
 
 def timed(call: Callable[[], Any]) -> float:
-    """Seconds of one call."""
+    """Return the seconds of one call."""
     started = time.perf_counter()
     call()
     return time.perf_counter() - started
 
 
 def nxontology(mesh: MeshHierarchy, one: Any, two: Any, runs: int) -> tuple[int, int]:
-    """Pairs a second, cold and memoised: the same descriptors, each by its first tree number."""
+    """Return nxontology's pairs a second, cold and memoised, on the first tree numbers of the same descriptors."""
     first = dict(zip(mesh.tree_holder[::-1].tolist(), mesh.tree_numbers[::-1].tolist(), strict=True))
-    found: set[tuple[str, str]] = set()
+    tree_pairs: set[tuple[str, str]] = set()
     for row in range(len(one[0]) - 1):
         a, b = (values[offsets[row] : offsets[row + 1]].tolist() for offsets, values in (one, two))
-        found |= {(first[x].decode(), first[y].decode()) for x in a for y in b if x in first and y in first}
-        if len(found) >= NX_PAIRS:
+        tree_pairs |= {(first[x].decode(), first[y].decode()) for x in a for y in b if x in first and y in first}
+        if len(tree_pairs) >= NX_PAIRS:
             break
-    pairs = sorted(found)
+    pairs = sorted(tree_pairs)
     trees = [tree.decode() for tree in mesh.tree_numbers.tolist()]
     times = []
     for _ in range(max(1, runs // 2)):
@@ -137,20 +137,20 @@ def nxontology(mesh: MeshHierarchy, one: Any, two: Any, runs: int) -> tuple[int,
 
 
 def nxontology_lin(ontology: Any, pairs: list[tuple[str, str]]) -> list[float]:
-    """Lin similarity of every pair."""
+    """Return the Lin similarity of every pair."""
     return [ontology.similarity(a, b).lin for a, b in pairs]
 
 
 def loading(source: Path, runs: int) -> dict[str, float]:
-    """Seconds to parse a hierarchy, and to read what was kept of it."""
+    """Return the seconds to parse a hierarchy, and to read it from the cache."""
     with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, {CACHE: folder}):
         parsed = timed(lambda: MeshHierarchy.load(source))
-        kept = statistics.median(timed(lambda: MeshHierarchy.load(source)) for _ in range(runs))
-    return {"parse_seconds": round(parsed, 2), "cache_seconds": round(kept, 3)}
+        cached = statistics.median(timed(lambda: MeshHierarchy.load(source)) for _ in range(runs))
+    return {"parse_seconds": round(parsed, 2), "cache_seconds": round(cached, 3)}
 
 
 def cpu() -> str:
-    """The processor's name."""
+    """Return the processor's name."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
 

@@ -1,16 +1,16 @@
-"""What the pipeline itself costs: real abstracts through an engine that answers at once. Prints one JSON line last.
+"""Measure the cost of the pipeline itself: real abstracts, an engine that answers at once. Prints one JSON line last.
 
     python benchmarks/speed/overhead.py [--sizes 1000 10000] [--replicas 1 4 16] [--demo demo]
 
-Everything is the pipeline's own (Ray Data, actors, coroutines, checks of what was written, MeSH scores, records on
-disk) but the models: the engine replies with made-up text that passes the checks, the retriever with passages at
-random. So no tokenizer, encoder or model counts. Blocks and rows in flight are those of ``conf/cluster/gpu.yaml``.
-*cpu_ms_per_abstract* is the CPU time of the whole machine from the first size to the next, by the rows between them:
-start-up falls out, whatever else the machine does counts in.
-*driver_mb* is the private memory of the driver when the work began, and the most while it went on, *actor_mb* the most
-of an engine's actor. *efficiency*:
-abstracts a second of so many replicas of an engine that takes as long as a GPU would (``--latency`` seconds an
-abstract, 128 at once) once all of them are up, by what they could do without a pipeline.
+Everything except the models is the pipeline's own: Ray Data, actors, coroutines, checks of the outputs, MeSH scores,
+records on disk. The engine replies with made-up text that passes the checks, and the retriever returns random passages.
+So no tokenizer, encoder or model counts. Blocks and concurrent rows are those of ``conf/cluster/gpu.yaml``.
+
+*cpu_ms_per_abstract*: the extra CPU time of the whole machine from one size to the next, divided by the extra rows.
+This leaves out the start-up, and includes everything else that the machine does. *driver_mb*: the private memory of the
+driver when the work began, and its maximum during the work. *actor_mb*: the maximum of an engine's actor.
+*efficiency*: abstracts a second of this many replicas once all are up, relative to what they could do without a
+pipeline. Their engine takes as long as a GPU would: ``--latency`` seconds an abstract, 128 at once.
 """
 
 import argparse
@@ -52,12 +52,12 @@ from kailin_ray.versions import versions
 
 ROWS_PER_PART = 10_000
 ROWS_AT_ONCE, ROWS_PER_BLOCK = 128, 32
-"""Of an engine that takes its time; the other works with what ``conf/cluster/gpu.yaml`` says."""
+"""For an engine with a latency; the other engine uses the values of ``conf/cluster/gpu.yaml``."""
 STEPS = 3
-"""Of an abstract, one after another: both questions at once, the answer, the decision."""
+"""Steps of an abstract, one after another: both questions at once, the answer, the decision."""
 CPUS = 4
 ROUNDS = 8
-"""Abstracts per place of an engine, where it takes its time."""
+"""Abstracts for each row that an engine with a latency handles at once."""
 
 
 class FakeEngine:
@@ -73,7 +73,7 @@ class FakeEngine:
     async def generate(
         self, messages: Sequence[dict[str, str]], sampling: dict[str, Any], adapter: str | None = None
     ) -> Generation:
-        """A question made of the abstract's first words, or a sentence."""
+        """Return a question made of the abstract's first words, or a sentence."""
         content = messages[-1]["content"]
         asks = "Evidence from other abstracts" not in content
         words = [word for word in content[:400].split() if word.isalpha() and len(word) > 5][1:6]
@@ -84,7 +84,7 @@ class FakeEngine:
     async def choose(
         self, messages: Sequence[dict[str, str]], words: Sequence[str], adapter: str | None = None
     ) -> Generation:
-        """The first word, a little."""
+        """Prefer the first word slightly."""
         share = 1 / (len(words) + 1)
         return await self._reply(words[0], {word: share * (2 if word == words[0] else 1) for word in words})
 
@@ -99,7 +99,7 @@ class FakeEngine:
 
 
 class RandomRetriever:
-    """Actor: passages at random."""
+    """Actor that returns random passages."""
 
     def __init__(self, passages: list[dict[str, Any]]):
         self._hits = [
@@ -108,17 +108,17 @@ class RandomRetriever:
         self._dice = np.random.default_rng(0)
 
     async def ready(self) -> str:
-        """As the product's."""
+        """Return the machine's id, as the package's retriever does."""
         machine: str = ray.get_runtime_context().get_node_id()
         return machine
 
     async def search(self, queries: list[Query]) -> list[list[Hit]]:
-        """Passages for each query."""
+        """Return passages for each query."""
         return [[self._hits[place] for place in self._dice.integers(0, len(self._hits), k)] for _, k, _ in queries]
 
 
 def main() -> None:
-    """Measure all that is asked for."""
+    """Run all requested measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="*", default=[1_000, 10_000], help="abstracts")
     parser.add_argument("--replicas", type=int, nargs="*", default=[1, 4, 16], help="of the engine that takes its time")
@@ -133,10 +133,10 @@ def main() -> None:
     sizes = [alone(options, rows=rows, replicas=1, latency=0.0) for rows in options.sizes]
     many = []
     for replicas in options.replicas:
-        found = alone(options, rows=ROUNDS * ROWS_AT_ONCE * replicas, replicas=replicas, latency=options.latency)
+        figures = alone(options, rows=ROUNDS * ROWS_AT_ONCE * replicas, replicas=replicas, latency=options.latency)
         ideal = ROWS_AT_ONCE * replicas / options.latency
-        efficiency = round(found["steady_abstracts_per_second"] / ideal, 3)
-        many.append(found | {"ideal": round(ideal, 1), "efficiency": efficiency})
+        efficiency = round(figures["steady_abstracts_per_second"] / ideal, 3)
+        many.append(figures | {"ideal": round(ideal, 1), "efficiency": efficiency})
     cpu = [
         round(1000 * (b["cpu_seconds"] - a["cpu_seconds"]) / (b["abstracts"] - a["abstracts"]), 2)
         for a, b in pairwise(sizes)
@@ -146,16 +146,16 @@ def main() -> None:
 
 
 def alone(options: argparse.Namespace, **one: float) -> dict[str, Any]:
-    """One measurement, with a driver process of its own."""
+    """Run one measurement, with a driver in a separate process."""
     command = [sys.executable, __file__, f"--demo={options.demo}", f"--mesh={options.mesh}", f"--one={json.dumps(one)}"]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    print(json.dumps(found), file=sys.stderr)
-    return found
+    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(json.dumps(figures), file=sys.stderr)
+    return figures
 
 
 def ran(mesh: Path, demo: Path, rows: int, replicas: int, latency: float) -> dict[str, Any]:
-    """Distil so many abstracts in a Ray session of its own; seconds, CPU seconds, memory of the driver."""
+    """Distil ``rows`` abstracts in a separate Ray session; return seconds, CPU seconds and memory."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         counts = {ui: h["documents"] for ui, h in read_json(demo / "documents" / "descriptors.json").items()}
@@ -163,18 +163,19 @@ def ran(mesh: Path, demo: Path, rows: int, replicas: int, latency: float) -> dic
         with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
             paths = [f"documents={folder}/documents", "index=.", "mesh=.", f"out={folder}/run"]
             config = check(DistillConfig, compose("distill", [*paths, "retrieval=brief", "cluster=gpu"]))
-        # Engines that only wait hold next to no CPU, so that no more tasks run beside them than this machine can bear.
+        # Engines that only wait hold almost no CPU. So the session has few CPUs, and no more tasks than this machine
+        # can bear run next to them.
         cluster = replace(config.cluster, device="cpu", num_engines=replicas, cpus_per_engine=0.01)
         if latency:
-            cluster = replace(cluster, rows_per_block=ROWS_PER_BLOCK, rows_in_flight=ROWS_AT_ONCE)
+            cluster = replace(cluster, block_rows=ROWS_PER_BLOCK, max_concurrent_rows=ROWS_AT_ONCE)
         config = replace(config, cluster=cluster)
         plan = make_plan(config, [Node(cpus=CPUS, memory_gib=1e6)])
         passages = documents(folder / "documents", demo / "documents", rows)
-        made_up = replace(Documents.open(demo / "documents"), path=folder / "documents")
+        repeated = replace(Documents.open(demo / "documents"), path=folder / "documents")
         with watched() as memory, ray_session(cluster, folder / "driver.log", CPUS) as terminal:
             retriever = ray.remote(num_cpus=0, max_concurrency=1_000)(RandomRetriever).remote(passages)
             ray.get(retriever.ready.remote())
-            busy, work = cpu_seconds(), find_work(config, made_up)
+            busy, work = cpu_seconds(), find_work(config, repeated)
             distill(config, plan, work, hierarchy, terminal, lambda _: FakeEngine(latency), [retriever])
             busy = cpu_seconds() - busy
         steady = steady_rate(folder / "run" / "records")
@@ -193,7 +194,7 @@ def ran(mesh: Path, demo: Path, rows: int, replicas: int, latency: float) -> dic
 
 
 def steady_rate(records: Path) -> float:
-    """Abstracts a second while the third to the eighth tenth of them were written: all engines are up, and busy."""
+    """Return abstracts a second between the 30th and the 80th percent of them, while all engines are up and busy."""
     files = sorted((file.stat().st_mtime, pq.read_metadata(file).num_rows) for file in records.glob("*.parquet"))
     times, done = np.array([when for when, _ in files]), np.cumsum([number for _, number in files])
     first, last = np.searchsorted(done, [0.3 * done[-1], 0.8 * done[-1]])
@@ -201,7 +202,7 @@ def steady_rate(records: Path) -> float:
 
 
 def documents(folder: Path, source: Path, rows: int) -> list[dict[str, Any]]:
-    """Make so many documents: the real ones over and over, each with a PMID of its own; return the first passages."""
+    """Write ``rows`` documents: the real documents repeated, each with its own PMID. Return the first passages."""
     folder.mkdir(parents=True)
     table = ds.dataset(sorted(source.glob("part-*.parquet"))).to_table()
     for number, start in enumerate(range(0, rows, ROWS_PER_PART)):
@@ -212,13 +213,13 @@ def documents(folder: Path, source: Path, rows: int) -> list[dict[str, Any]]:
 
 
 def cpu_seconds() -> float:
-    """CPU time of the whole machine so far."""
+    """Return the CPU time of the whole machine so far."""
     times = psutil.cpu_times()
-    return float(times.user + times.nice + times.system)  # Ray's workers are nice
+    return float(times.user + times.nice + times.system)  # Ray's workers run with a positive nice value
 
 
 def private_bytes(worker: psutil.Process) -> int:
-    """Private memory of an engine's actor; 0 for other processes, and those that are gone."""
+    """Return the private memory of an engine's actor; 0 for other processes and for processes that have ended."""
     try:
         return int(worker.memory_full_info().uss) if "ray::MapWorker" in worker.cmdline()[0] else 0
     except (psutil.Error, IndexError):
@@ -227,14 +228,14 @@ def private_bytes(worker: psutil.Process) -> int:
 
 @contextmanager
 def watched() -> Iterator[list[int]]:
-    """Private memory of this process in bytes: when the block began, and the most inside it; the most of an actor."""
+    """Watch private memory in bytes: of this process at the start, its maximum, and the maximum of an actor."""
     process, stop = psutil.Process(), threading.Event()
     memory = [process.memory_full_info().uss] * 2 + [0]
 
     def look() -> None:
         while not stop.wait(2.0):
             memory[1] = max(memory[1], process.memory_full_info().uss)
-            memory[2] = max([memory[2], *(private_bytes(one) for one in process.children(recursive=True))])
+            memory[2] = max([memory[2], *(private_bytes(child) for child in process.children(recursive=True))])
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()

@@ -1,8 +1,8 @@
-"""The peer of throughput.py: given batches of token ids through a chain of ray.data.llm processors, an engine each.
+"""The peer of throughput.py: run batches of token ids through a chain of ray.data.llm processors with an engine each.
 
-Run by throughput.py; imports nothing of the project. The processors run one after another over all rows, each set up as
-lean as it goes: prompts come as token ids, so there is no templating, tokenizing or detokenizing stage. A processor's
-time counts from its first request's arrival at the engine to its last row, so engine start is left out.
+Run by throughput.py; imports nothing from the project. The processors run one after another over all rows. Each is as
+lean as possible: prompts are token ids, so there is no templating, tokenizing or detokenizing stage. A processor's time
+counts from the arrival of its first request at the engine to its last row, so engine start is left out.
 """
 
 import json
@@ -21,7 +21,7 @@ METRICS_PORT = 18_765
 
 
 def processed(job: dict[str, Any], calls: list[Any]) -> dict[str, float]:
-    """One processor over its calls; return seconds and tokens."""
+    """Run one processor over its calls; return seconds and tokens."""
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
     arguments = {name: value for name, value in job["engine"].items() if name not in ("model", "revision")}
@@ -46,7 +46,7 @@ def processed(job: dict[str, Any], calls: list[Any]) -> dict[str, float]:
         times = row["metrics"]
         return {
             "arrived": times["arrival_time"],
-            # The row's own time_taken_llm counts from before the processor's semaphore.
+            # The row's own time_taken_llm starts before the processor's semaphore.
             "ended": times["arrival_time"] + times["last_token_ts"] - times["queued_ts"],
             "prompt": row["num_input_tokens"],
             "completion": row["num_generated_tokens"],
@@ -65,9 +65,9 @@ def processed(job: dict[str, Any], calls: list[Any]) -> dict[str, float]:
 
 
 class Cached:
-    """Context manager: reads from Ray's Prometheus endpoint how many prompt tokens the engine found in its cache.
+    """Context manager that reads from Ray's Prometheus endpoint how many prompt tokens the engine's cache held.
 
-    ray.data.llm's rows do not tell.
+    The rows of ray.data.llm do not contain this.
     """
 
     def __enter__(self) -> "Cached":
@@ -96,7 +96,7 @@ class Cached:
 
 
 def main() -> None:
-    """All processors, one after another."""
+    """Run all processors, one after another."""
     job = json.loads(Path(sys.argv[1]).read_text())
     os.environ |= job["environment"]
     ray.init(
@@ -109,8 +109,8 @@ def main() -> None:
     ray.data.DataContext.get_current().enable_progress_bars = False
     totals = {"seconds": 0.0, "prompt": 0, "cached": 0, "completion": 0}
     for calls in filter(None, job["processors"]):
-        found = processed(job, calls)
-        totals = {name: value + found[name] for name, value in totals.items()}
+        figures = processed(job, calls)
+        totals = {name: value + figures[name] for name, value in totals.items()}
     print(json.dumps(totals | {"seconds": round(totals["seconds"], 1)}))
 
 

@@ -1,11 +1,11 @@
-"""What a run that goes on costs before it works: its resume state, and the merging of files. Prints one JSON line last.
+"""Measure what a resumed run costs before its work begins: resume state, merging. Prints one JSON line last.
 
     python benchmarks/speed/resume.py [--ids 1000000 10000000 38000000] [--files 2000]
 
-*load*: the seconds in which the PMIDs of so many made-up records (in merged files, all columns but the PMID null)
-become one sorted array, and how much the process's memory grew at most, beside the array's own size. *compact*: the
-seconds in which so many small files, of 64 records as long as real ones, are merged, and the memory that it took. Each
-in a process of its own.
+*load*: the seconds to read the PMIDs of this many made-up records into one sorted array, the largest growth of the
+process's memory, and the size of the array. The records are in merged files; all their columns except the PMID are
+null. *compact*: the seconds to merge this many small files, and the memory that it took. A small file has 64 records
+that are as long as real records. Each measurement runs in a separate process.
 """
 
 import argparse
@@ -57,45 +57,45 @@ def main() -> None:
 
 
 def alone(one: str) -> dict[str, Any]:
-    """One measurement, in a process of its own."""
+    """Run one measurement in a separate process; return its figures."""
     done = subprocess.run([sys.executable, __file__, f"--one={one}"], check=True, stdout=subprocess.PIPE, text=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    print(json.dumps(found), file=sys.stderr)
-    return found
+    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(json.dumps(figures), file=sys.stderr)
+    return figures
 
 
 def load(folder: Path, number: int) -> dict[str, Any]:
-    """Load the PMIDs of so many records."""
+    """Write ``number`` records, load their PMIDs and return the figures."""
     pmids = np.random.default_rng(0).permutation(number) + 1
     files = range(0, number, ROWS_PER_FILE)
     nulls = {field.name: pa.nulls(ROWS_PER_FILE, field.type) for field in RECORDS}
     for start in files:
-        some = pa.array(pmids[start : start + ROWS_PER_FILE])
-        names = b"\n".join(b"%09d-0123456789abcdef.parquet" % n for n in range(0, len(some), ROWS_PER_BLOCK))
-        columns = {name: column[: len(some)] for name, column in nulls.items()} | {"pmid": some}
+        chunk = pa.array(pmids[start : start + ROWS_PER_FILE])
+        names = b"\n".join(b"%09d-0123456789abcdef.parquet" % n for n in range(0, len(chunk), ROWS_PER_BLOCK))
+        columns = {name: column[: len(chunk)] for name, column in nulls.items()} | {"pmid": chunk}
         with pq.ParquetWriter(folder / f"{MERGED}{start:09}.parquet", RECORDS, compression="zstd") as writer:
             writer.write_table(pa.table(columns, schema=RECORDS), row_group_size=ROWS_PER_GROUP)
             writer.add_key_value_metadata({REPLACES: names})
-    # One small file, so that what every merged file replaces must be read.
+    # One small file, so that the names that each merged file replaces must be read.
     RecordSink(folder).write([pa.Table.from_pylist([{"pmid": number + 1}], RECORDS)], None)
     del pmids
     with peak() as memory:
         began = time.monotonic()
-        found = load_pmids(folder)
+        loaded = load_pmids(folder)
         seconds = time.monotonic() - began
-    assert len(found) == number + 1
-    assert (np.diff(found) == 1).all()
+    assert len(loaded) == number + 1
+    assert (np.diff(loaded) == 1).all()
     return {
         "ids": number,
         "files": len(files),
         "seconds": round(seconds, 2),
-        "array_mb": round(found.nbytes / 1e6),
+        "array_mb": round(loaded.nbytes / 1e6),
         "memory_mb": round(memory[0] / 1e6),
     }
 
 
 def merge(folder: Path, number: int) -> dict[str, Any]:
-    """Merge so many small files."""
+    """Write ``number`` small files, merge them and return the figures."""
     random = np.random.default_rng(0)
     words = np.array(["".join(chr(97 + c) for c in random.integers(0, 26, n)) for n in random.integers(2, 12, 20_000)])
 
@@ -126,18 +126,22 @@ def merge(folder: Path, number: int) -> dict[str, Any]:
 
 
 def record(pmid: int, texts: list[str], random: np.random.Generator) -> dict[str, Any]:
-    """A record that is as long as a real one: two candidates of four contexts each."""
+    """Return a record that is as long as a real record: two candidates with four contexts each."""
     chosen = [texts[n] for n in random.integers(0, len(texts), 9)]
     candidates = [
-        {"agent": "general", "question": text[:90], "contexts": [{"pmid": pmid, "text": one} for one in some]}
-        for text, some in ((chosen[1], chosen[1:5]), (chosen[5], chosen[5:]))
+        {
+            "agent": "general",
+            "question": text[:90],
+            "contexts": [{"pmid": pmid, "text": passage} for passage in passages],
+        }
+        for text, passages in ((chosen[1], chosen[1:5]), (chosen[5], chosen[5:]))
     ]
     return {"pmid": pmid, "abstract": chosen[0], "candidates": candidates, "contexts_text": chosen[5:], "status": "ok"}
 
 
 @contextmanager
 def peak() -> Iterator[list[int]]:
-    """By how many bytes this process's private memory grew at most inside the block."""
+    """Measure the largest growth, in bytes, of this process's private memory inside the block."""
     process, stop = psutil.Process(), threading.Event()
     before, memory = process.memory_full_info().uss, [0]
 

@@ -1,15 +1,15 @@
-"""What retrieval costs a distillation: the same one with contexts given beforehand. Prints one JSON line last.
+"""Measure what retrieval costs a distillation, against known contexts. Prints one JSON line last.
 
     python benchmarks/speed/retrieval_cost.py [--limit 48] [--pairs 3] [distill overrides: model=… retrieval=…]
 
 *retrieval*: the real `distill` command; its retriever encodes the questions and searches the index on the same cores.
-*given*: the same command with the contexts that the first of these runs found, looked up in a dictionary in the
-engine's own process: no encoder, no index, no other process. Nothing can be asked for less, so this is the ceiling.
+*given*: the same command with the contexts of the first *retrieval* run, looked up in a dictionary in the engine's own
+process, without encoder, index or another process. Retrieval cannot cost less, so this is the ceiling.
 
-The sides take turns. All agents choose the likeliest token, in float32, so that questions and prompts are the same;
-how many prompts are is counted, by their hashes. Rows come one after another, fewer at once than there are, as in a
-long run. Seconds are the engine's own from its first call to its last: those with calls in it, and those in which it
-had none and rows waited for contexts. Its start, and what is idle, are left out.
+The sides take turns. All agents choose the likeliest token, in float32, so that questions and prompts are the same. The
+share of equal prompts is counted by their hashes. Fewer rows run at once than there are, as in a long run. Seconds are
+the engine's own, from its first call to its last: the time with calls in the engine, and the time without calls while
+rows waited for contexts. The engine's start and its other idle time are left out.
 """
 
 import argparse
@@ -36,26 +36,26 @@ from kailin_ray.retrieval.search.index import Hit
 from kailin_ray.versions import versions
 
 GREEDY = [f"model.{agent}.sampling.temperature=0" for agent in ("general", "biomedical", "answer")]
-DEFAULTS = ["retrieval=brief", "model.engine.dtype=float32", "cluster.rows_per_block=4", "cluster.rows_in_flight=16"]
+DEFAULTS = ["retrieval=brief", "model.engine.dtype=float32", "cluster.block_rows=4", "cluster.max_concurrent_rows=16"]
 
 Hits = dict[tuple[int, str], list[Hit]]
 """Passages by the PMID of the abstract and the question."""
 
 
 class Given:
-    """Stands for a retriever actor, in the process of whoever asks; answers at once from what it was given."""
+    """Replaces a retriever actor in the process of the asking engine; answers at once from known passages."""
 
     def __init__(self, hits: Hits):
         self._hits = hits
 
     @property
     def ready(self) -> Any:
-        """As an actor's method is called."""
+        """Mimic an actor method: ``ready.options().remote()``."""
         return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda: ray.put("here")))
 
     @property
     def search(self) -> Any:
-        """As an actor's method is called."""
+        """Mimic an actor method: ``search.remote(queries)``."""
         return SimpleNamespace(remote=self._search)
 
     async def _search(self, queries: list[Query]) -> list[list[Hit]]:
@@ -74,7 +74,7 @@ def main() -> None:
     if options.given:
         sys.exit(distil_given(options.given, options.demo / "documents", options.overrides))
     keys = [f"documents={options.demo}/documents", f"index={options.demo}/index", "mesh=assets/mesh.tsv"]
-    keys += [f"limit={options.limit}", "evaluation.by=rule", *GREEDY, *options.overrides]
+    keys += [f"limit={options.limit}", "evaluation.method=rule", *GREEDY, *options.overrides]
     with tempfile.TemporaryDirectory() as folder:
         first = Path(folder, "retrieval-0")
         pairs = []
@@ -82,9 +82,11 @@ def main() -> None:
             pair = {}
             for side in ("retrieval", "given"):
                 out = Path(folder, f"{side}-{number}")
-                given = [f"--given={first}", f"--demo={options.demo}", "--"] if side == "given" else []
+                given_arguments = [f"--given={first}", f"--demo={options.demo}", "--"] if side == "given" else []
                 command = (
-                    [sys.executable, __file__, *given] if given else [sys.executable, "-m", "kailin_ray", "distill"]
+                    [sys.executable, __file__, *given_arguments]
+                    if given_arguments
+                    else [sys.executable, "-m", "kailin_ray", "distill"]
                 )
                 subprocess.run([*command, *keys, f"out={out}"], check=True, stdout=sys.stderr)
                 pair[side] = measured(out) | {"same_prompts": same_prompts(out, first)}
@@ -94,7 +96,7 @@ def main() -> None:
 
 
 def distil_given(first: Path, documents: Path, keys: list[str]) -> int:
-    """The command ``distill`` with the contexts of the run ``first``."""
+    """Run the command ``distill`` with the contexts of the run ``first``; return its exit code."""
     hits = found_by(first, documents)
     distill: Any = pipeline.distill
 
@@ -106,22 +108,26 @@ def distil_given(first: Path, documents: Path, keys: list[str]) -> int:
 
 
 def found_by(first: Path, documents: Path) -> Hits:
-    """The passages that a run found, whole, from the documents."""
+    """Return the passages that a run retrieved, with their full text from the documents."""
     rows = records(first).to_table(columns=["pmid", "candidates"]).to_pylist()
-    asked = [(row["pmid"], one) for row in rows for one in row["candidates"] or []]
-    pmids = {context["pmid"] for _, one in asked for context in one["contexts"]}
+    candidates = [(row["pmid"], candidate) for row in rows for candidate in row["candidates"] or []]
+    pmids = {context["pmid"] for _, candidate in candidates for context in candidate["contexts"]}
     columns = ["pmid", "title", "abstract", "mesh"]
-    parts = [str(path) for path in sorted(documents.glob("part-*.parquet"))]
-    found = ds.dataset(parts).to_table(columns=columns, filter=ds.field("pmid").isin(list(pmids))).to_pylist()
-    texts = {row["pmid"]: (row["title"], row["abstract"], [heading["ui"] for heading in row["mesh"]]) for row in found}
+    paths = [str(path) for path in sorted(documents.glob("part-*.parquet"))]
+    passages = ds.dataset(paths).to_table(columns=columns, filter=ds.field("pmid").isin(list(pmids))).to_pylist()
+    texts = {
+        row["pmid"]: (row["title"], row["abstract"], [heading["ui"] for heading in row["mesh"]]) for row in passages
+    }
     return {
-        (pmid, one["question"]): [Hit(hit["pmid"], hit["score"], *texts[hit["pmid"]]) for hit in one["contexts"]]
-        for pmid, one in asked
+        (pmid, candidate["question"]): [
+            Hit(hit["pmid"], hit["score"], *texts[hit["pmid"]]) for hit in candidate["contexts"]
+        ]
+        for pmid, candidate in candidates
     }
 
 
 def measured(out: Path) -> dict[str, Any]:
-    """Seconds and tokens of a run's only engine, and what became of its rows."""
+    """Return seconds and tokens of a run's only engine, and the counts of its rows by status."""
     (stage,) = all_sessions(out)["stages"].values()
     statuses = records(out).to_table(columns=["status"])["status"].to_pylist()
     return {
@@ -133,20 +139,20 @@ def measured(out: Path) -> dict[str, Any]:
 
 
 def same_prompts(out: Path, first: Path) -> float:
-    """The share of a run's calls with a prompt that the same agent was shown for the same abstract in another run."""
+    """Return the share of a run's calls whose prompt the same agent had for the same abstract in the run ``first``."""
     mine, other = (
         Counter(
             (row["pmid"], call["agent"], call["prompt_hash"])
-            for row in records(one).to_table(columns=["pmid", "usage"]).to_pylist()
+            for row in records(run).to_table(columns=["pmid", "usage"]).to_pylist()
             for call in row["usage"]
         )
-        for one in (out, first)
+        for run in (out, first)
     )
     return round((mine & other).total() / max(mine.total(), other.total()), 4)
 
 
 def summary(pairs: list[dict[str, dict[str, Any]]], options: argparse.Namespace) -> dict[str, Any]:
-    """The sides' medians, and how fast distilling with retrieval is beside the ceiling."""
+    """Return the sides' medians, and the speed with retrieval relative to the ceiling."""
     ratios = [round(pair["given"]["seconds"] / pair["retrieval"]["seconds"], 4) for pair in pairs]
     seconds = {side: statistics.median(pair[side]["seconds"] for pair in pairs) for side in pairs[0]}
     return {

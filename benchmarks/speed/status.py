@@ -1,9 +1,9 @@
-"""What `status` costs on a run of so many records. Prints one JSON line last.
+"""Measure what `status` costs on runs of different sizes. Prints one JSON line last.
 
     python benchmarks/speed/status.py [--records 100000 1000000 10000000] [--runs 5]
 
-The records are made up: status and reason as in real ones, all other columns null, in merged files. *seconds* are
-those of the whole command, its start included (median and all); *memory* is the most that its process held.
+The records are made up and in merged files. Status and reason are as in real records; all other columns are null.
+*seconds* is the time of the whole command with its start (median and all values). *memory* is its process's maximum.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def made(run: Path, number: int) -> None:
-    """A run's folder with so many records."""
+    """Write a run's folder with ``number`` records."""
     (run / "records").mkdir()
     (run / "sessions").mkdir()
     (run / "run.json").write_text("{}")
@@ -63,16 +63,16 @@ def made(run: Path, number: int) -> None:
 
 
 def measured(run: Path, number: int, runs: int) -> dict[str, object]:
-    """The command on it, so often."""
+    """Run the command ``runs`` times on a run's folder; return the figures."""
     seconds = []
     for _ in range(runs):
         began = time.monotonic()
-        line = [sys.executable, "-m", "kailin_ray", "status", f"run={run}"]
-        told = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True).stdout
+        command = [sys.executable, "-m", "kailin_ray", "status", f"run={run}"]
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         seconds.append(round(time.monotonic() - began, 2))
-        assert f"{number:,} abstracts" in told, told
-    most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    return {"records": number, "seconds": statistics.median(seconds), "all": seconds, "memory_mb": round(most / 1e6)}
+        assert f"{number:,} abstracts" in output, output
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    return {"records": number, "seconds": statistics.median(seconds), "all": seconds, "memory_mb": round(peak / 1e6)}
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""The pipeline beside its ceiling and its peer, in one run. Prints one JSON line last.
+"""Compare the pipeline's speed with its ceiling and its peer, in one run. Prints one JSON line last.
 
     python benchmarks/speed/throughput.py [--limit 96] [--runs 3] [distill overrides: model=… retrieval=…]
 
-*pipeline*: the real `distill` command on real abstracts, questions encoded and contexts retrieved on the way.
-*bare*, the ceiling: its prompts, built again from its records by the same functions, through a bare AsyncLLM with the
-same engine arguments: all questions, then all answers, then all decisions, each batch at once.
-*chain*, the peer: the same prompts through ray.data.llm processors, an engine each for the two question agents, the
-answer and the decision, one after another.
+*pipeline*: the real `distill` command on real abstracts, including the encoding of questions and the retrieval.
+*bare*, the ceiling: the same prompts through a bare AsyncLLM with the same engine arguments. The same functions rebuild
+the prompts from the pipeline's records. First all questions, then all answers, then all decisions, each batch at once.
+*chain*, the peer: the same prompts through ray.data.llm processors that run one after another, with an engine each for
+the two question agents, the answer and the decision.
 
-Bare and chain are made to generate exactly as many tokens as the pipeline did. Engine start is left out of all three,
-and each starts with an empty prefix cache. A run's order is pipeline, bare, chain, bare, so that a machine that slows
-down or speeds up shows: ratios are against the mean of the two bare ones.
+Bare and chain must generate exactly as many tokens as the pipeline did. Engine start is left out of all three, and each
+starts with an empty prefix cache. The order of a run is pipeline, bare, chain, bare, so that a change in the machine's
+speed is visible. Ratios are to the mean of the two bare times.
 """
 
 import argparse
@@ -50,8 +50,8 @@ def main() -> None:
     parser.add_argument("--demo", type=Path, default=Path("demo"), help="a folder with documents and index")
     parser.add_argument("overrides", nargs="*", default=["retrieval=brief"])
     options = parser.parse_args()
-    if any(key.startswith("evaluation.by=") and key != "evaluation.by=rule" for key in options.overrides):
-        parser.error("evaluation.by: only rule; a judge's calls are measured by benchmarks/evidence/judge.py")
+    if any(key.startswith("evaluation.method=") and key != "evaluation.method=rule" for key in options.overrides):
+        parser.error("evaluation.method: only rule; a judge's calls are measured by benchmarks/evidence/judge.py")
     keys = [f"documents={options.demo}/documents", f"index={options.demo}/index", "mesh=assets/mesh.tsv"]
     keys += [f"limit={options.limit}", *options.overrides]
     with tempfile.TemporaryDirectory() as folder:
@@ -60,16 +60,16 @@ def main() -> None:
 
 
 def measure(run: Path, keys: list[str], with_chain: bool) -> dict[str, Figures]:
-    """One run of each side, each in processes of its own."""
-    # Its summary goes to standard error: standard output holds the result alone.
+    """Run each side once, in separate processes."""
+    # The summary goes to standard error, as standard output holds only the result.
     subprocess.run([sys.executable, "-m", "kailin_ray", "distill", *keys, f"out={run}"], check=True, stdout=sys.stderr)
     manifest = read_json(run / "manifest.json")
     model, cluster = manifest["config"]["model"], TypeAdapter(Cluster).validate_python(manifest["config"]["cluster"])
     tokenizer = AutoTokenizer.from_pretrained(model["path"], revision=model["revision"])
     template = tuple(sorted(model["chat_template"].items()))
     by_agent = {
-        agent: [(prompt_ids(tokenizer, messages, template), tokens) for messages, tokens in made]
-        for agent, made in calls(run).items()
+        agent: [(prompt_ids(tokenizer, messages, template), tokens) for messages, tokens in agent_calls]
+        for agent, agent_calls in calls(run).items()
     }
     job: dict[str, Any] = {
         "engine": {"model": model["path"], "revision": model["revision"], **model["engine"]},
@@ -81,53 +81,53 @@ def measure(run: Path, keys: list[str], with_chain: bool) -> dict[str, Figures]:
     }
     (run / "job.json").write_text(json.dumps(job))
     tokens = manifest["tokens"]
-    found = {"pipeline": {"seconds": manifest["seconds"]["distill"], **{key: tokens[key] for key in TOKENS}}}
-    found["bare"] = peer("bare_vllm.py", run / "job.json", job["environment"])
+    figures = {"pipeline": {"seconds": manifest["seconds"]["distill"], **{key: tokens[key] for key in TOKENS}}}
+    figures["bare"] = peer("bare_vllm.py", run / "job.json", job["environment"])
     if with_chain:
-        found["chain"] = peer("ray_llm_chain.py", run / "job.json", job["environment"])
-        found["bare_again"] = peer("bare_vllm.py", run / "job.json", job["environment"])
-    print(json.dumps(found), file=sys.stderr)
-    return found
+        figures["chain"] = peer("ray_llm_chain.py", run / "job.json", job["environment"])
+        figures["bare_again"] = peer("bare_vllm.py", run / "job.json", job["environment"])
+    print(json.dumps(figures), file=sys.stderr)
+    return figures
 
 
 TOKENS = ("prompt", "cached", "completion")
 
 
 def peer(script: str, job: Path, environment: dict[str, str]) -> Figures:
-    """Seconds and tokens of one side's script."""
+    """Run one side's script; return seconds and tokens."""
     command = [sys.executable, str(Path(__file__).with_name(script)), str(job)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
-    found: Figures = json.loads(done.stdout.splitlines()[-1])
-    return found
+    figures: Figures = json.loads(done.stdout.splitlines()[-1])
+    return figures
 
 
 def calls(run: Path) -> dict[str, list[Call]]:
-    """The run's calls by agent, built again from its records."""
+    """Rebuild the run's calls from its records; return them by agent."""
     rows = [row for batch in records(run).to_batches() for row in batch.to_pylist()]
     config = read_json(run / "manifest.json")["config"]["model"]
-    made: dict[str, list[Call]] = {name: [] for name in ("general", "biomedical", "answer", "decision")}
+    by_agent: dict[str, list[Call]] = {name: [] for name in ("general", "biomedical", "answer", "decision")}
     for row in rows:
         tokens = {call["agent"]: call["completion_tokens"] for call in row["usage"]}
         for agent in ("general", "biomedical"):
             if agent in tokens:
-                made[agent].append((question.messages(row, config[agent]["persona"]), tokens[agent]))
+                by_agent[agent].append((question.messages(row, config[agent]["persona"]), tokens[agent]))
         if "answer" in tokens:
-            asked, contexts = row["candidates"][row["preferred"]]["question"], row["contexts_text"]
-            made["answer"].append((answer.messages(row, asked, contexts), tokens["answer"]))
+            asked_question, contexts = row["candidates"][row["preferred"]]["question"], row["contexts_text"]
+            by_agent["answer"].append((answer.messages(row, asked_question, contexts), tokens["answer"]))
             if "decision" in tokens:
-                made["decision"].append((answer.decision_messages(row, asked, contexts, row["answer"]), 0))
-    return made
+                by_agent["decision"].append((answer.decision_messages(row, asked_question, contexts, row["answer"]), 0))
+    return by_agent
 
 
 def summary(runs: list[dict[str, Figures]], limit: int) -> dict[str, Any]:
-    """Medians of all sides, and the pipeline's ratio to the ceiling and to the peer."""
+    """Return the medians of all sides, and the pipeline's ratios to the ceiling and to the peer."""
     sides = {}
     for side in runs[0]:
-        middle = {key: statistics.median(run[side][key] for run in runs) for key in runs[0][side]}
-        sides[side] = middle | {
-            "abstracts_per_second": round(limit / middle["seconds"], 3),
-            "output_tokens_per_second": round(middle["completion"] / middle["seconds"], 1),
-            "cached_share": round(middle["cached"] / middle["prompt"], 3),
+        medians = {key: statistics.median(run[side][key] for run in runs) for key in runs[0][side]}
+        sides[side] = medians | {
+            "abstracts_per_second": round(limit / medians["seconds"], 3),
+            "output_tokens_per_second": round(medians["completion"] / medians["seconds"], 1),
+            "cached_share": round(medians["cached"] / medians["prompt"], 3),
         }
     ratios: dict[str, list[float]] = {"of_bare": [], "of_chain": []}
     for run in runs:
@@ -139,7 +139,7 @@ def summary(runs: list[dict[str, Figures]], limit: int) -> dict[str, Any]:
         "benchmark": "throughput",
         "num_abstracts": limit,
         "runs": len(runs),
-        **{name: statistics.median(each) for name, each in ratios.items() if each},
+        **{name: statistics.median(values) for name, values in ratios.items() if values},
         "ratios": ratios,
         **sides,
         "versions": versions(),

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Install this bundle on a machine without internet: install.sh FOLDER. It needs the Python that the bundle was made for,
 # with venv (PYTHON=/path/to/python where PATH has none of that name), and asks no index. Nothing outside FOLDER is
-# changed. An installation that did not get to its end begins anew. Exit code 2: refused.
+# changed. An installation that was interrupted starts from the beginning. Exit code 2: refused.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 refuse() { echo "install.sh: $*" >&2; exit 2; }

@@ -65,7 +65,7 @@ echo "== $(date -u +%FT%TZ): Slurm $(slurmd -V | cut -d' ' -f2), $(srun --nodes=
 run=$(dirname "$documents")/slurm-$(date -u +%Y%m%dT%H%M%S)
 line=(--nodes=2 --cpus-per-task=2 --time=7 --signal=B:USR1@150 "--output=$folder/job.log" -- distill "documents=$documents"
     "index=$index" "mesh=$mesh" "out=$run" "limit=$limit" retrieval=brief cluster.num_engines=2 cluster.num_retrievers=null
-    cluster.rows_per_block=4 cluster.rows_in_flight=8 grace_seconds=90)
+    cluster.block_rows=4 cluster.max_concurrent_rows=8 grace_seconds=90)
 echo "== what is refused before anything is allocated"
 "$home/cluster/slurm/submit.sh" --nodes=2 -- distill documents=/nowhere index=i out=o || true
 "$home/cluster/slurm/submit.sh" --nodes=2 -- distill "out=/tmp/x" || true

@@ -1,1 +1,1 @@
-"""The agents: messages in, parsed value out. Pure functions; they know no engine."""
+"""The agents: functions that build messages and check replies. They are pure and use no engine."""

@@ -1,7 +1,7 @@
 """The answer agent: answers the preferred question from the abstract and the contexts.
 
-Sample: ``Yes. Adding 0.1% azide to the fixative improved the preservation of mitochondria in dense tissues.`` and,
-because the question is a yes/no question, the decision ``{"yes": 0.91, "no": 0.03, "maybe": 0.06}``.
+Sample: ``Yes. Adding 0.1% azide to the fixative improved the preservation of mitochondria in dense tissues.`` Because
+the question is a yes/no question, there is also a decision: ``{"yes": 0.91, "no": 0.03, "maybe": 0.06}``.
 """
 
 import re
@@ -15,19 +15,19 @@ _MARKUP = re.compile(r"<\||\|>|^#|https?://")
 
 
 def messages(document: Row, question: str, contexts: list[str], examples: bool = True) -> list[Message]:
-    """Ask for the answer to ``question``; ``contexts`` are shown in their order."""
+    """Return messages that ask for the answer to ``question``; ``contexts`` are shown in the given order."""
     return prompt(document, answer_task(question, contexts), examples)
 
 
 def decision_messages(
     document: Row, question: str, contexts: list[str], answer: str, examples: bool = True
 ) -> list[Message]:
-    """Ask whether the answer just given means yes, no or maybe. Its prompt starts with the answer's."""
+    """Return messages that ask whether ``answer`` means yes, no or maybe. They start with the answer's prompt."""
     return [*messages(document, question, contexts, examples), ask("assistant", answer), ask("user", DECIDE)]
 
 
 def problem(answer: str, finish_reason: str, question: str) -> str | None:
-    """The reason (of ``schema.REASONS``) that makes ``answer`` unusable, or None."""
+    """Return the reason (a key of ``schema.REASONS``) why ``answer`` is unusable, or None if it is usable."""
     if not answer:
         return "answer_empty"
     if finish_reason != "stop":

@@ -1,7 +1,7 @@
-"""What every agent's prompt starts with: the system text, worked examples, then the abstract; the task comes last.
+"""The prompts of all agents: the system text, worked examples, the abstract, and last the task.
 
-All agents share it to the letter, so an engine reads an abstract once and finds it in its prefix cache afterwards.
-The examples show every agent's task, because a prefix that differed from agent to agent could not be shared::
+All agents share the same prefix, so an engine processes an abstract once and then finds it in its prefix cache.
+The examples show every agent's task, because a prefix that differed between agents could not be shared::
 
     system     You turn biomedical abstracts into questions and answers ...
     user       Title: ... Abstract: ... (example)   <task>
@@ -9,8 +9,8 @@ The examples show every agent's task, because a prefix that differed from agent 
     ...
     user       Title: ... Abstract: ... (the row's) <task>
 
-The judge's task is the exception: examples of it in the preamble made a small model answer questions instead of asking
-them (docs/evaluation.md), and a judge that is constrained to two words needs none.
+Only the judge's task has no examples. With such examples in the preamble, a small model answered questions instead of
+asking them (docs/evaluation.md), and a judge that is constrained to two words needs none.
 """
 
 from dataclasses import dataclass
@@ -29,8 +29,8 @@ TASKS = {
     "mechanism": "Ask a how, why or what question about the mechanism or the method.",
     "any": "Ask one question that this abstract helps to answer.",
 }
-"""A question agent's persona: what it is asked to ask. Personas keep two agents on one model diverse; ``any`` is for
-agents that differ by themselves, and for the preference pairs, whose two sides must have been asked the same."""
+"""The task of a question agent, by persona. Personas keep two agents on the same model diverse. ``any`` is for agents
+that differ by themselves, and for preference pairs, whose two sides must have the same prompt."""
 
 DECIDE = "Is the answer yes, no or maybe?"
 DECISIONS = ("yes", "no", "maybe")
@@ -53,7 +53,7 @@ class Example:
     question: str
     answer: str
     decision: str | None
-    """Only where the question is a yes/no question."""
+    """The decision on a yes/no question; None for other questions."""
 
 
 EXAMPLES = (
@@ -88,32 +88,35 @@ EXAMPLES = (
 
 
 def ask(role: str, content: str) -> Message:
-    """One message."""
+    """Return one message."""
     return {"role": role, "content": content}
 
 
 def abstract_text(document: Row) -> str:
-    """Title and abstract of a row, as every agent reads them."""
+    """Return title and abstract of a row as text, as it is shown to every agent."""
     return f"Title: {document['title']}\nAbstract: {document['abstract']}"
 
 
 def answer_task(question: str, evidence: list[str]) -> str:
-    """The answer agent's task: the evidence, then the question."""
+    """Return the answer agent's task: the evidence, then the question."""
     return f"{_format_question(question, evidence)}\nAnswer in one sentence."
 
 
 def suits_task(question: str, evidence: list[str]) -> str:
-    """The pointwise judge's task. All but its last line is the answer agent's task, so the answer finds it cached."""
+    """Return the pointwise judge's task.
+
+    Except for its last line it equals the answer agent's task, so the answer's call finds it in the prefix cache.
+    """
     return f"{_format_question(question, evidence)}\n{SUITS}"
 
 
 def compare_task(first: tuple[str, list[str]], second: tuple[str, list[str]]) -> str:
-    """The pairwise judge's task: two questions, each with its evidence, in the order in which they are shown."""
-    shown = (
+    """Return the pairwise judge's task: two questions with their evidence, ``first`` shown as A."""
+    sides = (
         f"{side}: {question}\n{_number_passages(evidence)}"
         for side, (question, evidence) in zip(SIDES, (first, second), strict=True)
     )
-    return "Two questions about this abstract, each with evidence from other abstracts.\n" + "".join(shown) + COMPARE
+    return "Two questions about this abstract, each with evidence from other abstracts.\n" + "".join(sides) + COMPARE
 
 
 def _format_question(question: str, evidence: list[str]) -> str:
@@ -126,12 +129,12 @@ def _number_passages(evidence: list[str]) -> str:
 
 
 def _example_turns(example: Example) -> list[Message]:
-    about = {"title": example.title, "abstract": example.abstract}
+    document = {"title": example.title, "abstract": example.abstract}
     turns = [(TASKS[persona], question) for persona, question in example.questions.items()]
     turns.append((answer_task(example.question, list(example.evidence)), example.answer))
     if example.decision:
         turns.append((DECIDE, example.decision))
-    turns[0] = (f"{abstract_text(about)}\n\n{turns[0][0]}", turns[0][1])
+    turns[0] = (f"{abstract_text(document)}\n\n{turns[0][0]}", turns[0][1])
     return [message for task, reply in turns for message in (ask("user", task), ask("assistant", reply))]
 
 
@@ -139,9 +142,9 @@ PREAMBLE = [ask("system", SYSTEM), *(message for example in EXAMPLES for message
 
 
 def prompt(document: Row, task: str, examples: bool = True) -> list[Message]:
-    """The messages of one call about one row: the shared preamble, the abstract, the task.
+    """Return the messages of one call about one row: the shared preamble, the abstract, the task.
 
-    Without ``examples`` it is what an agent is trained on: it no longer needs them.
+    Agents are trained on prompts without ``examples``, which a trained agent no longer needs.
     """
     opening = PREAMBLE if examples else PREAMBLE[:1]
     return [*opening, ask("user", f"{abstract_text(document)}\n\n{task}")]

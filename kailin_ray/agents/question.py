@@ -1,6 +1,6 @@
-"""Question agents: one question from one abstract.
+"""The question agents: each writes one question from one abstract.
 
-Sample: persona "clinical" on an abstract about sodium azide gives
+Sample: the question of persona "clinical" on an abstract about sodium azide:
 ``Does sodium azide improve the ultrastructural preservation of tissues?``
 """
 
@@ -11,9 +11,9 @@ from kailin_ray.schema import Row
 
 MIN_WORDS, MAX_WORDS = 5, 40
 MIN_SHARED = 0.4
-"""Of a question's content words, the share that the source must have, by their first five letters."""
+"""Share of a question's content words that must occur in the source. Words are compared by their first five letters."""
 
-# A question that points at its source cannot be understood without it.
+# A question that refers to its source cannot be understood without it.
 _POINTS_AT_SOURCE = re.compile(
     r"\b(?:this|these|that|those|the|our|present|current|above|following)\s+(?:\w+\s+){0,2}?"
     r"(?:stud(?:y|ies)|abstracts?|articles?|papers?|texts?|passages?|authors?|reports?|researchers?|research|"
@@ -29,12 +29,12 @@ _YES_NO = re.compile(
 
 
 def messages(document: Row, persona: str, examples: bool = True) -> list[Message]:
-    """Ask for one question about ``document``; ``persona`` is a key of ``prompts.TASKS``."""
+    """Return messages that ask for one question about ``document``; ``persona`` is a key of ``prompts.TASKS``."""
     return prompt(document, TASKS[persona], examples)
 
 
 def problem(question: str, finish_reason: str, document: Row) -> str | None:
-    """What makes ``question`` unusable, or None. Strict: nothing is repaired.
+    """Return why ``question`` is unusable, or None if it is usable. The check is strict: nothing is repaired.
 
     One of: empty, truncated, markup, not_one_question, length, points_at_source, copies_example, off_topic.
     """
@@ -50,17 +50,17 @@ def problem(question: str, finish_reason: str, document: Row) -> str | None:
         return "length"
     if _POINTS_AT_SOURCE.search(question):
         return "points_at_source"
-    asked, source = _words(question), _words(f"{document['title']} {document['abstract']}")
-    if asked & _EXAMPLE_WORDS - source:
+    words, source = _words(question), _words(f"{document['title']} {document['abstract']}")
+    if words & _EXAMPLE_WORDS - source:
         return "copies_example"
-    content, stems = asked - _COMMON, {word[:5] for word in source}
+    content, stems = words - _COMMON, {word[:5] for word in source}
     if sum(word[:5] in stems for word in content) < max(1, MIN_SHARED * len(content)):
         return "off_topic"
     return None
 
 
 def is_yes_no(question: str) -> bool:
-    """Whether the question can be answered with yes, no or maybe, by the word it starts with."""
+    """Return whether the question can be answered with yes, no or maybe, judged by its first word."""
     return _YES_NO.match(question) is not None
 
 
@@ -72,5 +72,5 @@ _COMMON = frozenset(
     "does have that this with from they their which what when where there into than been will would could should "
     "more most some such only also between during about after before under over through".split()
 )
-# The subjects of the worked examples (preamble.EXAMPLES); a small model likes to copy them.
+# The subjects of the worked examples (prompts.EXAMPLES); a small model tends to copy them.
 _EXAMPLE_WORDS = frozenset({"aspirin", "adenomas", "cheese", "listeria", "monocytogenes"})

@@ -39,7 +39,7 @@ def ingest(config: IngestConfig) -> int:
     print(job.format_ingest(result))
     for fault in result.damaged:
         print(f"kailin_ray: damaged file, nothing taken from it: {fault}", file=sys.stderr)
-    return 1 if result.damaged and not config.tolerate else 0
+    return 1 if result.damaged and not config.tolerate_damaged else 0
 
 
 def select(config: SelectConfig) -> int:

@@ -17,7 +17,7 @@ def submit(config: SubmitConfig) -> int:
     try:
         return job.follow(sys.stdout)
     except KeyboardInterrupt:
-        print("\nno longer followed; the job goes on", file=sys.stderr)
+        print("\noutput no longer followed; the job continues", file=sys.stderr)
         return 130
 
 

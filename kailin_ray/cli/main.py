@@ -1,7 +1,7 @@
 """The command line: ``kailin-ray <command> [key=value …]``.
 
 Exit codes: 0 done; 1 done in part, or failed; 2 wrong configuration, path or model; 75 stopped in good order by SIGTERM
-or ``max_hours`` (the same command goes on); 130 interrupted.
+or ``max_hours`` (the same command resumes); 130 interrupted.
 """
 
 import os
@@ -10,10 +10,10 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from kailin_ray.cli import corpus, deploy, plan, run, train
-from kailin_ray.cli.help import format_help
+from kailin_ray.cli.help import compose_for_help, format_help, summarize_command
 from kailin_ray.cli.overrides import add_keys, compose_keys, quote_query, split_overrides
 from kailin_ray.config import (
     BundleConfig,
@@ -38,44 +38,37 @@ from kailin_ray.config import (
 from kailin_ray.errors import CommandFailedError, ConfigError, StoppedError
 from kailin_ray.io.logs import warn_on_terminal
 
-COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int], str]] = {
-    "fetch": (FetchConfig, corpus.fetch, "download what the demo needs: MeSH, PubMed, a small model, an encoder"),
-    "download": (DownloadConfig, corpus.download, "PubMed's baseline and update files from NLM, checked"),
-    "ingest": (
-        IngestConfig,
-        corpus.ingest,
-        "PubMed XML, queries, tables or datasets to documents, and into those that are there",
-    ),
-    "select": (SelectConfig, corpus.select, "the documents of a corpus that are worked on"),
-    "index": (IndexConfig, corpus.index, "documents to a dense index"),
-    "distill": (DistillConfig, run.distill, "documents to records: question, contexts, answer"),
-    "replay": (
-        ReplayConfig,
-        run.replay,
-        "retry rows of a run that ended for a given reason, with changed settings",
-    ),
-    "plan": (PlanConfig, plan.plan, "what distill would run where, with the arithmetic; nothing starts"),
-    "publish": (PublishConfig, run.publish, "a run's records to a Hugging Face dataset folder"),
-    "train": (TrainConfig, train.train, "agents by SFT and DPO, and downstream models, as adapters or whole models"),
-    "refine": (RefineConfig, train.refine, "distil, train judge and question agent on that, distil again, compare"),
-    "compare": (CompareConfig, train.compare, "the questions of one run compared with those of another"),
-    "report": (ReportConfig, run.report, "the figures of a run, and some of its triples"),
-    "status": (StatusConfig, run.status, "progress, throughput, failures and time left of a run, alive or not"),
-    "submit": (SubmitConfig, deploy.submit, "one of these commands as a job of a Ray cluster"),
-    "bundle": (BundleConfig, deploy.bundle, "wheels, models and assets, for machines without internet"),
+COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
+    "fetch": (FetchConfig, corpus.fetch),
+    "download": (DownloadConfig, corpus.download),
+    "ingest": (IngestConfig, corpus.ingest),
+    "select": (SelectConfig, corpus.select),
+    "index": (IndexConfig, corpus.index),
+    "distill": (DistillConfig, run.distill),
+    "replay": (ReplayConfig, run.replay),
+    "plan": (PlanConfig, plan.plan),
+    "publish": (PublishConfig, run.publish),
+    "train": (TrainConfig, train.train),
+    "refine": (RefineConfig, train.refine),
+    "compare": (CompareConfig, train.compare),
+    "report": (ReportConfig, run.report),
+    "status": (StatusConfig, run.status),
+    "submit": (SubmitConfig, deploy.submit),
+    "bundle": (BundleConfig, deploy.bundle),
 }
+"""The configuration of each command, and what runs it; what it does is in its file in ``conf/``."""
 
 EXIT_STOPPED = 75
 """EX_TEMPFAIL, which batch systems take for "try again"."""
 EXIT_INTERRUPTED = 130
 
-HELP = """kailin-ray: PubMed abstracts to question-context-answer training data, on Ray and vLLM, guided by MeSH.
+HELP = """kailin-ray: turn PubMed abstracts into question-context-answer training data, on Ray and vLLM, guided by MeSH.
 
   kailin-ray <command> [key=value ...]
 
 {commands}
 
-  kailin-ray <command> --help      its keys, with their defaults
+  kailin-ray <command> --help      its keys, their defaults and what they mean
   kailin-ray <command> --cfg job   the configuration as it would run
 """
 
@@ -89,12 +82,15 @@ def main() -> None:
 def run_command(arguments: Sequence[str]) -> int:
     """Run a command line; return its exit code. What goes wrong is one line on standard error."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(HELP.format(commands="\n".join(f"  {name:<9}{about}" for name, (*_, about) in COMMANDS.items())))
+        print(HELP.format(commands="\n".join(f"  {name:<9}{summarize_command(name)}" for name in COMMANDS)))
         return 0 if arguments else 2
     try:
         return _run(arguments[0], arguments[1:])
+    except BrokenPipeError:  # as of `kailin-ray distill --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
-        return _fail("interrupted; what is done is kept, and the same command goes on from there", EXIT_INTERRUPTED)
+        return _fail("interrupted; finished work is kept, and the same command resumes", EXIT_INTERRUPTED)
     except StoppedError as error:
         return _fail(str(error), EXIT_STOPPED)
     except ConfigError as error:
@@ -108,21 +104,33 @@ def run_command(arguments: Sequence[str]) -> int:
 def _run(name: str, words: Sequence[str]) -> int:
     if name not in COMMANDS:
         raise ConfigError(f"unknown command {name!r}; allowed: {', '.join(COMMANDS)}")
-    kind, command, _ = COMMANDS[name]
-    flags, overrides = _split_flags(compose_keys(name, words))
-    own, apart = split_overrides(name, kind, overrides)
-    own = [quote_query(text) for text in own]
+    kind, command = COMMANDS[name]
+    flags, overrides = _split_flags(words)
     if flags & {"--help", "-h"}:
-        print(format_help(compose(name, own, with_help=True)))
-        return 0
-    composed = add_keys(compose(name, own), apart)
-    if flags:
-        print(OmegaConf.to_yaml(composed), end="")
-        return 0
-    config = check(kind, composed)
+        print(format_help(kind, compose_for_help(name, _split(name, overrides)[0])))
+    elif flags:
+        print(OmegaConf.to_yaml(_compose(name, overrides)), end="")
+    else:
+        return command(read_config(name, overrides))
+    return 0
+
+
+def read_config(name: str, overrides: Sequence[str]) -> Any:
+    """The checked configuration of a command, from the words after its name. Raises ``ConfigError``."""
+    config = check(COMMANDS[name][0], _compose(name, overrides))
     if name == "submit":
-        check_keys(config.command, list(config.keys))
-    return command(config)
+        check_submitted(config.command, list(config.keys))
+    return config
+
+
+def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
+    own, apart = _split(name, overrides)
+    return add_keys(compose(name, own), apart)
+
+
+def _split(name: str, overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
+    own, apart = split_overrides(name, COMMANDS[name][0], compose_keys(name, overrides))
+    return [quote_query(text) for text in own], apart
 
 
 def _split_flags(words: Sequence[str]) -> tuple[set[str], list[str]]:
@@ -139,14 +147,12 @@ def _split_flags(words: Sequence[str]) -> tuple[set[str], list[str]]:
     return set(text), rest
 
 
-def check_keys(name: str, overrides: list[str]) -> None:
-    """Raise ``ConfigError`` for what a command would refuse of its keys before it looks at files."""
+def check_submitted(name: str, overrides: list[str]) -> None:
+    """Raise ``ConfigError`` for a command that cannot be submitted, or a key that it would refuse."""
     allowed = [command for command in COMMANDS if command != "submit"]
     if name not in allowed:
         raise ConfigError(f"command: {name!r}; allowed: {', '.join(allowed)}")
-    kind = COMMANDS[name][0]
-    own, apart = split_overrides(name, kind, overrides)
-    check(kind, add_keys(compose(name, [quote_query(text) for text in own]), apart))
+    read_config(name, overrides)
 
 
 def _fail(message: str, code: int) -> int:

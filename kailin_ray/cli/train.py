@@ -24,14 +24,14 @@ def refine(config: RefineConfig) -> int:
     try:
         loop.refine(config, lambda line: print(line, flush=True))
     except loop.StepFailedError as error:
-        goes_on = "" if error.code == 2 else "; the same command goes on from there"
-        print(f"kailin_ray: {error}{goes_on}", file=sys.stderr)
+        advice = "" if error.code == 2 else "; the same command resumes"
+        print(f"kailin_ray: {error}{advice}", file=sys.stderr)
         return error.code
     return 0
 
 
 def compare(config: CompareConfig) -> int:
-    """What one run's questions are worth beside another's."""
+    """Compare the questions of two runs."""
     from kailin_ray.comparison.job import compare as compare_runs
     from kailin_ray.comparison.report import format_comparison
 

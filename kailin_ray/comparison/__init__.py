@@ -1,1 +1,1 @@
-"""Two runs over the same abstracts: what the agents of the one are worth beside those of the other."""
+"""Compare the agents of two runs over the same abstracts."""

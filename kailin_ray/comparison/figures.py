@@ -1,4 +1,4 @@
-"""What a comparison measures, as its JSON holds it."""
+"""The figures of a comparison, in the form of its JSON file."""
 
 from dataclasses import dataclass
 from typing import NotRequired, TypedDict
@@ -7,11 +7,11 @@ from kailin_ray.agents.evaluation import PositionBias
 from kailin_ray.schema import Json
 
 Interval = list[float]
-"""Mean, and the lower and upper end of its 95 % interval."""
+"""Mean, lower end and upper end of the 95 % interval."""
 
 
 class Compared(TypedDict):
-    """One measure of two runs; None where nothing could be measured. The difference is new less old."""
+    """One measure of two runs; None where nothing could be measured. The difference is new minus old."""
 
     old: Interval | None
     new: Interval | None
@@ -19,13 +19,13 @@ class Compared(TypedDict):
 
 
 class Figure(Compared):
-    """The same, with the number of abstracts that it is of."""
+    """The same, with the number of abstracts measured."""
 
     abstracts: int
 
 
 class WinCounts(TypedDict):
-    """How often the new question won against the old one; ``missing``: how often there was no verdict."""
+    """How often the new question won against the old question; ``missing``: how often there was no verdict."""
 
     wins: int
     ties: int
@@ -37,14 +37,14 @@ class JudgeCounts(WinCounts):
     """The judge's verdicts."""
 
     same_question: int
-    """Ties for which nobody was asked: both runs have the same question."""
+    """Ties without a call to the judge: both runs have the same question."""
     faults: dict[str, int]
-    """Questions that were not judged, by reason."""
+    """Number of pairs that were not judged, by reason."""
     position_bias: PositionBias
 
 
 class Openings(TypedDict):
-    """The first words of the questions that begin with the commonest ones."""
+    """The commonest first words of the questions."""
 
     old: str | None
     new: str | None
@@ -59,7 +59,7 @@ class KindCounts(TypedDict):
 
 
 class Reasons(TypedDict):
-    """Abstracts that were not accepted, by reason."""
+    """Number of abstracts that were not accepted, by reason."""
 
     old: dict[str, int]
     new: dict[str, int]
@@ -67,15 +67,15 @@ class Reasons(TypedDict):
 
 @dataclass(frozen=True)
 class Measures:
-    """All that is measured of two runs."""
+    """All figures of two runs."""
 
     figures: dict[str, Figure]
-    """By name: ``accepted``, or the kind of question and the measure, as ``general.mesh_score``. A win rate is ``new``,
-    and its difference is to 0.5."""
+    """By name: ``accepted``, or the kind of question and the measure, such as ``general.mesh_score``. A win rate is in
+    ``new``; its difference is to 0.5."""
     not_accepted: Reasons
     counts: dict[str, KindCounts]
-    """By kind: what cannot have an interval."""
+    """Counts by kind of question; they have no interval."""
 
     def as_json(self) -> Json:
-        """As the file of all figures has it."""
+        """Return the figures and counts as ``comparison.json`` holds them."""
         return {"figures": self.figures, "counts": {"not_accepted": self.not_accepted, **self.counts}}

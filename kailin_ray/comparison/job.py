@@ -1,12 +1,12 @@
-"""The ``compare`` command: two runs to a folder with a table, a picture and all figures.
+"""The ``compare`` command: compare two runs and write a folder with a table, a plot and all figures.
 
 ::
 
     comparison/
-      README.md          the table, and what can be said
+      README.md          the table and its conclusions
       comparison.png     differences with their intervals
       comparison.json    every figure, and what was compared
-      its manifest       what was compared, with what
+      its manifest       what was compared, and how
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ from kailin_ray.schema import EVALUATION
 from kailin_ray.versions import versions
 
 RULE_KEYS = ("evaluation.measure", "evaluation.aggregate")
-"""Without these being equal, MeSH scores are of different kinds."""
+"""If these differ, the MeSH scores of the runs cannot be compared."""
 _OF_MODELS = (".path", ".revision", ".adapter")
 
 
@@ -54,8 +54,8 @@ class RunPair:
 def compare(config: CompareConfig) -> ComparisonResult:
     """Compare two runs on the abstracts that they share, and write ``config.out``.
 
-    Raises ``ConfigError`` for runs that cannot be compared, ``CommandFailedError`` where the judge's engine died; its
-    verdicts are kept then, and the same call goes on from there.
+    Raises ``ConfigError`` for runs that cannot be compared, ``CommandFailedError`` if the judge's engine died. Its
+    verdicts are then kept, and the same call resumes from there.
     """
     for key in ("old", "new"):
         check_access(key, getattr(config, key))
@@ -73,52 +73,52 @@ def compare(config: CompareConfig) -> ComparisonResult:
 
 
 def _judge_by_kind(config: CompareConfig, judge: JudgeIdentity, old: Asked, new: Asked) -> dict[str, Judged]:
-    """The judge's verdicts by kind of question."""
-    from kailin_ray.comparison import judging  # here, as it needs Ray
+    """Return the judge's verdicts by kind of question."""
+    from kailin_ray.comparison import judging  # imported here, as it needs Ray
 
     log = log_file(config.out)
     with one_line_faults(log):
-        found = judging.judge_pairs(config, judge, list_pairs_to_judge(old, new), log)
-    return by_kind(found, old, new, judge.form == "pairwise")
+        verdicts = judging.judge_pairs(config, judge, list_pairs_to_judge(old, new), log)
+    return by_kind(verdicts, old, new, judge.mode == "pairwise")
 
 
 def check_runs(config: CompareConfig) -> RunPair:
-    """The runs, opened. Raises ``ConfigError`` for what cannot be compared, that names the key."""
+    """Open the runs. Raises ``ConfigError`` that names the key if they cannot be compared."""
     if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
         raise ConfigError(f"out: {config.out} exists; remove it or choose another")
     old, new = Run.open(config.old, "old"), Run.open(config.new, "new")
     ids = old.manifest.documents.id, new.manifest.documents.id
     if ids[0] != ids[1]:
-        raise ConfigError(f"new: {config.new} is of other documents ({ids[1]}) than {config.old} ({ids[0]})")
+        raise ConfigError(f"new: {config.new} has other documents ({ids[1]}) than {config.old} ({ids[0]})")
     before, now = flat(old.manifest.config), flat(new.manifest.config)
     differs = {key: (before.get(key), now.get(key)) for key in sorted(before | now) if before.get(key) != now.get(key)}
-    scored = [key for key in RULE_KEYS if key in differs]
+    score_keys = [key for key in RULE_KEYS if key in differs]
     if old.manifest.sha256["mesh"] != new.manifest.sha256["mesh"]:
-        scored.append("mesh")
-    if scored:
+        score_keys.append("mesh")
+    if score_keys:
         raise ConfigError(
-            f"new: {config.new} was scored with another {scored[0]} than {config.old}: their MeSH scores cannot be "
+            f"new: {config.new} was scored with another {score_keys[0]} than {config.old}: their MeSH scores cannot be "
             "compared"
         )
-    return RunPair(old, new, {key: both for key, both in differs.items() if _worth_telling(key)})
+    return RunPair(old, new, {key: values for key, values in differs.items() if _worth_telling(key)})
 
 
 def _worth_telling(key: str) -> bool:
-    """Of two runs' settings those that are neither where they ran nor which models they had."""
+    """Whether a setting is neither about where a run ran nor about its models."""
     of_model = key.startswith("model.") and key.endswith(_OF_MODELS)
     return key.partition(".")[0] not in FREE and not of_model
 
 
 def judging_folder(out: Path) -> Path:
-    """Where the judge's verdicts are until a comparison is made."""
+    """Return the folder of the judge's verdicts until the comparison is complete."""
     return out.absolute().with_name(f".{out.name}.judging")
 
 
 def judge_identity(config: CompareConfig, runs: RunPair) -> JudgeIdentity:
-    """Who judges, and all that verdicts depend on."""
+    """Return the judge and all that its verdicts depend on."""
     stages = [judge_stage(config.model)]
     return JudgeIdentity(
-        form=config.evaluation.judge.form,
+        mode=config.evaluation.judge.mode,
         model=models(config.model, stages, open_trained_adapters(config.model, stages))["judge"],
         prompts=prompts(config)[EVALUATION],
         runs={"old": manifest_checksum(runs.old.path), "new": manifest_checksum(runs.new.path)},
@@ -126,7 +126,7 @@ def judge_identity(config: CompareConfig, runs: RunPair) -> JudgeIdentity:
 
 
 def read_both(config: CompareConfig) -> tuple[Asked, Asked]:
-    """What both runs asked about the abstracts to compare. Raises ``ConfigError`` if there are none."""
+    """Read what both runs asked about the abstracts to compare. Raises ``ConfigError`` if they share none."""
     pmids = find_shared_pmids(config.old, config.new, config.held_out)
     return read_asked(config.old, pmids), read_asked(config.new, pmids)
 
@@ -139,7 +139,7 @@ def write_comparison(
     judge: JudgeIdentity | None,
     judged: Mapping[str, Judged] | None,
 ) -> ComparisonResult:
-    """Measure, and make ``out``."""
+    """Measure, and write ``out``."""
     manifest = ComparisonManifest(
         documents=runs.old.manifest.documents.id,
         held_out=config.held_out,
@@ -154,23 +154,23 @@ def write_comparison(
     )
     measures = measure(old, new, judged)
     sentences = summarize(measures.figures)
-    about = asdict(manifest)
-    del about["config"]
+    facts = asdict(manifest)
+    del facts["config"]
     with atomic_folder(config.out.absolute()) as folder:
         (folder / "README.md").write_text(card(manifest, measures), encoding="utf-8")
         draw_differences(lines(measures.figures), manifest.abstracts, folder / "comparison.png")
-        write_json(folder / "comparison.json", about | measures.as_json() | {"said": sentences})
+        write_json(folder / "comparison.json", facts | measures.as_json() | {"said": sentences})
         write_manifest(folder, manifest)
     return ComparisonResult(config.out, manifest, measures, sentences)
 
 
 def _describe_run(run: Run) -> ComparedRun:
-    made = run.manifest
+    manifest = run.manifest
     return ComparedRun(
         run=str(run.path),
         manifest_sha256=manifest_checksum(run.path),
-        models=made.models,
-        index=made.index.id,
-        replays=len(made.replays),
-        versions=made.versions,
+        models=manifest.models,
+        index=manifest.index.id,
+        replays=len(manifest.replays),
+        versions=manifest.versions,
     )

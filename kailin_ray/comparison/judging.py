@@ -1,11 +1,11 @@
-"""The judge between an old and a new question of one abstract, on engines of its own; the only part that needs Ray.
+"""Judge the old and the new question of each abstract, on separate engines. The only module here that needs Ray.
 
-Both runs' records are dealt into parts by PMID, side by side; a task puts a part's questions together in pairs, which a
-pool of engines judges as they come. Verdicts are written block by block beside ``out``, so that the same command goes
-on where one was stopped::
+The records of both runs are split into partitions by PMID. One task pairs the questions of a partition, and a pool of
+engines judges the pairs as they arrive. Verdicts are written block by block next to ``out``, so that the same command
+resumes after a stop::
 
     .comparison.judging/
-      asked.json            what the verdicts are of; another judge, or other runs, begin anew
+      asked.json            the judge and the runs; if either differs, judging starts again
       old/part=7/*.parquet  title, abstract and candidates
       new/part=7/*.parquet
       verdicts/*.parquet    by verdicts.VERDICTS
@@ -46,7 +46,7 @@ from kailin_ray.runtime.session import ray_session
 from kailin_ray.schema import Row
 
 ABSTRACTS_PER_PART = 500
-"""Whose texts a task holds, of both runs: some 20 MB."""
+"""Abstracts in a partition. A task holds their texts of both runs: about 20 MB."""
 _CANDIDATE = pa.struct(
     [
         ("agent", pa.string()),
@@ -73,57 +73,57 @@ _READ = [
 def judge_pairs(
     config: CompareConfig, judge: JudgeIdentity, keys: Keys, log: Path, start_engine: StartEngine = start_vllm
 ) -> pa.Table:
-    """``VERDICTS`` of the pairs ``keys`` (sorted), sorted by key; ``judge`` is all that they depend on.
+    """Return ``VERDICTS`` of the pairs ``keys`` (sorted), sorted by key; ``judge`` is all that they depend on.
 
-    Raises ``ConfigError`` if the judge cannot run here; nothing is written then. ``RayError``: an engine died.
+    Raises ``ConfigError`` if the judge cannot run here; then nothing is written. Raises ``RayError`` if an engine died.
     """
-    folder, asked = judging_folder(config.out), asdict(judge)
+    folder, identity = judging_folder(config.out), asdict(judge)
     note = folder / "asked.json"
-    if not note.exists() or read_json(note) != asked:
+    if not note.exists() or read_json(note) != identity:
         remove_folder(folder)
-    left = keys[~np.isin(keys, read_verdicts(folder / "verdicts")["key"].to_numpy())]
-    if len(left):
+    unjudged = keys[~np.isin(keys, read_verdicts(folder / "verdicts")["key"].to_numpy())]
+    if len(unjudged):
         with ray_session(config.cluster, log) as terminal:
             plan = lay_out(config, [judge_stage(config.model)], cluster_nodes(config.cluster))
-            write_json(note, asked)
+            write_json(note, identity)
             (folder / "verdicts").mkdir(exist_ok=True)
-            pmids = np.unique(left // KEYS_PER_PMID)
+            pmids = np.unique(unjudged // KEYS_PER_PMID)
             for side, run in (("old", config.old), ("new", config.new)):
                 _deal(run, pmids, folder / side)
-            ((pool,),) = plan.parts
-            with progress_bar(terminal, "compare: judged", len(left), unit=" pairs of questions") as bar:
-                for number in _judge(config, pool, folder, left, log.absolute(), start_engine):
+            ((pool,),) = plan.phases
+            with progress_bar(terminal, "compare: judged", len(unjudged), unit=" pairs of questions") as bar:
+                for number in _judge(config, pool, folder, unjudged, log.absolute(), start_engine):
                     bar.update(number)
     return read_verdicts(folder / "verdicts")
 
 
 def _deal(run: Path, pmids: PMIDS, folder: Path) -> None:
-    """Write what a run's records hold for the judge into parts of ``ABSTRACTS_PER_PART`` of ``pmids`` (sorted)."""
+    """Write the texts that the judge needs from a run's records, in partitions of the sorted ``pmids``."""
 
     def deal_batches() -> Iterator[pa.RecordBatch]:
         for batch in chosen_batches(run, pmids, _READ, size=500):
-            part = np.searchsorted(pmids, batch["pmid"].to_numpy()) // ABSTRACTS_PER_PART
+            partition = np.searchsorted(pmids, batch["pmid"].to_numpy()) // ABSTRACTS_PER_PART
             table = batch.select(TEXTS.names).cast(TEXTS)
-            yield table.append_column("part", pa.array(part.astype(np.int32)))
+            yield table.append_column("part", pa.array(partition.astype(np.int32)))
 
     remove_folder(folder)
     schema = TEXTS.append(pa.field("part", pa.int32()))
-    parts = ds.partitioning(pa.schema([schema.field("part")]), flavor="hive")
+    partitioning = ds.partitioning(pa.schema([schema.field("part")]), flavor="hive")
     rows = ds.Scanner.from_batches(deal_batches(), schema=schema)
-    most = -(-len(pmids) // ABSTRACTS_PER_PART)
-    ds.write_dataset(rows, folder, format="parquet", partitioning=parts, max_partitions=most)
+    num_partitions = -(-len(pmids) // ABSTRACTS_PER_PART)
+    ds.write_dataset(rows, folder, format="parquet", partitioning=partitioning, max_partitions=num_partitions)
 
 
 def _judge(
     config: CompareConfig, pool: Pool, folder: Path, keys: Keys, log: Path, start_engine: StartEngine
 ) -> Iterator[int]:
-    """Judge and write; yield how many verdicts each block gave."""
-    num_parts = sum(1 for _ in (folder / "new").iterdir())
-    rows = ray.data.range(num_parts, override_num_blocks=num_parts).map_batches(
+    """Judge and write the pairs; return an iterator over the number of verdicts of each block."""
+    num_partitions = sum(1 for _ in (folder / "new").iterdir())
+    rows = ray.data.range(num_partitions, override_num_blocks=num_partitions).map_batches(
         _pairs, batch_format="pyarrow", batch_size=1, fn_kwargs={"folder": folder, "keys": ray.put(keys)}
     )
-    rows = rows.repartition(target_num_rows_per_block=config.cluster.rows_per_block)
-    num_engines = max(Counter(pool.machines).values())  # so many share the cores of one machine
+    rows = rows.repartition(target_num_rows_per_block=config.cluster.block_rows)
+    num_engines = max(Counter(pool.machines).values())  # the most engines that share the cores of one machine
     arguments = {
         "config": config,
         "stage": pool.stage,
@@ -131,36 +131,36 @@ def _judge(
         "log": log,
         "start_engine": start_engine,
     }
-    told = through(rows, pool, config.cluster, PairJudge, arguments, num_engines)
-    return (row["judged"] for row in told.iter_rows())
+    blocks = through(rows, pool, config.cluster, PairJudge, arguments, num_engines)
+    return (row["judged"] for row in blocks.iter_rows())
 
 
 def _pairs(batch: pa.Table, folder: Path, keys: Any) -> Iterator[pa.Table]:
-    """The pairs of one part, by ``PAIRS``."""
-    (part,) = batch["id"].to_pylist()
+    """Yield the pairs of one partition, by ``PAIRS``."""
+    (partition,) = batch["id"].to_pylist()
     sides = []
     for side in ("old", "new"):
-        rows = pq.read_table(folder / side / f"part={part}", schema=TEXTS).to_pylist()
+        rows = pq.read_table(folder / side / f"part={partition}", schema=TEXTS).to_pylist()
         sides.append({row["pmid"]: row for row in rows})
-    mine = np.sort(np.fromiter(sides[0], np.int64))
-    wanted = ray.get(keys)
-    first, last = np.searchsorted(wanted, [mine[0] * KEYS_PER_PMID, (mine[-1] + 1) * KEYS_PER_PMID])
-    made = []
-    for key in wanted[first:last].tolist():
+    pmids = np.sort(np.fromiter(sides[0], np.int64))
+    all_keys = ray.get(keys)
+    first, last = np.searchsorted(all_keys, [pmids[0] * KEYS_PER_PMID, (pmids[-1] + 1) * KEYS_PER_PMID])
+    pairs = []
+    for key in all_keys[first:last].tolist():
         pmid, *agents = agents_of(key)
         candidates = [_of(side[pmid], agent) for side, agent in zip(sides, agents, strict=True)]
-        made.append({**sides[1][pmid], "key": key, "candidates": candidates})
-    yield pa.Table.from_pylist(made, PAIRS)
+        pairs.append({**sides[1][pmid], "key": key, "candidates": candidates})
+    yield pa.Table.from_pylist(pairs, PAIRS)
 
 
 def _of(row: Row, agent: str) -> Any:
-    return next(one for one in row["candidates"] if one["agent"] == agent)
+    return next(candidate for candidate in row["candidates"] if candidate["agent"] == agent)
 
 
 class PairJudge:
-    """Ray Data actor: hosts the judge's engine and writes verdicts; ``PAIRS`` in, how many were judged out.
+    """Ray Data actor with the judge's engine. Takes ``PAIRS``, writes verdicts, returns how many it judged.
 
-    A dead engine ends the command, which goes on from the verdicts that are written.
+    A dead engine ends the command. The same command resumes from the verdicts that are written.
     """
 
     def __init__(self, config: CompareConfig, stage: Stage, folder: Path, log: Path, start_engine: StartEngine):
@@ -168,18 +168,18 @@ class PairJudge:
         send_output_to(log)
         self._folder = folder
         self._engine = start_engine(stage.engine)
-        unused: Any = None  # what questions and answers need
+        unused: Any = None  # search and MeSH hierarchy: the judge needs neither
         self._distiller = Distiller(config, stage.steps, self._engine, unused, unused)
-        self._room = asyncio.Semaphore(config.cluster.rows_in_flight)
+        self._room = asyncio.Semaphore(config.cluster.max_concurrent_rows)
 
     async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
         """Judge the pairs of a block at the same time."""
-        made = await asyncio.gather(*(self._verdict(row) for row in batch.to_pylist()))
-        if made:
+        verdicts = await asyncio.gather(*(self._verdict(row) for row in batch.to_pylist()))
+        if verdicts:
             name = hashlib.sha256(batch["key"].to_numpy().tobytes()).hexdigest()[:16]
             with atomic_file(self._folder / f"{name}.parquet") as partial:
-                pq.write_table(pa.Table.from_pylist(made, VERDICTS), partial)
-        yield pa.table({"judged": [len(made)]})
+                pq.write_table(pa.Table.from_pylist(verdicts, VERDICTS), partial)
+        yield pa.table({"judged": [len(verdicts)]})
 
     async def _verdict(self, pair: Row) -> Row:
         async with self._room:
@@ -194,6 +194,6 @@ class PairJudge:
         return {"key": pair["key"], "old": old, "new": new, "orders": orders}
 
     def __del__(self) -> None:
-        """Stop the engine's processes in good order."""
+        """Shut the engine's processes down cleanly."""
         if engine := getattr(self, "_engine", None):
             engine.shutdown()

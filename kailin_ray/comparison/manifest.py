@@ -13,7 +13,7 @@ class ComparedRun:
     """One of the two runs."""
 
     run: str
-    """Where it lay."""
+    """Path of the run at that time."""
     manifest_sha256: str
     models: dict[str, UsedModel]
     """By agent."""
@@ -24,19 +24,19 @@ class ComparedRun:
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeIdentity:
-    """Who judges, and all that verdicts depend on."""
+    """The judge and all that its verdicts depend on."""
 
-    form: Literal["pairwise", "pointwise"]
+    mode: Literal["pairwise", "pointwise"]
     model: UsedModel
     prompts: str
-    """Checksum of what the judge is told."""
+    """Checksum of the judge's prompts."""
     runs: dict[str, str]
     """Checksums of the manifests of ``old`` and ``new``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class IntervalMethod:
-    """How intervals were drawn."""
+    """How intervals were computed."""
 
     level: float
     seed: int
@@ -48,17 +48,19 @@ class IntervalMethod:
 class ComparisonManifest(Manifest):
     """What was compared with what, and how."""
 
+    FORMAT_VERSION: ClassVar[int] = 2
+    """Since 2 ``config`` and ``judge`` have the keys of ``config.renamed``."""
     COMMAND: ClassVar[str] = "compare"
 
     kind: Literal["comparison"] = "comparison"
     documents: str
-    """The id of the documents that both runs are of."""
+    """The id of the documents of both runs."""
     held_out: bool
-    """Only abstracts that nothing was trained on."""
+    """Only abstracts that were never used for training."""
     old: ComparedRun
     new: ComparedRun
     differs: dict[str, tuple[Any, Any]]
-    """Settings that the runs differ in, besides the models and where they ran: old and new."""
+    """Old and new value of each setting that differs, except the models and where the runs ran."""
     abstracts: int
     judge: JudgeIdentity | None
     intervals: IntervalMethod

@@ -1,4 +1,4 @@
-"""What is measured of two runs' questions: of each kind of question one group of figures."""
+"""Measure the questions of two runs: one group of figures for each kind of question."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -17,34 +17,35 @@ from kailin_ray.comparison.verdicts import Judged
 
 
 def measure(old: Asked, new: Asked, judged: Mapping[str, Judged] | None) -> Measures:
-    """All figures of n abstracts; ``judged`` by kind, where a judge was asked."""
+    """Return all figures of n abstracts. ``judged``: the verdicts by kind of question, None without a judge."""
     columns = {"accepted": pair_values(_number(old.table["ok"]), _number(new.table["ok"]))}
     counts: dict[str, KindCounts] = {}
     diversity: dict[str, Figure] = {}
     for kind in KINDS:
-        mine = _columns(old, new, kind)
-        both, number = _both_asked(old.questions(kind), new.questions(kind))
+        kind_columns = _columns(old, new, kind)
+        questions, number = _both_asked(old.questions(kind), new.questions(kind))
         counts[kind] = {
-            "rule": count_wins(mine["rule"]["new"]),
-            "openings": {"old": commonest_opening(both[0]), "new": commonest_opening(both[1])},
+            "rule": count_wins(kind_columns["rule"]["new"]),
+            "openings": {"old": commonest_opening(questions[0]), "new": commonest_opening(questions[1])},
         }
         if judged is not None:
-            mine |= _judge_columns(judged[kind])
-            counts[kind]["judge"] = _judge_counts(mine["judge"]["new"], judged[kind])
-        columns |= {f"{kind}.{name}": column for name, column in mine.items()}
+            kind_columns |= _judge_columns(judged[kind])
+            counts[kind]["judge"] = _judge_counts(kind_columns["judge"]["new"], judged[kind])
+        columns |= {f"{kind}.{name}": column for name, column in kind_columns.items()}
         diversity |= {
-            f"{kind}.{name}": Figure(**one, abstracts=number) for name, one in compare_diversity(*both).items()
+            f"{kind}.{name}": Figure(**compared, abstracts=number)
+            for name, compared in compare_diversity(*questions).items()
         }
     not_accepted = Reasons(old=_reasons(old), new=_reasons(new))
     return Measures({**_figures(columns), **diversity}, not_accepted, counts)
 
 
 def _columns(old: Asked, new: Asked, kind: str) -> dict[str, dict[str, Values]]:
-    asked = [one.questions(kind) for one in (old, new)]
-    words = [pc.count_substring_regex(one, r"\S+") for one in asked]
+    questions = [side.questions(kind) for side in (old, new)]
+    words = [pc.count_substring_regex(side, r"\S+") for side in questions]
     scores = old.mesh_scores(kind), new.mesh_scores(kind)
     return {
-        "asked": pair_values(*(_number(pc.is_valid(one)) for one in asked)),
+        "asked": pair_values(*(_number(pc.is_valid(side)) for side in questions)),
         "rule": _rate(points(*scores, TIE)),
         "mesh_score": pair_values(*scores),
         "words": pair_values(*map(_number, words)),
@@ -59,7 +60,7 @@ def _judge_columns(judged: Judged) -> dict[str, dict[str, Values]]:
     won = np.where(judged.same, 0.5, points(judged.old, judged.new, TIE))
     if judged.pairwise:
         return {"judge": _rate(won), "judge_probability": _rate(np.where(judged.same, 0.5, judged.new))}
-    # Each question's own; of one that is the same in both runs it was not asked.
+    # Each question has its own probability; the judge was not asked about a question that both runs have.
     return {"judge": _rate(won), "judge_probability": pair_values(judged.old, judged.new)}
 
 
@@ -74,12 +75,12 @@ def _judge_counts(won: Values, judged: Judged) -> JudgeCounts:
 
 def _figures(columns: dict[str, dict[str, Values]]) -> dict[str, Figure]:
     sides = ("old", "new", "difference")
-    found = intervals({f"{name}.{side}": column[side] for name, column in columns.items() for side in sides})
+    all_intervals = intervals({f"{name}.{side}": column[side] for name, column in columns.items() for side in sides})
     return {
         name: Figure(
-            old=found[f"{name}.old"],
-            new=found[f"{name}.new"],
-            difference=found[f"{name}.difference"],
+            old=all_intervals[f"{name}.old"],
+            new=all_intervals[f"{name}.new"],
+            difference=all_intervals[f"{name}.difference"],
             abstracts=int((~np.isnan(column["difference"])).sum()),
         )
         for name, column in columns.items()
@@ -87,19 +88,19 @@ def _figures(columns: dict[str, dict[str, Values]]) -> dict[str, Figure]:
 
 
 def _both_asked(old: pa.Array, new: pa.Array) -> tuple[tuple[pa.Array, pa.Array], int]:
-    """The questions of those abstracts that have one in both runs, and how many these are."""
+    """Return the questions of the abstracts that have one in both runs, and the number of these abstracts."""
     both = pc.and_(pc.is_valid(old), pc.is_valid(new))
     sides = old.filter(both), new.filter(both)
     return sides, len(sides[0])
 
 
 def _number(column: Any) -> Values:
-    """A column as numbers, NaN where it is null."""
-    found = pc.cast(column, pa.float64())
-    return found.to_numpy(zero_copy_only=False) if isinstance(found, pa.Array) else found.to_numpy()
+    """Return a column as numbers, NaN where it is null."""
+    numbers = pc.cast(column, pa.float64())
+    return numbers.to_numpy(zero_copy_only=False) if isinstance(numbers, pa.Array) else numbers.to_numpy()
 
 
 def _reasons(asked: Asked) -> dict[str, int]:
     counts = asked.table["reason"].drop_null().value_counts()
-    found = Counter(dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)))
-    return dict(found.most_common())
+    by_reason = Counter(dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)))
+    return dict(by_reason.most_common())

@@ -1,4 +1,4 @@
-"""The picture: each difference with its interval, one panel for what has a unit in common."""
+"""Plot each difference with its interval, in one panel for each unit."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -13,30 +13,30 @@ from kailin_ray.io.plots import BLUE, GREY, ORANGE
 
 INCHES_A_LINE = 0.24
 TITLE_LINES = 3.5
-"""What a panel's title and axis take, in lines."""
+"""Height of a panel's title and axis, in lines."""
 
 
 def draw_differences(lines: Sequence[Line], num_abstracts: int, path: Path) -> None:
-    """Draw the lines of a comparison's table as a PNG: blue what is better, orange worse, black other, grey unknown."""
+    """Draw the lines of a comparison's table as a PNG: blue for better, orange worse, black changed, grey unknown."""
     ordered = sorted(lines, key=lambda line: GROUPS.index(line.measure.group))
-    panels = [(name, list(some)) for name, some in groupby(ordered, key=lambda line: line.measure.group)]
-    heights = [len(some) + TITLE_LINES for _, some in panels]
+    panels = [(name, list(panel_lines)) for name, panel_lines in groupby(ordered, key=lambda line: line.measure.group)]
+    heights = [len(panel_lines) + TITLE_LINES for _, panel_lines in panels]
     figure = Figure(figsize=(10, max(3.0, INCHES_A_LINE * sum(heights) + 0.8)), layout="constrained")
-    figure.suptitle(f"New less old, {num_abstracts:,} abstracts, 95 % intervals", ha="left", x=0.01)
+    figure.suptitle(f"New minus old, {num_abstracts:,} abstracts, 95 % intervals", ha="left", x=0.01)
     axes = figure.subplots(len(panels), 1, height_ratios=heights, squeeze=False)[:, 0]
-    for one, (name, some) in zip(axes, panels, strict=True):
-        _panel(one, name, some[::-1])
+    for panel_axes, (name, panel_lines) in zip(axes, panels, strict=True):
+        _panel(panel_axes, name, panel_lines[::-1])
     with atomic_file(path) as partial:
         figure.savefig(partial, dpi=110, format="png")
 
 
 def _panel(axes: Axes, name: str, lines: Sequence[Line]) -> None:
     axes.axvline(0, color=GREY, linewidth=1, zorder=0)
-    for place, line in enumerate(lines):
+    for y, line in enumerate(lines):
         mean, low, high = line.difference
         colour = _colour(line)
-        axes.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
-        axes.plot([mean], [place], color=colour, marker="o", markersize=5)
+        axes.plot([low, high], [y, y], color=colour, linewidth=2, solid_capstyle="butt")
+        axes.plot([mean], [y], color=colour, marker="o", markersize=5)
     axes.set_yticks(range(len(lines)), [line.label for line in lines], fontsize=8)
     axes.set_ylim(-0.6, len(lines) - 0.4)
     axes.set_title(name, loc="left", fontsize=10)

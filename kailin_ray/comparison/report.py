@@ -1,4 +1,4 @@
-"""What a person looks at of a comparison: the table, and what can be said from its intervals alone."""
+"""Write a comparison's table, README card, and conclusions, which follow from the intervals alone."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,19 +12,19 @@ from kailin_ray.dataset.run import UsedModel
 from kailin_ray.schema import REASONS
 
 FEWEST = 20
-"""Abstracts under which nothing is said: a bootstrap of a few values is too sure of itself."""
+"""With fewer abstracts nothing is concluded: a bootstrap over a few values has too narrow intervals."""
 TOO_FEW = f"Too few to tell (under {FEWEST} abstracts)"
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One figure of a kind of question."""
+    """A measure of one kind of question."""
 
     name: str
     sense: int
-    """1: more is better; -1: less is; 0: neither."""
+    """1: more is better; -1: less is better; 0: neither."""
     group: str
-    """What has a unit in common."""
+    """Measures of a group have the same unit."""
     digits: int = 3
 
 
@@ -58,7 +58,7 @@ class Line:
     """One line of the table."""
 
     kind: str
-    """Of ``KINDS``; empty for what is of no kind."""
+    """One of ``KINDS``; empty for a measure of the abstracts."""
     key: str
     measure: Measure
     old: Interval | None
@@ -68,53 +68,57 @@ class Line:
 
     @property
     def direction(self) -> int | None:
-        """1 where more was measured, -1 where less, 0 where the interval holds 0; None of too few abstracts."""
+        """1 if new is larger, -1 if it is smaller, 0 if the interval contains 0; None for too few abstracts."""
         _, low, high = self.difference
         return None if self.abstracts < FEWEST else int(low > 0) - int(high < 0)
 
     @property
     def label(self) -> str:
-        """As in a sentence."""
+        """The measure's name with the kind of question."""
         return f"{self.kind}: {self.measure.name}" if self.kind else self.measure.name
 
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """A comparison that was made."""
+    """A finished comparison."""
 
     out: Path
     manifest: ComparisonManifest
     measures: Measures
     said: list[str]
-    """What can be said of the figures, in sentences."""
+    """The conclusions from the figures, in sentences."""
 
 
 def lines(figures: Mapping[str, Figure]) -> list[Line]:
-    """The table of ``measures.measured``'s figures; of what could not be measured there is no line."""
+    """Return the table's lines for the figures of ``measures.measure``; a measure without values has no line."""
     keys = [("", "accepted", ACCEPTED)]
     keys += [(kind, key, measure) for kind in KINDS for key, measure in MEASURES.items()]
-    made = []
+    table_lines = []
     for kind, key, measure in keys:
-        one = figures.get(f"{kind}.{key}" if kind else key)
-        if one and one["difference"]:
-            made.append(Line(kind, key, measure, one["old"], one["new"], one["difference"], one["abstracts"]))
-    return made
+        figure = figures.get(f"{kind}.{key}" if kind else key)
+        if figure and figure["difference"]:
+            table_lines.append(
+                Line(kind, key, measure, figure["old"], figure["new"], figure["difference"], figure["abstracts"])
+            )
+    return table_lines
 
 
 def summarize(figures: Mapping[str, Figure]) -> list[str]:
-    """What is better, worse, and not distinguishable: one sentence each, from the intervals alone; then warnings."""
-    every = lines(figures)
-    told = []
+    """Return sentences on what is better, worse and not distinguishable, from the intervals alone; then warnings."""
+    all_lines = lines(figures)
+    sentences = []
     for group in ("Better", "Worse", "Changed", "Not distinguishable", TOO_FEW):
-        mine = [line for line in every if _group(line) == group]
-        if mine:
-            told.append(f"{group}: {'; '.join(_of_kinds(mine))}.")
-    return told + [warning for kind in KINDS for warning in _warnings(kind, [one for one in every if one.kind == kind])]
+        group_lines = [line for line in all_lines if _group(line) == group]
+        if group_lines:
+            sentences.append(f"{group}: {'; '.join(_of_kinds(group_lines))}.")
+    return sentences + [
+        warning for kind in KINDS for warning in _warnings(kind, [line for line in all_lines if line.kind == kind])
+    ]
 
 
-def _of_kinds(some: list[Line]) -> Iterator[str]:
+def _of_kinds(group_lines: list[Line]) -> Iterator[str]:
     for kind in ("", *KINDS):
-        names = [line.measure.name + _length(line) for line in some if line.kind == kind]
+        names = [line.measure.name + _length(line) for line in group_lines if line.kind == kind]
         if names:
             yield (f"{kind} question: " if kind else "") + ", ".join(names)
 
@@ -133,20 +137,20 @@ def _length(line: Line) -> str:
     return f" ({'longer' if line.direction == 1 else 'shorter'})" if line.key == "words" and line.direction else ""
 
 
-def _warnings(kind: str, mine: list[Line]) -> Iterator[str]:
-    """A score that rose while something else gave way is what a reward looks like that was learned for the task."""
-    gained = [line.measure.name for line in mine if line.key in SCORES and _group(line) == "Better"]
+def _warnings(kind: str, kind_lines: list[Line]) -> Iterator[str]:
+    """Yield warnings if a score rose while something else changed: the agent may have learned to raise the score."""
+    gained = [line.measure.name for line in kind_lines if line.key in SCORES and _group(line) == "Better"]
     if not gained:
         return
-    lost = [line.measure.name for line in mine if line.key in DIVERSITY and _group(line) == "Worse"]
-    changed = ["length" for line in mine if _group(line) == "Changed"]
-    fewer = ["usable questions" for line in mine if line.key == "asked" and _group(line) == "Worse"]
+    lost = [line.measure.name for line in kind_lines if line.key in DIVERSITY and _group(line) == "Worse"]
+    changed = ["length" for line in kind_lines if _group(line) == "Changed"]
+    fewer = ["usable questions" for line in kind_lines if line.key == "asked" and _group(line) == "Worse"]
     if lost:
         yield f"Warning: {kind} gained in {_join_names(gained)} and is less varied ({_join_names(lost)}): {HACKED}"
     if changed or fewer:
         yield (
-            f"Caution: {kind} gained in {_join_names(gained)} with another {_join_names(changed + fewer)}; that may be "
-            "why."
+            f"Caution: {kind} gained in {_join_names(gained)} while {_join_names(changed + fewer)} changed; that may "
+            "be why."
         )
 
 
@@ -158,23 +162,23 @@ def _join_names(names: list[str]) -> str:
 
 
 def format_comparison(result: ComparisonResult) -> str:
-    """What a person wants to know of a comparison."""
+    """Return a comparison's table and conclusions as text."""
     which = "held out" if result.manifest.held_out else "held out or not"
     head = f"{result.out}: {result.manifest.abstracts:,} abstracts, {which}"
     return "\n".join([head, "", table(result.measures.figures), "", *result.said])
 
 
 def table(figures: Mapping[str, Figure]) -> str:
-    """The table as a terminal shows it."""
+    """Return the table as text for a terminal."""
     rows = [("", "old", "new", "difference", "abstracts")]
-    before = ""
+    last_kind = ""
     for line in lines(figures):
-        if line.kind != before:
+        if line.kind != last_kind:
             rows.append((f"{line.kind}{_whose(line.kind)}", "", "", "", ""))
-            before = line.kind
+            last_kind = line.kind
         name = f"  {line.measure.name}" if line.kind else line.measure.name
         rows.append((name, *_cells(line)))
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
         for row in rows
@@ -187,19 +191,19 @@ def _whose(kind: str) -> str:
 
 def _cells(line: Line) -> tuple[str, str, str, str]:
     digits = line.measure.digits
-    old, new = ("" if one is None else f"{one[0]:.{digits}f}" for one in (line.old, line.new))
-    # Plus zero: what rounds to -0 has no sign.
+    old, new = ("" if interval is None else f"{interval[0]:.{digits}f}" for interval in (line.old, line.new))
+    # Adding zero removes the sign of -0.
     mean, low, high = (f"{round(value, digits) + 0.0:+.{digits}f}" for value in line.difference)
     return old, new, f"{mean} ({low} to {high})", f"{line.abstracts:,}"
 
 
 def card(manifest: ComparisonManifest, measures: Measures) -> str:
-    """The folder's README."""
+    """Return the folder's README."""
     figures = measures.figures
     rows = [f"| {line.label} | " + " | ".join([*_both(line), *_cells(line)[2:]]) + " |" for line in lines(figures)]
     return "\n".join(
         [
-            f"# New against old on {manifest.abstracts:,} abstracts",
+            f"# New run compared with old run on {manifest.abstracts:,} abstracts",
             "",
             *_about(manifest),
             "",
@@ -215,12 +219,13 @@ def card(manifest: ComparisonManifest, measures: Measures) -> str:
             "",
             "## How to read it",
             "",
-            "In brackets: 95 % intervals, by a bootstrap over abstracts, paired: old and new are always of the same "
+            "The brackets contain 95 % intervals from a paired bootstrap: old and new are always measured on the same "
             "abstracts. One interval in twenty misses 0 by chance, so a single small difference in a table of this "
-            "length says little. A win rate counts a tie half; its difference, and that of the judge's pairwise "
-            "probability, is to 0.5. Shares of distinct words, pairs and triples are of all those in the questions. "
-            f"A question nearly repeats another whose set of words is {ALIKE} like its own (Jaccard). These intervals "
-            "come from leaving out a quarter of the abstracts again and again. `comparison.json` has every figure.",
+            "length says little. A win rate counts a tie as half a win. The differences of win rates and of the "
+            "judge's pairwise probability are to 0.5. Distinct words, pairs and triples are shares of all words, pairs "
+            "and triples in the questions. Two questions nearly repeat each other if their sets of words have a "
+            f"Jaccard similarity of at least {ALIKE}. The intervals of distinct words, repeats and openings come from "
+            "leaving out a random quarter of the abstracts many times. `comparison.json` has every figure.",
             "",
         ]
     )
@@ -229,8 +234,8 @@ def card(manifest: ComparisonManifest, measures: Measures) -> str:
 def _both(line: Line) -> list[str]:
     digits = line.measure.digits
     return [
-        "" if one is None else f"{one[0]:.{digits}f} ({one[1]:.{digits}f} to {one[2]:.{digits}f})"
-        for one in (line.old, line.new)
+        "" if interval is None else f"{interval[0]:.{digits}f} ({interval[1]:.{digits}f} to {interval[2]:.{digits}f})"
+        for interval in (line.old, line.new)
     ]
 
 
@@ -238,17 +243,20 @@ def _about(manifest: ComparisonManifest) -> list[str]:
     which = (
         "held out from all training"
         if manifest.held_out
-        else "that both runs have, also such as agents were trained on"
+        else "that both runs have, including those that agents were trained on"
     )
-    told = [f"Abstracts {which}; documents `{manifest.documents}`."]
-    for side, one in (("old", manifest.old), ("new", manifest.new)):
-        agents = (f"{agent} {_model(model)}" for agent, model in one.models.items())
-        told.append(f"- {side}: `{one.run}`: {', '.join(agents)}")
+    text_lines = [f"Abstracts {which}; documents `{manifest.documents}`."]
+    for side, run in (("old", manifest.old), ("new", manifest.new)):
+        agents = (f"{agent} {_model(model)}" for agent, model in run.models.items())
+        text_lines.append(f"- {side}: `{run.run}`: {', '.join(agents)}")
     if manifest.judge:
-        told.append(f"- judge here, {manifest.judge.form}: {_model(manifest.judge.model)}")
+        text_lines.append(f"- judge of this comparison, {manifest.judge.mode}: {_model(manifest.judge.model)}")
     if manifest.differs:
-        told += ["", f"Besides the models, the runs differ in: {', '.join(f'`{key}`' for key in manifest.differs)}."]
-    return told
+        text_lines += [
+            "",
+            f"Besides the models, the runs differ in: {', '.join(f'`{key}`' for key in manifest.differs)}.",
+        ]
+    return text_lines
 
 
 def _model(model: UsedModel) -> str:
@@ -256,22 +264,22 @@ def _model(model: UsedModel) -> str:
 
 
 def _counts(measures: Measures) -> list[str]:
-    told = []
+    items = []
     for kind, counts in measures.counts.items():
-        told.append(f"- {kind}, MeSH rule: {_wins(counts['rule'])}")
+        items.append(f"- {kind}, MeSH rule: {_wins(counts['rule'])}")
         if "judge" in counts:
-            told += [f"- {kind}, judge: {_wins(counts['judge'])}", *_judge(kind, counts["judge"])]
+            items += [f"- {kind}, judge: {_wins(counts['judge'])}", *_judge(kind, counts["judge"])]
         if any(counts["openings"].values()):
-            told.append(
+            items.append(
                 f"- {kind}, commonest opening: old {counts['openings']['old']!r}, new {counts['openings']['new']!r}"
             )
     reasons = measures.not_accepted
     names = sorted(reasons["old"] | reasons["new"], key=list(REASONS).index)
-    told += [
+    items += [
         f"- not accepted, {name}: {reasons['old'].get(name, 0):,} old, {reasons['new'].get(name, 0):,} new"
         for name in names
     ]
-    return told
+    return items
 
 
 def _wins(counts: WinCounts) -> str:
@@ -282,9 +290,12 @@ def _wins(counts: WinCounts) -> str:
 
 def _judge(kind: str, counts: JudgeCounts) -> Iterator[str]:
     same, bias = counts["same_question"], counts["position_bias"]
-    yield f"- {kind}, judge: {same:,} of the ties are the same question in both runs, which nobody was asked about"
+    yield f"- {kind}, judge: {same:,} of the ties are the same question in both runs, on which the judge was not asked"
     if bias["rows"]:
-        yield f"- {kind}, judge: what is shown first gets {bias['first']:.2f}; {bias['flipped']:.0%} of verdicts flip"
+        yield (
+            f"- {kind}, judge: the question shown first gets probability {bias['first']:.2f}; "
+            f"{bias['flipped']:.0%} of verdicts flip with the order"
+        )
     if counts["faults"]:
         faults = ", ".join(f"{number:,} {fault}" for fault, number in counts["faults"].items())
         yield f"- {kind}, judge: not judged: {faults}"

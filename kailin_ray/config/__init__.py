@@ -9,7 +9,6 @@ from kailin_ray.config.cluster import Cluster, Job, Nodes, SubmitConfig
 from kailin_ray.config.corpus import (
     Columns,
     DownloadConfig,
-    Duplicates,
     Filters,
     HuggingFace,
     IngestConfig,
@@ -66,7 +65,6 @@ __all__ = [
     "DistillConfig",
     "DownloadConfig",
     "Dpo",
-    "Duplicates",
     "Encoder",
     "Evaluation",
     "FetchConfig",

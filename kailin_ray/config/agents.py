@@ -11,33 +11,40 @@ from kailin_ray.schema import Json
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Sampling:
-    """How an agent samples; the names are vLLM's."""
+    """How an agent samples, in vLLM's terms."""
 
     max_tokens: Positive
+    """The most tokens that one call may generate."""
     temperature: Annotated[float, Field(ge=0.0)] = 0.0
+    """0 for greedy decoding."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Nucleus sampling: sample from the smallest set of tokens with this total probability."""
     top_k: NotNegative = 0
-    """0 for all."""
+    """Sample from the k most probable tokens; 0 for all."""
     repetition_penalty: Annotated[float, Field(gt=0.0, le=2.0)] = 1.0
+    """Above 1 makes tokens of the prompt and the output less likely."""
     presence_penalty: Annotated[float, Field(ge=-2.0, le=2.0)] = 0.0
+    """Above 0 makes tokens of the output less likely."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Agent:
-    """The model of an agent, where it is not the one of all agents."""
+    """An agent, and its own model if it does not use the shared one."""
 
     path: str | None
-    """A local directory or a hub id of its own; null for the model of all agents."""
+    """The agent's own model: a local directory or a hub id; null for the shared `model.path`."""
     revision: str | None
-    """Of its own model."""
+    """The hub revision of the agent's own model, best a commit."""
     adapter: str | None
-    """A local directory of a LoRA adapter of its model (PEFT's files); agents of one model share its engine."""
+    """A LoRA adapter of the agent's model: a local directory with PEFT's files. Agents with the same model share an
+    engine, whatever their adapters."""
     examples: bool
-    """Its prompt has the worked examples; an agent that ``train`` made has learned without them."""
+    """Whether the prompt contains the worked examples. Agents that `train` made were trained without them: set
+    false."""
     engine: Json
-    """vLLM's engine arguments, over those of all agents."""
+    """vLLM engine arguments for this agent, on top of `model.engine`."""
     chat_template: dict[str, bool | int | float | str]
-    """Arguments of the chat template, over those of all agents."""
+    """Chat template arguments for this agent, on top of `model.chat_template`."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -45,13 +52,13 @@ class QuestionAgent(Agent):
     """One of the two question agents."""
 
     persona: Literal["clinical", "mechanism", "any"]
-    """What it asks for; see ``agents/prompts.py``."""
+    """What the agent is instructed to ask about: clinical use, mechanism, or anything; see `agents/prompts.py`."""
     sampling: Sampling
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class JudgeAgent(Agent):
-    """The evaluation agent's judge; it is read by its probabilities, so nothing is sampled."""
+    """The evaluation agent's judge. It is scored by token probabilities, so it has no sampling settings."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -63,16 +70,16 @@ class AnswerAgent(Agent):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Model:
-    """The model of all agents that have none of their own, and what each agent does."""
+    """The model that the agents share, and the settings of each agent."""
 
     path: str | None
-    """A local directory or a hub id; null where each agent has its own."""
+    """The model that the agents share: a local directory or a hub id; null if every agent has its own."""
     revision: str | None
     """The hub revision, best a commit; null for a local directory."""
     engine: Json
-    """vLLM's engine arguments, passed on untouched."""
+    """vLLM engine arguments, passed on unchanged."""
     chat_template: dict[str, bool | int | float | str]
-    """Arguments of the chat template, such as enable_thinking."""
+    """Chat template arguments, such as enable_thinking."""
     general: QuestionAgent
     biomedical: QuestionAgent
     judge: JudgeAgent
@@ -81,24 +88,26 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Judge:
-    """The evaluation agent's language model as a judge."""
+    """How the evaluation agent's language model judges."""
 
-    form: Literal["pairwise", "pointwise"]
-    """Which of two candidates is better, asked in both orders; or whether each of them suits, asked alone."""
+    mode: Literal["pairwise", "pointwise"]
+    """pairwise: the judge chooses between the two candidates, asked in both orders. pointwise: it says yes or no to
+    each candidate alone."""
     min_margin: Fraction
-    """The judge abstains under this difference of the candidates' probabilities."""
+    """The judge abstains if the candidates' probabilities differ by less than this."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Evaluation:
     """The evaluation agent."""
 
-    by: Literal["rule", "judge", "rule_then_judge"]
-    """Who prefers; rule_then_judge asks the judge only where the rule abstains."""
+    method: Literal["rule", "judge", "rule_then_judge"]
+    """What prefers a candidate: the MeSH similarity rule, the judge, or the rule first and the judge where it
+    abstains."""
     measure: Literal["resnik", "lin", "jc", "rel", "kailin"]
-    """Of the rule: similarity of two descriptors; see ``mesh/similarity.py``."""
+    """The rule's similarity of two descriptors; see `mesh/similarity.py`."""
     aggregate: Literal["bma", "mean"]
-    """Of the rule: similarity of two sets of descriptors."""
+    """How the rule combines descriptor similarities: best-match average (bma), or the mean over all pairs."""
     min_margin: Annotated[float, Field(ge=0.0)]
-    """The rule abstains under this margin."""
+    """The rule abstains if the candidates' scores differ by less than this."""
     judge: Judge

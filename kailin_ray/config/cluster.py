@@ -10,77 +10,86 @@ from kailin_ray.config.fields import STRICT, NotNegative, Positive
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Nodes:
-    """Machines that are alike."""
+    """A number of identical machines."""
 
     count: Positive
+    """How many machines."""
     cpus: Positive
+    """CPU cores of one machine."""
     memory_gib: Annotated[float, Field(gt=0.0)]
+    """Memory of one machine."""
     gpus: NotNegative
+    """GPUs of one machine."""
     gpu_memory_gib: Annotated[float, Field(ge=0.0)]
-    """Of one GPU."""
+    """Memory of one GPU."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Cluster:
-    """Where it runs."""
+    """Where a command runs, and how its work is divided."""
 
     address: str | None
-    """Of a running Ray cluster; null starts one on this machine, unless RAY_ADDRESS is set."""
+    """Address of a running Ray cluster. null uses RAY_ADDRESS if that is set, and otherwise starts Ray on this
+    machine."""
     nodes: Nodes | None
-    """For ``plan``, a cluster that is not at hand; null for the one that is."""
+    """The machines of a cluster to plan for without connecting to it; only for `plan`."""
     device: Literal["cpu", "gpu"]
-    """What engines run on; cpu needs vLLM's CPU build."""
+    """What the engines run on; cpu needs vLLM's CPU build."""
     num_engines: Positive | None
-    """Replicas of each engine; null for what the plan finds best."""
-    cut: Literal["auto", "never", "always"]
-    """Stages that do not fit side by side run one after another: as few cuts as it takes, none, or after each stage."""
+    """Replicas of each engine; null lets the plan choose."""
+    stage_placement: Literal["auto", "together", "sequential"]
+    """Whether stages run at the same time. auto: as many as the machines can hold, the rest later. together: all at
+    once, or the run is refused. sequential: one stage after another."""
     cpus_per_engine: Annotated[float, Field(gt=0.0)]
-    """That an engine's actor holds in Ray; on CPUs its threads are another matter."""
+    """CPUs that Ray reserves for an engine's actor. This does not set the number of its threads."""
     threads_per_engine: Positive | None
-    """Of an engine on CPUs; null shares the machine's cores out evenly."""
+    """Threads of an engine on CPUs; null divides the machine's cores evenly among its engines."""
     num_retrievers: Positive | None
-    """Actors that find the contexts; null for one on each machine whose engines ask for them."""
+    """Actors that search the index; null for one on each machine whose engines need contexts."""
     num_encoders: Positive
+    """Actors that encode passages while an index is built."""
     gpus_per_encoder: Annotated[float, Field(ge=0.0)]
-    """Also of a retriever, which encodes the questions."""
-    rows_per_block: Positive
-    """Abstracts that are handed on and written together."""
-    rows_in_flight: Positive
-    """Abstracts that an engine works on at once: what a crash of it can cost, about twice."""
+    """GPUs that Ray reserves for an encoder, and for a retriever, which encodes the questions."""
+    block_rows: Positive
+    """Abstracts that are passed between stages and written together."""
+    max_concurrent_rows: Positive
+    """Abstracts that an engine works on at once. If the engine crashes, at most about twice as many are redone."""
     gpu_hour_price: Annotated[float, Field(ge=0.0)] | None
-    """Money for a GPU and hour; null leaves money out of the summary."""
+    """Price of one GPU for one hour; null leaves prices out of the summary."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Job:
-    """A command as a job of a Ray cluster; the names are Ray's."""
+    """How a command runs as a job of a Ray cluster, in Ray's terms."""
 
     address: str | None
-    """Of the cluster's dashboard; null: the environment variable RAY_API_SERVER_ADDRESS, or this machine's."""
+    """Address of the cluster's dashboard; null uses RAY_API_SERVER_ADDRESS, or this machine's."""
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] | None
-    """Null: one that Ray makes."""
+    """The job's id; null lets Ray choose one."""
     follow: bool
-    """Show its output until it ends, and end with its exit code."""
+    """Print the job's output until it ends, and exit with its exit code."""
     ship: bool
-    """This code travels; false: the cluster's machines have it installed."""
+    """Upload this package with the job; false if the cluster's machines have it installed."""
     python: str
-    """The interpreter on the cluster's machines."""
+    """The Python interpreter on the cluster's machines."""
     num_cpus: Annotated[float, Field(ge=0)]
-    """That the driver holds; with 0 it runs on the head."""
+    """CPUs that Ray reserves for the driver; 0 runs it on the head node."""
     memory_gib: Annotated[float, Field(ge=0)]
+    """Memory that Ray reserves for the driver."""
     resources: dict[str, Annotated[float, Field(gt=0)]]
-    """Others that it holds, such as those that only some machines have."""
+    """Custom resources that Ray reserves for the driver, such as one that only some machines have."""
     env: dict[str, str]
-    """Environment variables of the driver and its workers; no secrets."""
+    """Environment variables of the driver and its workers. Put no secrets here: Ray shows them."""
     stop_seconds: Positive
-    """That `ray job stop` waits for a run to drain, before it kills it."""
+    """How long `ray job stop` waits for a run to finish its rows before it kills the job."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class SubmitConfig:
-    """``python -m kailin_ray submit <command>``."""
+    """``kailin-ray submit <command>``."""
 
     command: str
+    """The command to run: the first word after `submit`."""
     job: Job
     keys: tuple[str, ...]
-    """Of the command, as on its command line."""
+    """The keys of that command. Filled from the command line: every key that does not begin with `job.`."""

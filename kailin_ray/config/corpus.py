@@ -14,17 +14,18 @@ from kailin_ray.io.storage import LocalPath
 class DownloadConfig:
     """``kailin-ray download``."""
 
-    to: LocalPath
-    what: Annotated[tuple[Literal["baseline", "updatefiles"], ...], Field(min_length=1)]
-    """NLM's folders of PubMed files."""
+    out: LocalPath
+    """The folder to download into. Files in it that are whole and checked are not downloaded again."""
+    folders: Annotated[tuple[Literal["baseline", "updatefiles"], ...], Field(min_length=1)]
+    """Which of NLM's folders of PubMed files to download."""
     names: tuple[str, ...] | str
-    """Globs of the names that are wanted."""
+    """A glob of file names, or a list of globs: 'pubmed26n00[0-4]*'."""
     limit: Positive | None
-    """The first so many of them only."""
+    """Download at most this many files, the first by name."""
     connections: Annotated[int, Field(ge=1, le=8)]
-    """Files that are fetched at once."""
+    """Files to download at the same time. NLM asks for moderation."""
     base_url: WebAddress
-    """Of the folders: NLM's, or a mirror's."""
+    """The server: NLM's, or a mirror's."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -33,76 +34,92 @@ class PubmedXml:
 
     kind: Literal["pubmed_xml"]
     path: tuple[str, ...] | str
-    """A file, a directory, a glob, or a list of these."""
+    """PubMed XML (.xml or .xml.gz): a file, a directory, a glob, or a list of these."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PubmedQuery:
-    """Documents that PubMed finds for a query, from NCBI's E-utilities."""
+    """Documents that match a PubMed query, from NCBI's E-utilities."""
 
     kind: Literal["pubmed_query"]
     query: Annotated[str, Field(min_length=1)]
-    """In PubMed's own language: ``metformin AND 2020[dp]``."""
+    """A query in PubMed's own syntax: 'metformin AND 2020[dp]'."""
     max_results: Annotated[int, Field(ge=1, le=9_999)] | None
-    """The first so many; null for all. NCBI gives the first 9,999 of a query's results only."""
+    """At most this many results, the most recent first; null for all. NCBI returns at most 9,999 results of a query."""
     email: str | None
-    """Whom NCBI writes to before it blocks an address."""
+    """Your address: NCBI writes to it before it blocks an IP address."""
     base_url: WebAddress
+    """NCBI's server, or a mirror's."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Pmids:
-    """Documents by their PMIDs, from NCBI's E-utilities."""
+    """Documents with given PMIDs, from NCBI's E-utilities."""
 
     kind: Literal["pmids"]
     path: LocalPath
-    """A text file, one PMID a line; or a CSV file."""
+    """A text file with one PMID a line, or a CSV file."""
     column: str | None
-    """Of the CSV file; null for a text file."""
+    """The column of the CSV file that holds the PMIDs; null for a text file."""
     email: str | None
+    """Your address: NCBI writes to it before it blocks an IP address."""
     base_url: WebAddress
+    """NCBI's server, or a mirror's."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Columns:
-    """Of a table: which column holds a field, null for none; see ``corpus/readers/tables.py`` for what cells may be."""
+    """Which column of a table holds which field; null if none does. See `corpus/readers/tables.py` for the cells."""
 
     pmid: str
+    """Column of the PMID."""
     title: str | None
+    """Column of the title."""
     abstract: str | None
+    """Column of the abstract: a text, a list of texts (sections), or a list of {label, text}."""
     labels: str | None
-    """Of the abstract's sections, where it is a list of texts."""
+    """Column of the section labels, if the abstract is a list of texts."""
     year: str | None
+    """Column of the year of publication, or of a date."""
     journal: str | None
+    """Column of the journal."""
     language: str | None
+    """Column of the language, in PubMed's three letters: eng."""
     mesh: str | None
+    """Column of the MeSH headings: names or UIs, starred (*) if major; a list, or a text separated by ; or |."""
     keywords: str | None
+    """Column of the keywords."""
     publication_types: str | None
+    """Column of the publication types."""
     doi: str | None
+    """Column of the DOI."""
     pmcid: str | None
+    """Column of the PMC id."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Table:
-    """Documents from the rows of files: JSON, JSON lines, CSV, Parquet."""
+    """Documents from the rows of JSON, JSON lines, CSV or Parquet files."""
 
     kind: Literal["table"]
     path: tuple[str, ...] | str
+    """A file, a directory, a glob, or a list of these: .jsonl, .json, .csv (each also .gz), .parquet."""
     columns: Columns
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class HuggingFace:
-    """Documents from the rows of a dataset of the Hugging Face hub, or of a local dataset folder."""
+    """Documents from the rows of a dataset on the Hugging Face hub, or of a local dataset folder."""
 
     kind: Literal["huggingface"]
     path: str
-    """``owner/name``, or a folder."""
+    """A hub id (owner/name), or a local folder."""
     name: str | None
-    """Of the dataset's configuration."""
+    """The dataset's config, if it has several."""
     split: str
+    """The split to read."""
     revision: str | None
-    """Of the hub, best a commit."""
+    """The hub revision, best a commit; null for the newest, whose commit is recorded."""
     columns: Columns
 
 
@@ -116,55 +133,53 @@ class IngestConfig:
 
     source: Source
     out: LocalPath
-    tolerate: bool
-    """Exit 0 although a file was damaged; its loss is counted and shown either way."""
+    """The folder of documents to create or update."""
+    tolerate_damaged: bool
+    """Exit with 0 even if a file was damaged. Damaged files are counted and printed either way."""
     cluster: Cluster
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Filters:
-    """What a document must be; see ``corpus/selection/filters.py``."""
+    """Which documents stay; see `corpus/selection/filters.py`."""
 
     require_mesh: bool
+    """Remove documents without a MeSH heading."""
     min_words: NotNegative
-    """Of the abstract; without one no document stays."""
+    """Remove documents whose abstract has fewer words. Documents without an abstract are always removed."""
     languages: tuple[str, ...]
-    """MEDLINE's codes, such as eng, of which the article must have one; empty for any."""
+    """Keep documents in these languages only (MEDLINE codes such as eng); empty for any."""
     drop_retracted: bool
+    """Remove retracted articles."""
     exclude_types: tuple[str, ...]
-    """Publication types that do not stay."""
+    """Remove documents of these publication types."""
     year_from: int | None
+    """First year of publication that stays; documents without a year are then removed."""
     year_to: int | None
-    """Both counted in; an unknown year is outside."""
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Duplicates:
-    """Abstracts that are there twice; the lowest PMID stays."""
-
-    jaccard: Annotated[float, Field(gt=0.0, le=1.0)] | None
-    """How alike two abstracts are that count as one, by their sets of five words in a row; 1 for those with the same
-    words only; null to keep all."""
+    """Last year of publication that stays; documents without a year are then removed."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Sample:
-    """Which documents of those that stay are taken; see ``corpus/selection/sampling.py``."""
+    """A sample of the documents that stay; see `corpus/selection/sampling.py`."""
 
-    num: Positive | None
-    """How many; null for all."""
+    size: Positive | None
+    """Documents to sample; null for all."""
     seed: NotNegative
-    by: Literal["letters", "categories"] | None
-    """Strata by MeSH's first level (C, Diseases) or second (C04, Neoplasms); null for none."""
+    """Another seed draws another sample. The same seed always draws the same documents."""
+    stratify_by: Literal["letters", "categories"] | None
+    """Stratify by MeSH branch: letters (C, Diseases) or categories (C04, Neoplasms); null for none."""
     period: Literal["year", "decade"] | None
-    """Strata by time."""
-    major: bool
-    """Only major headings count, what a document is about."""
-    power: Fraction
-    """1: as the corpus is; 0: equally from all strata; between them rare strata are lifted and common ones lowered."""
+    """Stratify by time of publication; null for none."""
+    major_only: bool
+    """Use only major headings, which say what a document is about."""
+    alpha: Fraction
+    """1 keeps the corpus' proportions, 0 samples all strata equally; in between, rare strata gain and common ones
+    lose."""
     max_share: Annotated[float, Field(gt=0.0, le=1.0)]
-    """Of the sample, that one stratum may have."""
+    """The largest share of the sample that one stratum may have."""
     min_per_stratum: NotNegative
+    """Take at least this many documents of each stratum, as far as it has them."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -172,16 +187,24 @@ class SelectConfig:
     """``kailin-ray select``."""
 
     corpus: LocalPath
+    """The folder of documents to select from, made by `ingest` or `select`."""
     out: LocalPath
+    """The folder of documents to create, or to update after the corpus was updated."""
     mesh: LocalPath | None
+    """The MeSH hierarchy, as for `distill`; `subtree` and `sample` need it."""
     tolerate_orphans: bool
+    """Accept tree numbers whose parent is missing, as in subsets of MeSH."""
     filters: Filters
     benchmarks: tuple[LocalPath, ...]
-    """Files of benchmarks whose abstracts, texts and questions must not be learned from."""
-    duplicates: Duplicates
+    """Benchmark files (.json, .jsonl, .csv, .parquet; also .gz). Documents with their PMIDs, texts or questions are
+    removed."""
+    dedup_threshold: Annotated[float, Field(gt=0.0, le=1.0)] | None
+    """Abstracts are duplicates if their sets of five consecutive words have at least this Jaccard similarity; the
+    lowest PMID stays. 1 removes only abstracts with the same words; null keeps all."""
     subtree: tuple[str, ...]
-    """Descriptors (UI, name or tree number): a document must have one that is one of them or under one; [] for any."""
-    subtree_major: bool
-    """Only major headings count for it."""
+    """Keep documents with a heading at or below one of these descriptors: UI (D009369), name (Neoplasms) or tree number
+    (C04.588). [] keeps all."""
+    subtree_major_only: bool
+    """Let `subtree` look at major headings only."""
     sample: Sample
     cluster: Cluster

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
+from kailin_ray.config.renamed import refuse_renamed
 from kailin_ray.config.run import DistillConfig
 from kailin_ray.config.secrets import without_secrets
 from kailin_ray.errors import ConfigError
@@ -24,9 +25,9 @@ T = TypeVar("T")
 
 
 def conf_dir() -> Path:
-    """The folder of Hydra's configuration: beside the package in a checkout, inside it when installed."""
-    beside = CHECKOUT / "conf"
-    return beside if beside.is_dir() else PACKAGE / "conf"
+    """Return the folder of Hydra's configuration: next to the package in a checkout, inside it when installed."""
+    in_checkout = CHECKOUT / "conf"
+    return in_checkout if in_checkout.is_dir() else PACKAGE / "conf"
 
 
 @contextmanager
@@ -48,6 +49,7 @@ def compose(command: str, overrides: Sequence[str], with_help: bool = False) -> 
 
     ``with_help`` keeps the node ``hydra``, which holds the command's help. Raises ``ConfigError``.
     """
+    refuse_renamed(overrides)
     with composing():
         return hydra.compose(command, list(overrides), return_hydra_config=with_help)
 
@@ -67,6 +69,7 @@ def check(kind: type[T], composed: DictConfig) -> T:
     except ValidationError as error:
         first = error.errors()[0]
         where = _key(first["loc"])
+        refuse_renamed([where])
         found = "" if first["type"] in ("missing", SECRET) else f" (was {without_secrets(first['input'], where)!r})"
         more = f"; and {error.error_count() - 1} more" if error.error_count() > 1 else ""
         raise ConfigError(f"{where}: {first['msg']}{found}{more}") from error
@@ -98,6 +101,7 @@ def settings(config: Any) -> Json:
 
 def overridden(saved: Json, overrides: Sequence[str]) -> "DistillConfig":
     """A configuration that ``settings`` gave, with Hydra's ``key=value`` over it. Raises ``ConfigError``."""
+    refuse_renamed(overrides)
     config = OmegaConf.create(saved)
     OmegaConf.set_struct(config, True)
     for text in overrides:

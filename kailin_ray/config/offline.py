@@ -14,7 +14,9 @@ class FetchConfig:
     """``kailin-ray fetch``."""
 
     assets: tuple[str, ...]
-    to: LocalPath
+    """Names of the assets to download."""
+    out: LocalPath
+    """The folder to put them into."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -22,15 +24,19 @@ class BundleConfig:
     """``kailin-ray bundle``."""
 
     out: LocalPath
+    """The folder to create. Downloads for it are kept next to it until it is complete."""
     target: Literal["cpu", "gpu"]
-    """Which build of vLLM and PyTorch."""
+    """Which builds of vLLM and PyTorch: for CPUs, or CUDA."""
+    # Hydra reads 3.12 as a number.
     python: Annotated[str, BeforeValidator(str), Field(pattern=r"^3\.\d{1,2}$")]
-    """Of the machines without internet; Hydra reads 3.12 as a number."""
+    """Python version of the machines without internet."""
     models: tuple[str, ...]
-    """Local directories, and hub ids as owner/name@revision."""
+    """Models to include: local directories, and hub ids as owner/name@revision. Only safetensors weights are taken."""
     assets: tuple[str, ...]
-    assets_in: LocalPath
+    """Demo assets to include, by the names that `fetch` knows; [] for none."""
+    assets_dir: LocalPath
+    """Where the assets are, or are downloaded to."""
     part_mib: Annotated[int, Field(ge=16)]
-    """The most that a file of the bundle takes."""
+    """The largest size of a file of the bundle."""
     lock: LocalPath | None
-    """Pins instead of this project's own."""
+    """A complete lock file of your own; null for the one in requirements/ that fits the target."""

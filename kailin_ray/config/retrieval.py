@@ -12,7 +12,7 @@ from kailin_ray.io.storage import LocalPath
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class QueryModel:
-    """The model of questions, where they have one of their own."""
+    """A separate encoder for questions."""
 
     path: str
     """A local directory or a hub id."""
@@ -25,28 +25,28 @@ class Encoder:
     """The sentence encoder of passages (title and abstract) and questions."""
 
     path: str
-    """A local directory or a hub id: the model of passages, and of questions where ``query`` is null."""
+    """The encoder: a local directory or a hub id. It also encodes the questions if `query` is null."""
     revision: str | None
     """The hub revision, best a commit; null for a local directory."""
     query: QueryModel | None
-    """The model of questions, as MedCPT has one of its own; null for that of passages."""
+    """A separate encoder for questions, such as MedCPT's; null for the same one."""
     pooling: Literal["mean", "cls"] | None
-    """How tokens' vectors become the text's: their mean, or the first's; null for what the model directory's own
+    """How token vectors become one vector: their mean, or the first token's (cls). null takes what the model's
     sentence-transformers modules say."""
     normalize: bool
-    """Unit vectors, so that scores are cosines; else as they come, scored by inner product."""
+    """Scale vectors to length 1, so that scores are cosines; false scores by inner product."""
     pair: bool
-    """Title and abstract are two segments of one input; else one text, a blank between them."""
+    """Encode title and abstract as two segments of one input; false joins them with a blank."""
     prefix: str
-    """Set before a passage; the prompts that a model directory names are not used."""
+    """Text put before a passage. Prompts that the model's directory names are not used."""
     query_prefix: str
-    """Set before a question."""
+    """Text put before a question."""
     max_length: Positive
-    """Tokens of a passage that are read, special tokens counted in."""
+    """Tokens of a passage to encode, special tokens included; the rest is cut off."""
     query_max_length: Positive
-    """Tokens of a question that are read."""
+    """Tokens of a question to encode, special tokens included; the rest is cut off."""
     batch_size: Positive
-    """Texts that the model reads at once; they are sorted by length first."""
+    """Texts to encode at once. They are sorted by length first."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -54,17 +54,20 @@ class Retrieval:
     """The retrieval agent."""
 
     top_k: Positive
-    """Contexts of a question."""
+    """Contexts to retrieve for a question."""
     exclude_source: bool
-    """Leave the source abstract out of its own contexts."""
-    jaccard: Annotated[float, Field(gt=0.0, le=1.0)] | None
-    """How alike two passages are that count as one, by their sets of five words in a row; null to keep all."""
+    """Leave the source abstract out of the contexts of its own questions."""
+    dedup_threshold: Annotated[float, Field(gt=0.0, le=1.0)] | None
+    """Skip a context that nearly repeats a better one: their sets of five consecutive words have at least this Jaccard
+    similarity. null skips none."""
     lexical_weight: Annotated[float, Field(ge=0.0)]
-    """Of BM25's ranking, to 1 of the dense one, where they are fused; 0 for dense search alone."""
+    """Weight of BM25's ranking when it is fused with the dense one, whose weight is 1; 0 for dense search alone. Needs
+    an index with lexical=true."""
     mesh_weight: Annotated[float, Field(ge=0.0)]
-    """Of the ranking by MeSH similarity to the source, to 1 of the ranking so far; 0 leaves MeSH to the evaluation."""
+    """Weight of a re-ranking by MeSH similarity to the source, relative to 1 for the search's own ranking; 0 for
+    none."""
     max_context_words: Positive | None
-    """Words of a context that the answer agent is shown, from its start; null for all."""
+    """Show agents only this many words of a context, from its start; null for all."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -72,13 +75,16 @@ class IndexConfig:
     """``kailin-ray index``."""
 
     documents: LocalPath
+    """The folder of documents to index, made by `ingest` or `select`."""
     out: LocalPath
+    """The index folder to create, or to update after the documents were updated."""
     limit: Positive | None
+    """Index at most this many documents, the first by file and row."""
     structure: Literal["auto", "exact", "ivf_pq", "hnsw"]
-    """What is searched; see ``retrieval/ann.py``."""
+    """The FAISS index: exact search, or an approximate one; auto is exact up to 100,000 passages, then ivf_pq."""
     target_recall: Annotated[float, Field(gt=0.0, lt=1.0)]
-    """Of the four passages that exact search finds, the share that is to be found."""
+    """Share of the four nearest passages that an approximate index should find. It is measured, and recorded."""
     lexical: bool
-    """Index the words of the passages too, for ``retrieval.lexical_weight``."""
+    """Also index the passages' words (BM25), for `retrieval.lexical_weight`."""
     encoder: Encoder
     cluster: Cluster

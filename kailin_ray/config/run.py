@@ -24,12 +24,12 @@ class Agents:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Layout(Agents):
-    """What a plan is made from."""
+    """What a plan is computed from."""
 
     from_run: Annotated[Folder | None, Field(validation_alias=AliasChoices("from", "from_run"))]
-    """A complete run whose records are begun again at the first of ``stages``; ``from`` on the command line."""
+    """A complete run to start from: its records are redone from the first of `stages` on."""
     stages: tuple[Step, ...]
-    """What is done: all steps, or with ``from_run`` the later ones."""
+    """The steps to do: all of them, or with `from` the later ones ([evaluation, answer] or [answer])."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -37,26 +37,30 @@ class DistillConfig(Layout):
     """``kailin-ray distill``."""
 
     documents: Folder
+    """The folder of documents to distil, made by `ingest` or `select`; local, or s3://bucket/folder."""
     index: LocalPath
+    """The index folder to retrieve contexts from, made by `index`."""
     mesh: LocalPath
+    """The MeSH hierarchy: NLM's descriptor XML or tree list (mtrees), OBO, or a table; .gz or not."""
     tolerate_orphans: bool
-    """Accept tree numbers of the MeSH file whose parent is missing, as in subsets."""
+    """Accept tree numbers whose parent is missing, as in subsets of MeSH."""
     out: Folder
+    """The run's folder, local or s3://bucket/folder. The same command resumes a run that stopped."""
     limit: Positive | None
-    """Distil the first so many documents only."""
+    """Distil at most this many documents: the first by file and row, or with `from` those with the lowest PMIDs."""
     max_failed_fraction: Fraction
-    """The run stops when more of its rows failed (not: were rejected)."""
+    """Stop the run if a larger share of its rows failed. Rejected rows do not count."""
     max_fraction: dict[str, Fraction | None]
-    """The run stops when more of its rows ended for a reason: by a reason of ``schema.REASONS``."""
+    """Stop the run if a larger share of its rows ended for this reason; null for no limit."""
     max_hours: Annotated[float, Field(gt=0.0)] | None
-    """The run stops after so many hours, as after SIGTERM; the same command goes on."""
+    """Stop the run in good order after this many hours (exit code 75). The same command resumes it."""
     grace_seconds: Annotated[float, Field(ge=0.0)]
-    """How long a run that stops may finish what it has begun."""
+    """How long a run that stops may take to finish the rows that it has begun."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PlanConfig(Layout):
-    """``kailin-ray plan``: takes ``distill``'s keys, so that the same line serves, and needs few of them."""
+    """``kailin-ray plan``. It takes all keys of ``distill``, so that the same command line works; few are needed."""
 
     documents: Folder | None
     index: LocalPath | None
@@ -75,10 +79,11 @@ class ReplayConfig:
     """``kailin-ray replay``."""
 
     run: Folder
+    """A complete run."""
     reason: tuple[str, ...] | str
-    """Of the rows to do again: of ``schema.REASONS``, or their last words."""
+    """Redo the rows that ended for this reason, or a list of reasons: `answer_truncated`, or in short `truncated`."""
     overrides: tuple[str, ...]
-    """What is to be different from the run's own configuration, as on the command line."""
+    """Settings to change. Filled from the command line: every key of `distill`."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -86,25 +91,30 @@ class PublishConfig:
     """``kailin-ray publish``."""
 
     run: Folder
+    """A complete run; local, or s3://bucket/folder."""
     out: Folder
+    """The dataset folder to create; local, or s3://bucket/folder."""
     judge_min_margin: Annotated[float, Field(ge=0.0)]
-    """The rule's margin from which on its preference trains the judge."""
+    """The smallest margin of the rule with which a preference becomes a training example for the judge."""
     benchmarks: tuple[LocalPath, ...] | None
-    """Files of benchmarks of which no question, answer or context may have a text; null for those that the run's
-    documents were cleaned of."""
+    """Benchmark files. Rows whose question, answer or contexts contain their texts are left out. null takes the files
+    that the run's documents were cleaned of; [] none."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class CompareConfig(Agents):
-    """``kailin-ray compare``; of the agents only the judge works."""
+    """``kailin-ray compare``. Of the agents it uses only the judge."""
 
     old: Folder
+    """A complete run; local, or s3://bucket/folder."""
     new: Folder
+    """Another complete run on the same documents."""
     out: LocalPath
+    """The folder to create: a table, a plot and all figures."""
     held_out: bool
-    """Only abstracts that nothing was trained on."""
+    """Compare only abstracts that nothing was trained on (one in ten); false compares all that both runs have."""
     judge: bool
-    """Ask the judge which question is better."""
+    """Also ask the judge (`model.judge`, `evaluation.judge.mode`); false compares MeSH scores alone."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -112,10 +122,11 @@ class ReportConfig:
     """``kailin-ray report``."""
 
     run: Folder
+    """A complete run; local, or s3://bucket/folder."""
     examples: NotNegative
-    """Triples to show."""
+    """Triples to print."""
     summary: bool
-    """Show the figures too, which `distill` has shown already."""
+    """Also print the figures that `distill` prints at its end."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -123,5 +134,6 @@ class StatusConfig:
     """``kailin-ray status``."""
 
     run: Folder
+    """A run's folder; local, or s3://bucket/folder."""
     json: bool
-    """For programs."""
+    """Print JSON, for programs."""

@@ -12,7 +12,7 @@ _PASSWORD = re.compile(r"://[^/@\s]+@")
 
 
 def without_secrets(value: Any, name: str = "") -> Any:
-    """The same values, but for the texts whose names say that they are secret, and passwords inside URLs."""
+    """Return the same values without texts whose names say that they are secret, and without passwords in URLs."""
     if isinstance(value, dict):
         return {key: without_secrets(part, str(key)) for key, part in value.items()}
     if isinstance(value, list | tuple):

@@ -1,1 +1,1 @@
-"""A folder of documents: opened, read, written, updated."""
+"""Open, read, write and update a folder of documents."""

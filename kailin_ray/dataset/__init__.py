@@ -1,1 +1,1 @@
-"""Record files as data: listed, merged, counted, turned into a Hugging Face dataset folder."""
+"""Record files as data: list, merge and count them, and convert them to a Hugging Face dataset folder."""

@@ -1,4 +1,4 @@
-"""The card of a published dataset: what it is, how it was made, what it holds."""
+"""The card of a published dataset: its origin, how it was made, and what it contains."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,9 +20,9 @@ Distilled from {num_documents:,} PubMed abstracts with kailin_ray {version}, an
 implementation of [m-KAILIN](https://arxiv.org/abs/2504.19565): two question agents propose a question for an abstract,
 a retrieval agent finds contexts, an evaluation agent prefers the question whose contexts fit the abstract's place in
 the MeSH hierarchy, an answer agent answers it. **The questions and answers were written by language
-models ({models}) and were not checked by people; they are no medical advice.**
+models ({models}) and were not checked by people; they are not medical advice.**
 
-| config | rows | what for |
+| config | rows | contents |
 |---|---|---|
 {configs}
 
@@ -51,7 +51,7 @@ it may not reflect the most current data available from NLM. Abstracts may be th
 
 
 def make_card(run: RunManifest, made: DatasetManifest, samples: Sequence[Record]) -> DatasetCard:
-    """The README of the dataset folder; ``samples``: rows of ``triples``."""
+    """Return the README of the dataset folder; ``samples``: rows of ``triples``."""
     return DatasetCard(
         _CARD.format(
             data=_data(made).to_yaml(),
@@ -66,7 +66,7 @@ def make_card(run: RunManifest, made: DatasetManifest, samples: Sequence[Record]
     )
 
 
-def _data(made: DatasetManifest) -> DatasetCardData:
+def _data(manifest: DatasetManifest) -> DatasetCardData:
     return DatasetCardData(
         language="en",
         license="other",
@@ -78,15 +78,15 @@ def _data(made: DatasetManifest) -> DatasetCardData:
         configs=[
             {
                 "config_name": name,
-                # By this and the folder's name, not by what is in the files, `datasets` finds what it prepared before.
-                "description": f"made {made.made}",
+                # `datasets` finds its cached copy by this text and the folder's name, not by the files' content.
+                "description": f"made {manifest.made}",
                 # `datasets` cannot load a config or split without rows.
                 "data_files": [
-                    {"split": split, "path": f"{name}/{split}-*.parquet"} for split, number in splits.items() if number
+                    {"split": split, "path": f"{name}/{split}-*.parquet"} for split, count in splits.items() if count
                 ],
                 **({"default": True} if name == "triples" else {}),
             }
-            for name, splits in made.rows.items()
+            for name, splits in manifest.rows.items()
             if any(splits.values())
         ],
     )
@@ -97,7 +97,7 @@ def _configs(rows: Rows) -> str:
 
 
 def _how(run: RunManifest, leaks: Mapping[str, int]) -> str:
-    """What became of the abstracts, by which models, with which settings."""
+    """Describe the outcome of the abstracts, the models and the settings."""
     leaked = sum(leaks.values())
     accepted, rejected = run.num_by_status[OK] - leaked, run.num_by_status[REJECTED] + leaked
     reasons = "\n".join(f"| {reason} | {number:,} |" for reason, number in {**run.num_by_reason, **leaks}.items())
@@ -106,8 +106,8 @@ def _how(run: RunManifest, leaks: Mapping[str, int]) -> str:
     reached = run.coverage["categories"]
     sources = [file.name for file in run.documents.files]
     failed = run.num_by_status[FAILED]
-    return f"""- accepted {accepted:,}, rejected {rejected:,}, failed {failed:,} abstracts; what was not
-  accepted is in `rejected`, with its reason:
+    return f"""- accepted {accepted:,}, rejected {rejected:,}, failed {failed:,} abstracts; those that were not
+  accepted are in `rejected`, each with a reason:
 
 | reason | rows |
 |---|---|
@@ -115,8 +115,8 @@ def _how(run: RunManifest, leaks: Mapping[str, int]) -> str:
 
 {_models(run.models)}
 - preferred by: {preferred}; MeSH similarity: {rule["measure"]}, {rule["aggregate"]}
-- contexts: {retrieval["top_k"]} a question
-- of the {reached["num_in_corpus"]} second-level MeSH branches of the corpus the accepted abstracts reach \
+- contexts: {retrieval["top_k"]} per question
+- second-level MeSH branches: {reached["num_in_corpus"]} in the corpus, of which the accepted abstracts reach \
 {reached["num_reached"]}
 - source files: {_format_names(sources[:5])}{" and more" if len(sources) > 5 else ""}"""
 
@@ -125,22 +125,22 @@ def _models(models: Mapping[str, UsedModel]) -> str:
     agents: dict[str, list[str]] = {}
     for agent, model in models.items():
         with_adapter = f" with the adapter `{model.adapter}`" if model.adapter else ""
-        which = model.identity.rpartition("@")[2][:16]
-        agents.setdefault(f"`{model.name}`{with_adapter} (`{which}`)", []).append(agent)
+        short_id = model.identity.rpartition("@")[2][:16]
+        agents.setdefault(f"`{model.name}`{with_adapter} (`{short_id}`)", []).append(agent)
     return "\n".join(f"- {model}: {', '.join(names)}" for model, names in agents.items())
 
 
 def _before(documents: UsedDocuments, checked: Sequence[str]) -> str:
-    """What was left out before anything was generated, and of which benchmarks the data are free."""
+    """Describe what was left out before anything was generated, and the checks for text of benchmarks."""
     left_out = documents.num_left_out | documents.num_removed
     rows = "\n".join(f"| {reason} | {number:,} |" for reason, number in left_out.items() if number)
     header = "| reason | citations |\n|---|---|"
-    table = f"Left out of the source's {documents.num_citations:,} citations beforehand:\n\n{header}\n{rows}"
+    table = f"Of the source's {documents.num_citations:,} citations, these were left out first:\n\n{header}\n{rows}"
     cleaned = _format_names(Path(path).name for path in documents.benchmarks.values())
-    how = "by PMID, 13 words in a row or a near-copy of a question"
-    before = f"abstracts of {cleaned} were left out: {how}" if cleaned else "no abstract was left out for them"
-    looked = _format_names(checked)
-    after = f"were looked through for {looked}" if looked else "were not looked through"
+    how = "identified by PMID, by 13 words in a row or by a near-copy of a question"
+    before = f"abstracts of {cleaned} were left out, {how}" if cleaned else "abstracts were not checked"
+    names = _format_names(checked)
+    after = f"were checked for text of {names}" if names else "were not checked"
     return f"{table}\n\nBenchmarks: {before}. Questions, contexts and answers {after}."
 
 
@@ -158,9 +158,9 @@ def _format_names(names: Iterable[str]) -> str:
 _USES = {
     "triples": "question, contexts and answer, with their sources",
     "sft": "supervised fine-tuning: `prompt`, `completion`",
-    "preference": "DPO of the question agent: `prompt`, `chosen`, `rejected` (messages), margin, who preferred",
+    "preference": "DPO of the question agent: `prompt`, `chosen`, `rejected` (messages), `margin`, `preferred_by`",
     "judge": "fine-tuning the judge: `prompt`, `completion` (messages); the MeSH rule's preference, as A or B",
     "pretrain": "continued pretraining: `text`",
-    "rejected": "what was not accepted, and why",
+    "rejected": "abstracts that were not accepted, and why",
     "removed": "documents that were left out before anything was generated, and why",
 }

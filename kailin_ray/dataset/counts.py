@@ -1,4 +1,4 @@
-"""What a run's records add up to. Columns, never rows: a run may have millions of them.
+"""Count the records of a run. The code works on columns, never on rows: a run may have millions of rows.
 
 Sample::
 
@@ -29,7 +29,7 @@ _TOKENS = ("prompt", "cached", "completion")
 _Wait = Literal["queue", "first_token"]
 _WAITS: tuple[_Wait, ...] = ("queue", "first_token")
 _EDGES = np.geomspace(1e-3, 1e4, 141)
-"""Of the histograms that percentiles are read from, in seconds: 20 to the decade, so within 6 %."""
+"""Bin edges, in seconds, of the histograms from which percentiles are read: 20 per decade, so accurate to 6 %."""
 _COLUMNS = [
     "status", "reason", "preferred_by", "usage", "judge_orders", "mesh.list.element.ui",
     "candidates.list.element.question", "candidates.list.element.mesh_score",
@@ -37,7 +37,7 @@ _COLUMNS = [
 ]  # fmt: skip
 
 Sums = defaultdict[str, float]
-"""Of one agent's calls, by the fields of ``AgentTokens`` that add up."""
+"""Sums over one agent's calls, by the field of ``AgentTokens``."""
 
 
 class Waits(TypedDict):
@@ -48,7 +48,7 @@ class Waits(TypedDict):
 
 
 class AgentTokens(TypedDict):
-    """What the calls of one agent took."""
+    """The cost of one agent's calls."""
 
     calls: int
     prompt: int
@@ -62,14 +62,14 @@ class AgentTokens(TypedDict):
 
 
 class Headings(TypedDict):
-    """Headings by UI, of the documents that were accepted and of those that were not."""
+    """Counts of MeSH headings, by UI, in accepted and in rejected documents."""
 
     accepted: dict[str, int]
     rejected: dict[str, int]
 
 
 class RecordCounts(TypedDict):
-    """What a run's records add up to; see the sample above."""
+    """The counts of a run's records; see the sample above."""
 
     status: dict[str, int]
     reason: dict[str, int]
@@ -81,8 +81,8 @@ class RecordCounts(TypedDict):
 
 
 def count_records(run: Path) -> RecordCounts:
-    """Add up the records of ``run``; see the sample above."""
-    counted: dict[str, Counter[str]] = {name: Counter() for name in ("status", "reason", "preferred_by")}
+    """Count the records of ``run``; see the sample above."""
+    counters: dict[str, Counter[str]] = {name: Counter() for name in ("status", "reason", "preferred_by")}
     tokens: dict[str, Sums] = {}
     waits: dict[tuple[str, _Wait], np.ndarray] = {}
     headings: dict[str, Counter[str]] = {"accepted": Counter(), "rejected": Counter()}
@@ -90,19 +90,19 @@ def count_records(run: Path) -> RecordCounts:
     positions = np.zeros(3)
     for file in record_files(run / "records"):
         for batch in open_parquet(file).iter_batches(columns=_COLUMNS):
-            for name, counter in counted.items():
+            for name, counter in counters.items():
                 counter.update(_values(batch[name]))
             _add_usage(tokens, waits, batch)
             for name, status in (("accepted", OK), ("rejected", REJECTED)):
                 chosen = batch["mesh"].filter(pc.equal(batch["status"], status))
                 headings[name].update(_values(pc.struct_field(pc.list_flatten(chosen), "ui")))
             table += _leanings(batch["candidates"])
-            asked = batch["judge_orders"].drop_null()
-            positions += position_sums(asked.flatten().to_numpy().reshape(-1, 2))
+            orders = batch["judge_orders"].drop_null()
+            positions += position_sums(orders.flatten().to_numpy().reshape(-1, 2))
     return {
-        "status": dict(counted["status"].most_common()),
-        "reason": dict(counted["reason"].most_common()),
-        "preferred_by": dict(counted["preferred_by"].most_common()),
+        "status": dict(counters["status"].most_common()),
+        "reason": dict(counters["reason"].most_common()),
+        "preferred_by": dict(counters["preferred_by"].most_common()),
         "tokens": {
             name: _format_counts(sums, {wait: _percentiles(waits[name, wait]) for wait in _WAITS})
             for name, sums in sorted(tokens.items())
@@ -128,42 +128,44 @@ def _format_counts(sums: Sums, waits: dict[_Wait, Waits]) -> AgentTokens:
 
 
 def _values(column: pa.Array) -> dict[str, int]:
-    found = column.drop_null().value_counts()
-    return dict(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True))
+    """Return how often each value of a column occurs."""
+    counts = column.drop_null().value_counts()
+    return dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True))
 
 
 def _add_usage(tokens: dict[str, Sums], waits: dict[tuple[str, _Wait], np.ndarray], batch: pa.RecordBatch) -> None:
-    """Add a batch's calls to each agent's sums and to its histograms of waiting."""
+    """Add a batch's calls to the sums and to the histograms of waiting times of each agent."""
     calls = pa.Table.from_struct_array(pc.list_flatten(batch["usage"]))
     accepted = pc.equal(batch["status"], OK).take(pc.list_parent_indices(batch["usage"]))
     for agent in calls["agent"].unique().to_pylist():
-        mine = pc.equal(calls["agent"], agent)
-        used = calls.filter(mine)
-        lost = used["seconds"].filter(pc.invert(accepted.filter(mine.combine_chunks())))
+        is_agent = pc.equal(calls["agent"], agent)
+        agent_calls = calls.filter(is_agent)
+        lost = agent_calls["seconds"].filter(pc.invert(accepted.filter(is_agent.combine_chunks())))
         sums = tokens.setdefault(agent, defaultdict(float))
-        sums["calls"] += used.num_rows
+        sums["calls"] += agent_calls.num_rows
         for name in _TOKENS:
-            sums[name] += pc.sum(used[f"{name}_tokens"]).as_py()
-        sums["with_contexts_cut"] += pc.sum(pc.greater(used["contexts_cut"], 0)).as_py()
-        sums["seconds"] += pc.sum(used["seconds"]).as_py()
+            sums[name] += pc.sum(agent_calls[f"{name}_tokens"]).as_py()
+        sums["with_contexts_cut"] += pc.sum(pc.greater(agent_calls["contexts_cut"], 0)).as_py()
+        sums["seconds"] += pc.sum(agent_calls["seconds"]).as_py()
         sums["seconds_not_accepted"] += pc.sum(lost, min_count=0).as_py()
         for wait in _WAITS:
-            seconds = np.clip(used[f"{wait}_seconds"].to_numpy(), _EDGES[0], _EDGES[-1])
+            seconds = np.clip(agent_calls[f"{wait}_seconds"].to_numpy(), _EDGES[0], _EDGES[-1])
             waits[agent, wait] = waits.get((agent, wait), 0) + np.histogram(seconds, _EDGES)[0]
 
 
 def _percentiles(histogram: np.ndarray) -> Waits:
-    """The median and the 95th percentile, each as the middle of its bin."""
-    middle = np.sqrt(_EDGES[1:] * _EDGES[:-1])
-    below = np.cumsum(histogram) / histogram.sum()
-    half, most = (round(float(middle[np.searchsorted(below, share)]), 4) for share in (0.5, 0.95))
-    return {"p50": half, "p95": most}
+    """Return the median and the 95th percentile, each as the (geometric) middle of its bin."""
+    middles = np.sqrt(_EDGES[1:] * _EDGES[:-1])
+    cumulative = np.cumsum(histogram) / histogram.sum()
+    median, p95 = (round(float(middles[np.searchsorted(cumulative, share)]), 4) for share in (0.5, 0.95))
+    return {"p50": median, "p95": p95}
 
 
 def _leanings(candidates: pa.ListArray) -> np.ndarray:
-    """(2, 2) rows by the candidate that the rule scores higher and the one that the judge does, where both do.
+    """Count rows, (2, 2), by the candidate that the rule scores higher and the candidate that the judge scores higher.
 
-    Whatever the margin: under ``rule_then_judge`` the judge is asked where the rule's margin was too small.
+    Rows without both scores, or with a tie, are left out. The margin does not matter: under ``rule_then_judge`` the
+    judge is asked where the rule's margin was too small.
     """
     pairs = candidates.filter(pc.equal(pc.list_value_length(candidates), 2)).flatten()
     mesh, judge = (
@@ -171,7 +173,7 @@ def _leanings(candidates: pa.ListArray) -> np.ndarray:
         for name in ("mesh_score", "judge_probability")
     )
     rule, verdict = mesh[:, 0] - mesh[:, 1], judge[:, 0] - judge[:, 1]
-    both = (np.abs(rule) > TIE) & (np.abs(verdict) > TIE)  # NaN, a missing score, compares as False
-    found = np.zeros((2, 2), dtype=np.int64)
-    np.add.at(found, ((rule[both] < 0).astype(int), (verdict[both] < 0).astype(int)), 1)
-    return found
+    both = (np.abs(rule) > TIE) & (np.abs(verdict) > TIE)  # a missing score is NaN, and its comparison is False
+    table = np.zeros((2, 2), dtype=np.int64)
+    np.add.at(table, ((rule[both] < 0).astype(int), (verdict[both] < 0).astype(int)), 1)
+    return table

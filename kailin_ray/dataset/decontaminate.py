@@ -1,7 +1,7 @@
-"""What of a run is a benchmark's text, looked for once more before it is published: questions, contexts and answers.
+"""Search questions, contexts and answers of a run for text of benchmarks, before the run is published.
 
-Abstracts were looked through by ``select``; but a model knows benchmarks by heart, and an index may be of other
-documents.
+``select`` has already searched the abstracts. But a model may have memorized benchmarks, and the index may have been
+built from other documents.
 """
 
 from collections.abc import Iterator
@@ -17,10 +17,10 @@ from kailin_ray.schema import ANSWER, ASKING
 
 
 def load_benchmarks(asked: tuple[Path, ...] | None, cleaned_of: dict[str, str]) -> Benchmarks | None:
-    """The benchmarks to look for, None where there are none.
+    """Return the benchmarks to search for, None if there are none.
 
-    ``cleaned_of``: those of the run's documents, path by checksum, for ``asked`` None. Raises ``ConfigError`` that
-    names one that is not there, or has changed.
+    ``asked``: their files. If it is None, those of ``cleaned_of`` are used: the benchmarks that the run's documents
+    were cleaned of, path by checksum. Raises ``ConfigError`` that names a file that is missing or has changed.
     """
     paths = asked
     if asked is None:
@@ -28,10 +28,10 @@ def load_benchmarks(asked: tuple[Path, ...] | None, cleaned_of: dict[str, str]) 
         for checksum, name in cleaned_of.items():
             path = Path(name)
             if not path.is_file() or sha256(path) != checksum:
-                wrong = "has changed since" if path.is_file() else "does not exist any more"
+                problem = "has changed since" if path.is_file() else "no longer exists"
                 raise ConfigError(
-                    f"benchmarks: {path}, of which the run's documents were cleaned, {wrong}; name the files as "
-                    "benchmarks=[...], or publish unchecked with benchmarks=[]"
+                    f"benchmarks: {path}, which the run's documents were cleaned of, {problem}; name the files as "
+                    "benchmarks=[...], or publish without a check with benchmarks=[]"
                 )
     for path in paths or ():
         if not path.is_file():
@@ -40,22 +40,25 @@ def load_benchmarks(asked: tuple[Path, ...] | None, cleaned_of: dict[str, str]) 
 
 
 def find_leaks(records: list[Record], benchmarks: Benchmarks) -> list[tuple[str, Match] | None]:
-    """Of each record the first of its texts that has something of a benchmark: whose step it is, and what it has."""
+    """Return for each record the first match with a benchmark: the step that the text belongs to, and the match.
+
+    None for a record without a match. The texts are searched before the PMIDs of the contexts.
+    """
     texts, owners = [], []
     for row, record in enumerate(records):
         for step, text in _texts(record):
             texts.append(text)
             owners.append((row, step))
-    found: list[tuple[str, Match] | None] = [None] * len(records)
+    leaks: list[tuple[str, Match] | None] = [None] * len(records)
     for (row, step), match in zip(owners, benchmarks.find(texts), strict=True):
-        if match and found[row] is None:
-            found[row] = step, match
-    contexts = [(row, one["pmid"]) for row, record in enumerate(records) for one in _contexts(record)]
+        if match and leaks[row] is None:
+            leaks[row] = step, match
+    contexts = [(row, context["pmid"]) for row, record in enumerate(records) for context in _contexts(record)]
     pmids = np.array([pmid for _, pmid in contexts], dtype=np.int64)
     for (row, _), match in zip(contexts, benchmarks.find_pmids(pmids), strict=True):
-        if match and found[row] is None:
-            found[row] = ASKING, match
-    return found
+        if match and leaks[row] is None:
+            leaks[row] = ASKING, match
+    return leaks
 
 
 def _texts(record: Record) -> Iterator[tuple[str, str]]:

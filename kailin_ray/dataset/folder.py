@@ -1,4 +1,4 @@
-"""A published dataset's folder and its manifest: what ``publish`` leaves, and what training opens."""
+"""The folder of a published dataset and its manifest. ``publish`` writes it, and training opens it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from kailin_ray.io.pmids import num_rows
 
 CARD = "README.md"
 Rows = dict[str, dict[str, int]]
-"""Numbers of rows by config and split."""
+"""Number of rows by config and split."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,30 +20,30 @@ class PublishedRun:
     """The run that a dataset was made from."""
 
     name: str
-    """Of its folder."""
+    """Name of the run's folder."""
     checksum: str
-    """Of its manifest."""
+    """Checksum of the run's manifest."""
     documents: str
-    """The id of its documents."""
+    """Id of the run's documents."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetManifest(Manifest):
-    """What a dataset holds, and of what it was made."""
+    """The contents of a dataset, and its sources."""
 
     COMMAND: ClassVar[str] = "publish"
 
     kind: Literal["dataset"] = "dataset"
     made: str | None
-    """When, as ISO 8601 writes it; None of one that was made before datasets had manifests, as what follows."""
+    """Time of creation (ISO 8601). If the dataset is older than manifests, all optional fields are None."""
     rows: Rows
     run: PublishedRun | None
     kailin_ray: str | None
-    """The version that made it."""
+    """The version that created it."""
     benchmarks: tuple[str, ...] | None
-    """Names of the files of the benchmarks that it was looked through for."""
+    """File names of the benchmarks whose text was searched for."""
     leaks: dict[str, int]
-    """Accepted rows that had something of a benchmark and were left out, by reason."""
+    """Accepted rows that were left out because they contained text of a benchmark, by reason."""
     judge_min_margin: float | None
 
 
@@ -56,33 +56,35 @@ class Dataset:
 
     @classmethod
     def open(cls, path: Path, key: str = "dataset") -> Self:
-        """Open a folder; ``key`` is the configuration's name for it. Raises ``ConfigError``.
+        """Open a folder; ``key`` is the configuration's name for it. Raises ``ConfigError`` if it is not a dataset.
 
-        One of before datasets had manifests is read from its card.
+        A dataset that is older than manifests is read from its card.
         """
         if path.is_dir() and not has_manifest(path) and (path / CARD).is_file():
             return cls(path, _from_card(path, key))
         return cls(path, read_manifest(path, DatasetManifest, key))
 
     def files(self, config: str, split: str = "train") -> list[Path]:
-        """The Parquet files of a split; none where it has no row."""
+        """Return the Parquet files of a split; an empty list if the split has no rows."""
         return sorted((self.path / config).glob(f"{split}-*.parquet"))
 
     @property
     def num_rows(self) -> dict[str, int]:
-        """Rows of each config."""
+        """Number of rows of each config."""
         return {name: sum(splits.values()) for name, splits in self.manifest.rows.items()}
 
 
 def _from_card(path: Path, key: str) -> DatasetManifest:
-    """The manifest of a dataset that has none."""
+    """Return a manifest, made from the card, for a dataset without a manifest."""
     try:
         configs: list[Any] = DatasetCard.load(path / CARD).data.to_dict().get("configs") or []
-        rows: Rows = {one["config_name"]: {files["split"]: 0 for files in one["data_files"]} for one in configs}
+        rows: Rows = {
+            config["config_name"]: {files["split"]: 0 for files in config["data_files"]} for config in configs
+        }
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{key}: {path / CARD} is not the card of a dataset: {error}") from error
     if not rows:
-        raise ConfigError(f"{key}: {path} is not a dataset's folder: not made by `publish`, or not to its end")
+        raise ConfigError(f"{key}: {path} is not a dataset's folder: `publish` did not create it, or did not finish")
     for name, splits in rows.items():
         for split in splits:
             splits[split] = sum(map(num_rows, (path / name).glob(f"{split}-*.parquet")))

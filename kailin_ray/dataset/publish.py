@@ -1,9 +1,10 @@
-"""A run's records to a Hugging Face dataset folder: one config a use, and a card.
+"""Convert a run's records to a Hugging Face dataset folder: a config for each use, and a card.
 
-``triples`` (default), ``sft`` (prompt, completion), ``preference`` (prompt, chosen, rejected, and who preferred by
-what margin), ``judge`` (prompt, completion A or B: what trains the judge), ``pretrain`` (text), ``rejected`` (what was
-not accepted), ``removed`` (documents that were left out before). Prompts and sides of ``preference`` and ``judge`` are
-messages, exactly TRL's conversational format; abstracts that are held out are in their test splits.
+The configs are ``triples`` (default), ``sft`` (prompt, completion), ``preference`` (prompt, chosen, rejected, margin,
+and whether rule or judge decided), ``judge`` (prompt and completion A or B, to train the judge), ``pretrain`` (text),
+``rejected`` (records that were not accepted), and ``removed`` (documents that were left out before the run). In
+``preference`` and ``judge``, prompts, completions, chosen and rejected are messages in TRL's conversational format, and
+held-out abstracts are in the test splits.
 """
 
 from collections import Counter
@@ -38,15 +39,15 @@ ROWS_PER_FILE = 200_000
 
 @dataclass(frozen=True, kw_only=True)
 class PublishResult:
-    """What ``publish`` made."""
+    """The result of ``publish``."""
 
     dataset: Dataset
     num_rows: dict[str, int]
-    """Of each config."""
+    """Number of rows of each config."""
 
 
 def publish(config: PublishConfig) -> PublishResult:
-    """Write the dataset folder. A config without rows is left out: it could not load.
+    """Write the dataset folder. A config without rows is left out, because it could not be loaded.
 
     Raises ``ConfigError`` if the run is not complete or ``out`` exists.
     """
@@ -60,7 +61,7 @@ def publish(config: PublishConfig) -> PublishResult:
     leaks: Counter[str] = Counter()
     with atomic_folder(config.out.absolute()) as folder:
         rows = _write_rows(config, run, benchmarks, folder, samples, leaks)
-        made = DatasetManifest(
+        manifest = DatasetManifest(
             made=datetime.now(UTC).isoformat(),
             rows=rows,
             run=PublishedRun(
@@ -71,9 +72,9 @@ def publish(config: PublishConfig) -> PublishResult:
             leaks=dict(leaks),
             judge_min_margin=config.judge_min_margin,
         )
-        make_card(run.manifest, made, samples).save(folder / CARD)
-        write_manifest(folder, made)
-    dataset = Dataset(config.out, made)
+        make_card(run.manifest, manifest, samples).save(folder / CARD)
+        write_manifest(folder, manifest)
+    dataset = Dataset(config.out, manifest)
     return PublishResult(dataset=dataset, num_rows=dataset.num_rows)
 
 
@@ -85,13 +86,13 @@ def _write_rows(
     samples: list[Record],
     leaks: Counter[str],
 ) -> Rows:
-    """Write the files of each config and split; return their rows. Fills ``samples`` and ``leaks``."""
+    """Write the files of each config and split; return their numbers of rows. Fills ``samples`` and ``leaks``."""
     writers = {(name, "train"): _Writer(folder / name, "train", schema) for name, schema in SCHEMAS.items()}
     writers |= {(name, "test"): _Writer(folder / name, "test", SCHEMAS[name]) for name in HELD_OUT}
-    for rows in _make_rows(config, benchmarks, leaks):
-        for key, made in rows.items():
-            writers[key].write(made)
-        samples += rows["triples", "train"][: 3 - len(samples)]
+    for rows_of in _make_rows(config, benchmarks, leaks):
+        for key, rows in rows_of.items():
+            writers[key].write(rows)
+        samples += rows_of["triples", "train"][: 3 - len(samples)]
     for removed in _read_removed(run.manifest):
         writers["removed", "train"].write(removed)
     counts: Rows = {name: {} for name in SCHEMAS}
@@ -103,9 +104,9 @@ def _write_rows(
 def _make_rows(
     config: PublishConfig, benchmarks: Benchmarks | None, num_leaks: Counter[str]
 ) -> Iterator[dict[tuple[str, str], list[Record]]]:
-    """Batch by batch, the rows of each config and split; a row with a benchmark's text counts as rejected.
+    """Yield, for each batch of records, the rows of each config and split.
 
-    ``num_leaks``: accepted rows that have one are counted there, by reason.
+    A record with text of a benchmark counts as rejected. If it was accepted, ``num_leaks`` counts it by reason.
     """
     for batch in record_batches(config.run, ROWS_AT_ONCE):
         rows = batch.to_pylist()
@@ -117,20 +118,20 @@ def _make_rows(
                     num_leaks[match.reason] += 1
                 row |= {"status": REJECTED, "stage": stage, "reason": match.reason, "detail": str(match)}
         accepted = [row for row in rows if row["status"] == OK]
-        made = {(name, "train"): [row for row in map(make, accepted) if row] for name, make in ACCEPTED.items()}
+        rows_of = {(name, "train"): [row for row in map(make, accepted) if row] for name, make in ACCEPTED.items()}
         clean = [row for row in rows if row["reason"] not in LEAKS]
-        made["judge", "train"] = [example for row in clean for example in judge(row, config.judge_min_margin)]
+        rows_of["judge", "train"] = [example for row in clean for example in judge(row, config.judge_min_margin)]
         for name in HELD_OUT:
-            every = made[name, "train"]
-            made[name, "train"] = [row for row in every if not is_held_out(row["pmid"])]
-            made[name, "test"] = [row for row in every if is_held_out(row["pmid"])]
-        yield made | {("rejected", "train"): [rejected(row) for row in rows if row["status"] != OK]}
+            examples = rows_of[name, "train"]
+            rows_of[name, "train"] = [row for row in examples if not is_held_out(row["pmid"])]
+            rows_of[name, "test"] = [row for row in examples if is_held_out(row["pmid"])]
+        yield rows_of | {("rejected", "train"): [rejected(row) for row in rows if row["status"] != OK]}
 
 
 def _read_removed(run: RunManifest) -> Iterator[list[Record]]:
-    """What was left out of the documents before the run, part by part, but for what a sample left out.
+    """Yield, in batches, the documents that were left out before the run, except those left out by sampling.
 
-    None where the documents are no longer where the run read them.
+    Yields nothing if the documents have changed or are no longer at the path where the run read them.
     """
     folder = parse_folder(run.config["documents"])
     try:
@@ -146,7 +147,7 @@ def _read_removed(run: RunManifest) -> Iterator[list[Record]]:
 
 
 class _Writer:
-    """Parquet shards of one split of a config, in row groups of a useful size; no file where there is no row."""
+    """Writes the Parquet shards of one split of a config, in row groups of a useful size; no file without rows."""
 
     def __init__(self, folder: Path, split: str, schema: pa.Schema):
         self._folder, self._split, self._schema = folder, split, schema

@@ -1,9 +1,9 @@
-"""A run's record files: written one a block, merged into larger ones, read as a dataset or as their PMIDs.
+"""The record files of a run. Each block is written to a small file, and small files are merged into larger ones.
 
-A block's file is named by its PMIDs (``000000007-<digest>.parquet``, the lowest first), a merged file by the files that
-it replaces (``merged-000000007-<digest>.parquet``), whose names stand in its footer. Whoever lists a folder leaves
-those out, so each record counts once at every moment between a merged file's appearance and its last original's
-removal; and where Ray repeats a write task later, too.
+A block's file is named after its PMIDs: the lowest PMID and a digest of all (``000000007-<digest>.parquet``). A merged
+file is named after the files that it replaces (``merged-000000007-<digest>.parquet``), and its footer lists their
+names. When a folder is listed, replaced files are left out. So each record counts once at any time between the
+appearance of a merged file and the removal of its last original, and also if Ray repeats a write task later.
 """
 
 import hashlib
@@ -28,30 +28,30 @@ logger = logging.getLogger(__name__)
 
 MERGED = "merged-"
 REPLACES = b"replaces"
-"""Key of a merged file's footer."""
+"""The key in a merged file's footer for the names of the files that it replaces."""
 ROWS_PER_FILE = 20_000
-"""Of a merged file, about."""
+"""Approximate number of rows of a merged file."""
 ROWS_PER_GROUP = 2_000
-"""Rows that are held in memory while files are merged, and read at once later: about 30 MB."""
+"""Rows of a row group: held in memory while files are merged, and read together later. About 30 MB."""
 WRITERS = 4
-"""Files that are written anew at the same time: some hundred MB of memory each."""
+"""Files that are rewritten at the same time; each takes some hundred MB of memory."""
 MANY = 4_000
-"""Small files from which on they are merged while a run goes on."""
+"""Above this number of small files, they are merged while a run is in progress."""
 LOOK_S = 60.0
-"""Seconds between two looks at how many there are."""
+"""Seconds between two checks of the number of small files."""
 
 
 def records(run: Path) -> ds.Dataset:
-    """A run's records as an Arrow dataset; of one in an object store take all batches (see ``record_batches``)."""
+    """Return a run's records as an Arrow dataset. In an object store, take all batches (see ``record_batches``)."""
     files, filesystem = for_arrow(record_files(run / "records"))
     return ds.dataset(files, schema=RECORDS, format="parquet", filesystem=filesystem)
 
 
 def record_batches(run: Path, size: int) -> Iterator[pa.RecordBatch]:
-    """A run's records, at most ``size`` of them at once; whoever takes them may stop early.
+    """Yield a run's records in batches of at most ``size``; the caller may stop early.
 
-    Row group by row group: a dataset reads ahead in Arrow's threads, and a process that ends while these are inside an
-    object store's client is aborted.
+    Files are read row group by row group. An Arrow dataset would read ahead in threads, and a process that ends while
+    such a thread is inside an object store's client is aborted.
     """
     for path in record_files(run / "records"):
         with open_parquet(path) as file:
@@ -60,21 +60,21 @@ def record_batches(run: Path, size: int) -> Iterator[pa.RecordBatch]:
 
 
 def record_files(folder: Path) -> list[Path]:
-    """The files that hold a folder's records, each record once. Temporary names start with a dot and are left out."""
+    """Return the files of a folder that together contain each record once. Temporary files (dot files) are left out."""
     small, merged = _list_files(folder)
     replaced = _list_replaced(small, merged)
     return [path for path in small if path.name not in replaced] + merged
 
 
 def load_pmids(*folders: Path) -> PMIDS:
-    """The PMIDs of the records in folders, sorted: one array of 8 bytes a record, whatever the records hold."""
+    """Return the sorted PMIDs of the records in folders, as one array with 8 bytes per record."""
     paths = [path for folder in folders for path in record_files(folder)]
     with ThreadPoolExecutor(READERS) as pool:
-        ends = np.cumsum([0, *pool.map(num_rows, paths)])
-        pmids = np.empty(ends[-1], dtype=np.int64)
+        offsets = np.cumsum([0, *pool.map(num_rows, paths)])
+        pmids = np.empty(offsets[-1], dtype=np.int64)
 
         def load(number: int) -> None:
-            pmids[ends[number] : ends[number + 1]] = read_pmids(paths[number])
+            pmids[offsets[number] : offsets[number + 1]] = read_pmids(paths[number])
 
         for _ in pool.map(load, range(len(paths))):
             pass
@@ -83,37 +83,37 @@ def load_pmids(*folders: Path) -> PMIDS:
 
 
 def drop(folder: Path, pmids: PMIDS) -> int:
-    """Take the records of ``pmids``, a sorted array, out of a folder; return how many there were.
+    """Remove the records of ``pmids``, a sorted array, from a folder; return the number of removed records.
 
-    File by file, each replaced in one step: cut off and done again, it does the rest. Nothing may be written meanwhile.
-    Files that a merged one replaced are removed, and it forgets their names: a block that is distilled again may have
-    one of these, and counts.
+    Each file is replaced in one step, so an interrupted call can be repeated. Nothing may be written to the folder
+    meanwhile. Files that a merged file replaces are removed, and the merged file's list of them is cleared: the file of
+    a block that is distilled again may have one of these names, and it must count.
     """
     small, merged = _list_files(folder)
     replaced = _list_replaced(small, merged)
     remove(path for path in small if path.name in replaced)
 
-    def without(path: Path) -> int:
-        gone = among(read_pmids(path), pmids)
-        if gone.any():
+    def drop_from(path: Path) -> int:
+        is_dropped = among(read_pmids(path), pmids)
+        if is_dropped.any():
             with open_parquet(path) as file:
-                table = file.read().filter(pa.array(~gone))
+                table = file.read().filter(pa.array(~is_dropped))
             kept = table.replace_schema_metadata({**(table.schema.metadata or {}), REPLACES: b""})
             with atomic_file(path) as partial:
                 pq.write_table(kept, partial, compression="zstd", row_group_size=ROWS_PER_GROUP)
                 sync(partial)
-        return int(gone.sum())
+        return int(is_dropped.sum())
 
     with ThreadPoolExecutor(WRITERS) as pool:
-        return sum(pool.map(without, record_files(folder)))
+        return sum(pool.map(drop_from, record_files(folder)))
 
 
 def compact(folder: Path, stop: threading.Event | None = None) -> None:
-    """Merge small files of records into files of about ``ROWS_PER_FILE`` rows; remove those that were merged before.
+    """Merge small record files into files of about ``ROWS_PER_FILE`` rows; remove small files that were merged before.
 
-    One process at a time may do so. Without ``stop`` nothing may be written meanwhile, and what a killed task left half
-    written is removed. With it, while a run goes on: what is too little for a whole file waits for more, and no further
-    file is begun once the event is set.
+    Only one process at a time may do this. Without ``stop``, nothing may be written meanwhile, and half-written files
+    of killed tasks are removed. With ``stop``, a run may be in progress: rows that do not fill a file wait for more
+    rows, and no further file is begun once the event is set.
     """
     if stop is None:
         remove(folder.glob(".*.partial"))
@@ -123,10 +123,10 @@ def compact(folder: Path, stop: threading.Event | None = None) -> None:
     waiting: list[Path] = []
     rows = 0
     with ThreadPoolExecutor(READERS) as pool:
-        for some in _pieces([path for path in small if path.name not in replaced]):
-            for path, number in zip(some, pool.map(num_rows, some), strict=True):
+        for paths in _pieces([path for path in small if path.name not in replaced]):
+            for path, path_rows in zip(paths, pool.map(num_rows, paths), strict=True):
                 waiting.append(path)
-                rows += number
+                rows += path_rows
                 if rows >= ROWS_PER_FILE:
                     if stop is not None and stop.is_set():
                         return
@@ -138,10 +138,10 @@ def compact(folder: Path, stop: threading.Event | None = None) -> None:
 
 @contextmanager
 def compacting(folder: Path) -> Iterator[None]:
-    """Merge small files whenever there are many, while the block runs.
+    """Context manager: while it is open, merge small files whenever there are many.
 
-    In a thread of this process, which holds the run's lock and ends with it: another merge of the same files, by a
-    task that outlives its driver, would double them.
+    The merge runs in a thread of this process, which holds the run's lock. A task could outlive its driver, and a
+    second merge of the same files would duplicate their records.
     """
     stop = threading.Event()
 
@@ -150,8 +150,8 @@ def compacting(folder: Path) -> Iterator[None]:
             try:
                 if len(_list_files(folder)[0]) > MANY:
                     compact(folder, stop)
-            except Exception as error:  # the run can go on without, and the next look tries again
-                logger.warning("%s: not merged: %s: %s", folder, type(error).__name__, error)
+            except Exception as error:  # the run does not need the merge, and the next check tries it again
+                logger.warning("%s: small files not merged: %s: %s", folder, type(error).__name__, error)
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
@@ -163,16 +163,16 @@ def compacting(folder: Path) -> Iterator[None]:
 
 
 def _list_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """All small files of records, and all merged ones."""
+    """Return all small record files, and all merged files."""
     paths = sorted(folder.glob("*.parquet"))
     merged = [path for path in paths if path.name.startswith(MERGED)]
     return [path for path in paths if not path.name.startswith(MERGED)], merged
 
 
 def _list_replaced(small: list[Path], merged: list[Path]) -> set[str]:
-    """Names of the small files that merged ones stand for.
+    """Return the names of the small files that merged files replace.
 
-    A merged file is never merged again, so it names at most as many as it has rows.
+    A merged file is never merged again, so its list has at most as many names as the file has rows.
     """
     names = {path.name for path in small}
     if not names:
@@ -187,7 +187,7 @@ def _list_replaced(small: list[Path], merged: list[Path]) -> set[str]:
 
 
 def _merge(folder: Path, paths: list[Path], pool: ThreadPoolExecutor) -> None:
-    """Write the rows of files as one file, then remove them; a single file stays."""
+    """Write the rows of several files to one file, then remove the files. A single file stays as it is."""
     if len(paths) < 2:
         return
     names = "\n".join(path.name for path in paths).encode()
@@ -198,18 +198,18 @@ def _merge(folder: Path, paths: list[Path], pool: ThreadPoolExecutor) -> None:
                 writer.write_table(group)
             writer.add_key_value_metadata({REPLACES: names})
         sync(partial)
-    # On the disk under its name before the only other copy goes, that a power failure may lose nothing either.
+    # The new name must be on disk before the only other copy is removed, so that a power failure loses nothing.
     sync(folder)
     remove(paths)
 
 
 def _groups(paths: list[Path], pool: ThreadPoolExecutor) -> Iterator[pa.Table]:
-    """The rows of files, so many at once as a row group has."""
+    """Yield the rows of files in tables of at least one row group; the last table may be smaller."""
     waiting: list[pa.Table] = []
-    for some in _pieces(paths):
-        for table in pool.map(_read_records, some):
+    for piece in _pieces(paths):
+        for table in pool.map(_read_records, piece):
             waiting.append(table)
-            if sum(one.num_rows for one in waiting) >= ROWS_PER_GROUP:
+            if sum(table.num_rows for table in waiting) >= ROWS_PER_GROUP:
                 yield pa.concat_tables(waiting)
                 waiting = []
     if waiting:
@@ -217,11 +217,12 @@ def _groups(paths: list[Path], pool: ThreadPoolExecutor) -> Iterator[pa.Table]:
 
 
 def _read_records(path: Path) -> pa.Table:
-    # Whole: in an object store that is one request, and one version of a file that a task may be writing again.
+    # The whole file is read at once: in an object store that is one request, and one version of the file even if a
+    # repeated task writes it again meanwhile.
     with pq.ParquetFile(pa.BufferReader(path.read_bytes())) as file:
         return file.read().cast(RECORDS)
 
 
 def _pieces(paths: list[Path], size: int = 4 * READERS) -> Iterator[list[Path]]:
-    """Parts of a list, so that threads do not run far ahead of who takes what they read."""
+    """Split a list into pieces, so that reading threads do not run far ahead of the consumer."""
     return (paths[start : start + size] for start in range(0, len(paths), size))

@@ -1,4 +1,4 @@
-"""From a record to the rows of each config of the dataset."""
+"""Convert a record to the rows of each config of the dataset."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from kailin_ray.agents.prompts import TASKS, ask
 from kailin_ray.schema import Row
 
 Record = Row
-"""A row of ``schema.RECORDS``, or of one of the ``SCHEMAS`` below."""
+"""A row with the columns of ``schema.RECORDS``, or of one of the ``SCHEMAS`` below."""
 
 _CALL = ("agent", "prompt_hash", "finish_reason", "output")
 _SCORES = ("mesh_score", "judge_probability")
@@ -68,14 +68,14 @@ SCHEMAS = {
 
 
 def triple(record: Record) -> Record:
-    """Question, contexts and answer of an accepted record, with where they come from."""
+    """Return question, contexts and answer of an accepted record, with their sources."""
     chosen = record["candidates"][record["preferred"]]
-    shown = len(record["contexts_text"])
+    num_shown = len(record["contexts_text"])
     return {
         **{name: record[name] for name in ("pmid", "title", "abstract", "answer", "preferred_by", "margin", "year")},
         "question": chosen["question"],
         "contexts": record["contexts_text"],
-        "context_pmids": [context["pmid"] for context in chosen["contexts"]][:shown],
+        "context_pmids": [context["pmid"] for context in chosen["contexts"]][:num_shown],
         "decision": record["decision"]["word"] if record["decision"] else None,
         "agent": chosen["agent"],
         "mesh_score": chosen["mesh_score"],
@@ -84,7 +84,7 @@ def triple(record: Record) -> Record:
 
 
 def sft(record: Record) -> Record:
-    """Prompt and completion as plain text. The prompt holds the source abstract: the answer was given with it."""
+    """Return prompt and completion as plain text. The prompt has the abstract, because the answer agent saw it too."""
     row = triple(record)
     evidence = "\n".join(f"[{n}] {text}" for n, text in enumerate(row["contexts"], start=1))
     prompt = f"{prompts.abstract_text(record)}\n\n{evidence}\n\nQuestion: {row['question']}\nAnswer:"
@@ -92,7 +92,7 @@ def sft(record: Record) -> Record:
 
 
 def preference(record: Record) -> Record | None:
-    """The preferred question and the other one, for the same abstract; None where nothing was compared."""
+    """Return the preferred and the other question for the same abstract; None if no candidates were compared."""
     if record["preferred_by"] == "only" or record["margin"] is None:
         return None
     sides = {
@@ -108,9 +108,10 @@ def preference(record: Record) -> Record | None:
 
 
 def judge(record: Record, min_margin: float) -> list[Record]:
-    """The rule's preference as two examples for the judge, the candidates in either order; none under ``min_margin``.
+    """Return the rule's preference as two examples for the judge, one for each order of the candidates.
 
-    The rule's own scores count, whoever preferred, and whatever became of the answer.
+    The list is empty if the margin is under ``min_margin``. Only the rule's scores count, even if the judge decided or
+    the answer was rejected.
     """
     candidates = record["candidates"] or []
     if len({candidate["question"] for candidate in candidates}) < 2:
@@ -118,7 +119,9 @@ def judge(record: Record, min_margin: float) -> list[Record]:
     verdict = evaluation.prefer([candidate["mesh_score"] for candidate in candidates], min_margin, "rule")
     if verdict.preferred is None:
         return []
-    shown = [(one["question"], [context["text"] for context in one["contexts"]]) for one in candidates]
+    shown = [
+        (candidate["question"], [context["text"] for context in candidate["contexts"]]) for candidate in candidates
+    ]
     return [
         {
             "prompt": evaluation.pairwise_messages(record, shown[first], shown[1 - first], examples=False),
@@ -131,18 +134,18 @@ def judge(record: Record, min_margin: float) -> list[Record]:
 
 
 def pretrain(record: Record) -> Record:
-    """The paper's first-person text: read the paper, looked up the contexts, pondered the question."""
+    """Return the text in the first person, as in the m-KAILIN paper: read, look up contexts, ponder the question."""
     row = triple(record)
-    looked_up = "\n".join(row["contexts"])
+    contexts = "\n".join(row["contexts"])
     text = (
-        f"Having read the paper {row['title']}: {row['abstract']}\n\nhaving looked up\n{looked_up}\n\n"
+        f"Having read the paper {row['title']}: {row['abstract']}\n\nhaving looked up\n{contexts}\n\n"
         f"having pondered {row['question']}"
     )
     return {"text": text}
 
 
 def rejected(record: Record) -> Record:
-    """A record that was not accepted: where and why it ended, and what the models wrote, word for word."""
+    """Return the row of a record that was not accepted: its stage, its reason, and the exact output of the models."""
     return {
         **{name: record[name] for name in ("pmid", "title", "status", "stage", "reason", "detail", "answer")},
         "questions": [candidate["question"] for candidate in record["candidates"] or []],
@@ -159,4 +162,4 @@ ACCEPTED: dict[str, Callable[[Record], Record | None]] = {
 
 
 HELD_OUT = ("preference", "judge")
-"""Configs that train the agents themselves: what they learned is measured on abstracts that are in their test split."""
+"""Configs that train the agents themselves. The test splits of these configs measure what the agents have learned."""

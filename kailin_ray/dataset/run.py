@@ -1,12 +1,13 @@
-"""A run's folder and its manifest: what ``distill`` leaves, and what publish, report, compare and replay open."""
+"""A run's folder and its manifest. ``distill`` writes them, and publish, report, compare and replay open them."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
-from typing_extensions import TypedDict  # of typing's own, pydantic takes none before Python 3.12
+from typing_extensions import TypedDict  # pydantic does not accept typing.TypedDict before Python 3.12
 
 from kailin_ray.agents.evaluation import Agreement, PositionBias
+from kailin_ray.config.renamed import rename_keys
 from kailin_ray.corpus.documents import Documents, SourceFile
 from kailin_ray.dataset.counts import AgentTokens
 from kailin_ray.io.manifests import Manifest, read_manifest
@@ -17,19 +18,19 @@ from kailin_ray.schema import Json
 
 @dataclass(frozen=True, kw_only=True)
 class UsedModel:
-    """The model of an agent, wherever it lay."""
+    """The model of an agent, identified independently of its path."""
 
     name: str
     revision: str | None
-    """Of a hub model."""
+    """Revision of a hub model."""
     adapter: str | None
     identity: str
-    """Which model and adapter it is: checksums, or the hub's revision."""
+    """What identifies the model and the adapter: checksums, or the hub's revision."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class UsedDocuments:
-    """What a run's documents were when it became complete."""
+    """The documents of a run, at the time when the run was completed."""
 
     id: str
     num_documents: int
@@ -40,54 +41,54 @@ class UsedDocuments:
     num_updates: int
     num_removed: dict[str, int] = field(default_factory=dict)
     benchmarks: dict[str, str] = field(default_factory=dict)
-    """Paths of the benchmarks that they were cleaned of, by checksum."""
+    """Paths of the benchmarks that the documents were cleaned of, by checksum."""
 
     @classmethod
     def of(cls, documents: Documents) -> Self:
-        """What is noted of a folder of documents."""
-        made = documents.manifest
+        """Return what a run's manifest records about a folder of documents."""
+        manifest = documents.manifest
         return cls(
-            id=made.id,
-            num_documents=made.num_documents,
-            num_citations=made.num_citations,
-            num_left_out=made.num_left_out,
-            num_skipped=made.num_skipped,
-            files=made.files,
-            num_updates=len(made.updates),
-            num_removed=made.num_removed,
-            benchmarks=made.benchmarks,
+            id=manifest.id,
+            num_documents=manifest.num_documents,
+            num_citations=manifest.num_citations,
+            num_left_out=manifest.num_left_out,
+            num_skipped=manifest.num_skipped,
+            files=manifest.files,
+            num_updates=len(manifest.updates),
+            num_removed=manifest.num_removed,
+            benchmarks=manifest.benchmarks,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class UsedIndex:
-    """What a run's index was when it became complete, and what it finds of what exact search finds."""
+    """The index of a run, at the time when the run was completed, and its recall against exact search."""
 
     id: str
     num_passages: int
     dimension: int
     search: Json
-    """As the manifest of the index says it: this package's layer knows no index."""
+    """The field ``search`` of the index's manifest, as JSON: this layer may not import the index's types."""
     num_updates: int
     encoder: str
-    """The identity of its encoder's model."""
+    """The identity of the encoder's model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Replay:
-    """Rows of a run that were done again."""
+    """A replay: rows of a run that were distilled again."""
 
     folder: str
     reasons: tuple[str, ...]
     changed: Json
-    """The settings that were different, by their dotted names."""
+    """The settings that differed from the run's, by dotted key."""
     stages: tuple[str, ...]
     rows: dict[str, int]
-    """By status."""
+    """Number of rows by their new status."""
 
 
 class EvaluationFigures(TypedDict):
-    """How candidates were preferred."""
+    """How the preferences were decided."""
 
     preferred_by: dict[str, int]
     agreement: Agreement
@@ -95,7 +96,7 @@ class EvaluationFigures(TypedDict):
 
 
 class TokenFigures(TypedDict):
-    """Tokens of all calls, and by agent."""
+    """Tokens of all calls, in total and by agent."""
 
     prompt: int
     cached: int
@@ -104,7 +105,7 @@ class TokenFigures(TypedDict):
 
 
 class SessionSeconds(TypedDict):
-    """Seconds of all sessions: from start to end, until the first engine could serve, and since."""
+    """Seconds, summed over all sessions: in total, until the first engine could serve, and after that."""
 
     total: float
     engine_start: float
@@ -112,7 +113,7 @@ class SessionSeconds(TypedDict):
 
 
 class StageFigures(TypedDict):
-    """One stage: seconds are summed over its replicas, rates are per GPU (or engine) while it could serve."""
+    """One stage. Seconds are summed over its replicas. Rates are per GPU (or engine) while it could serve."""
 
     replicas: int
     gpus: float
@@ -134,7 +135,7 @@ class StageFigures(TypedDict):
 
 
 class Cost(TypedDict):
-    """What a run cost; ``not_accepted`` is the share of the calls' time that rows took which were not accepted."""
+    """The cost of a run. ``not_accepted``: share of the calls' time that went into rows that were not accepted."""
 
     unit: Literal["GPU", "engine"]
     hours: float
@@ -146,20 +147,22 @@ class Cost(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class RunManifest(Manifest):
-    """What a run gave, and from what."""
+    """The results of a run, and its inputs."""
 
+    FORMAT_VERSION: ClassVar[int] = 2
+    """Since version 2, ``config`` uses the new key names of ``config.renamed``."""
     COMMAND: ClassVar[str] = "distill"
 
     kind: Literal["run"] = "run"
     num_resumed: int
-    """Records that earlier sessions had made when the last one began."""
+    """Records that existed when the last session began."""
     num_documents: int
     num_by_status: dict[str, int]
     num_by_reason: dict[str, int]
     evaluation: EvaluationFigures
     tokens: TokenFigures
     plan: list[list[PoolNote]] | None
-    """Of the last session, as ``planning.plan.as_json`` gives it; None of a run without a session."""
+    """The plan of the last session, as ``planning.plan.as_json`` returns it; None for a run without a session."""
     sessions: int
     restarts: int
     seconds: SessionSeconds
@@ -170,15 +173,21 @@ class RunManifest(Manifest):
     mesh: MeshNote
     config: Json
     models: dict[str, UsedModel]
-    """By agent."""
+    """The models, by agent."""
     sha256: dict[str, str]
-    """Of the file ``mesh``."""
+    """Checksum of the file ``mesh``."""
     documents: UsedDocuments
     index: UsedIndex
     versions: dict[str, str]
     replays_of_source: tuple[Replay, ...] = ()
-    """Of the run that records were taken over from: they may have been made with other settings than its own."""
+    """Replays of the run whose records were taken over. Such records may have been made with other settings than that
+    run's."""
     replays: tuple[Replay, ...] = ()
+
+    @classmethod
+    def upgrade(cls, values: Json) -> Json:
+        """Convert the JSON of an earlier version to the current one."""
+        return values | {"config": rename_keys(values.get("config"))}
 
 
 @dataclass(frozen=True)
@@ -190,10 +199,10 @@ class Run:
 
     @classmethod
     def open(cls, path: Path, key: str = "run") -> Self:
-        """Open a folder; ``key`` is the configuration's name for it. Raises ``ConfigError``."""
+        """Open a folder; ``key`` is the configuration's name for it. Raises ``ConfigError`` for an incomplete run."""
         return cls(path, read_manifest(path, RunManifest, key))
 
     @property
     def records(self) -> Path:
-        """The folder of its records."""
+        """The folder of the records."""
         return self.path / "records"

@@ -1,1 +1,1 @@
-"""One run, from a checked configuration to records and a manifest; replay; status."""
+"""A run, from a checked configuration to records and a manifest; also replay and status."""

@@ -1,8 +1,8 @@
-"""What each session of a run took: one small file a session, kept up to date, so that a killed one counts too.
+"""The cost of each session of a run: a small file per session, kept up to date, so that killed sessions count too.
 
-It is the session's sign of life as well: ``progress`` says how far the part at work is (see ``monitor.Watch``).
+The file also shows that the session is alive: ``progress`` is the progress of the current phase (``monitor.Watch``).
 
-A run that was stopped and goes on has several. Sample, of one stage (seconds are summed over its replicas)::
+A run that was stopped and resumed has several sessions. Sample of one stage (seconds are summed over its replicas)::
 
     {"replicas": 2, "starts": 3, "restarts": 1, "gpus": 1, "seconds": 1810.2, "gpu_seconds": 1810.2, "start": 132.0,
      "busy": 1570.1, "retrieval": 12.0, "idle": 96.1, "calls": 52013.0, "prompt_tokens": 5500211, ...,
@@ -15,47 +15,52 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from kailin_ray.dataset.counts import AgentTokens
 from kailin_ray.dataset.run import Cost, SessionSeconds, StageFigures
 from kailin_ray.engines.metering import Account
 from kailin_ray.io.files import read_json, write_json
-from kailin_ray.planning.plan import Part, Plan, PoolNote, as_json
+from kailin_ray.planning.plan import Phase, Plan, PoolNote, as_json
 
 
 class EngineNumbers(TypedDict):
-    """Engines of the part at work."""
+    """Numbers of engines of the current phase."""
 
     ready: int
     wanted: int
     begun: int
 
 
-class PartProgress(TypedDict):
-    """How far the part at work is."""
+Outcome = Literal["done", "stopped", "failed"]
+
+
+class PhaseProgress(TypedDict):
+    """Progress of the current phase."""
 
     state: Literal["running", "stopping", "ended"]
+    outcome: Outcome | None
+    """How the phase ended; None while it runs."""
     why: str | None
-    """Of one that ended."""
-    part: int
+    """The same in words."""
+    phase: int
     total: int
     done: int
     marks: list[tuple[float, int]]
-    """Seconds since 1970, and how many rows were done then."""
+    """Points in time (seconds since 1970) with the number of rows that were done."""
     engines: EngineNumbers
 
 
-class SessionProgress(PartProgress):
-    """The same with what the session knows."""
+class SessionProgress(PhaseProgress):
+    """The progress of the current phase, with facts about the session."""
 
-    parts: int
+    phases: int
     host: str
     updated: float
 
 
 class StageSums(TypedDict):
-    """What the replicas of a stage did; see the sample above."""
+    """Sums over the replicas of a stage; see the sample above."""
 
     replicas: int
     gpus: float
@@ -75,7 +80,7 @@ class StageSums(TypedDict):
 
 
 class SessionNote(TypedDict):
-    """A session's file."""
+    """The content of a session's file."""
 
     plan: list[list[PoolNote]]
     seconds: SessionSeconds
@@ -84,7 +89,7 @@ class SessionNote(TypedDict):
 
 
 class Sessions(TypedDict):
-    """What all sessions of a run took together; ``plan`` is that of the last one."""
+    """Sums over all sessions of a run; ``plan`` is the plan of the last session."""
 
     num: int
     seconds: SessionSeconds
@@ -94,7 +99,7 @@ class Sessions(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class RunAccount:
-    """What a run cost and where the time went; fields of ``RunManifest``."""
+    """The cost of a run and how its time was spent; fields of ``RunManifest``."""
 
     plan: list[list[PoolNote]] | None
     sessions: int
@@ -106,10 +111,10 @@ class RunAccount:
 
 
 class Session:
-    """The file of one session: what its engines did, and how long it took."""
+    """The file of one session: the accounts of its engines, and its duration."""
 
     def __init__(self, run: Path, plan: Plan):
-        """Nothing is written yet."""
+        """Start a session. Nothing is written yet."""
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
         self._path = run / "sessions" / f"{stamp}-{uuid.uuid4().hex[:8]}.json"
         self._began = time.monotonic()
@@ -118,39 +123,58 @@ class Session:
         self._seconds: dict[int, tuple[float, float]] = {}
 
     def update(
-        self, number: int, part: Part, accounts: Sequence[Account], distill: float, progress: PartProgress
+        self, number: int, phase: Phase, accounts: Sequence[Account], distill: float, progress: PhaseProgress
     ) -> None:
-        """Write down how far a part has come: the accounts of its replicas, and the seconds since one was ready."""
-        for pool in part:
-            mine = [account for account in accounts if account["stage"] == pool.stage.name]
-            self._stages[pool.stage.name] = add_up(mine, pool.replicas, pool.demand.gpus)
+        """Write the progress of a phase: the accounts of its replicas, and the seconds since the first was ready."""
+        for pool in phase:
+            pool_accounts = [account for account in accounts if account["stage"] == pool.stage.name]
+            self._stages[pool.stage.name] = add_up(pool_accounts, pool.replicas, pool.demand.gpus)
         self._seconds[number] = max((account["start"] for account in accounts), default=0.0), distill
-        starts, worked = zip(*self._seconds.values(), strict=True)
+        start_seconds, work_seconds = zip(*self._seconds.values(), strict=True)
         total = time.monotonic() - self._began
         note: SessionNote = {
             "plan": self._plan,
-            "seconds": {"total": total, "engine_start": sum(starts), "distill": sum(worked)},
+            "seconds": {"total": total, "engine_start": sum(start_seconds), "distill": sum(work_seconds)},
             "stages": self._stages,
-            "progress": {**progress, "parts": len(self._plan), "host": socket.gethostname(), "updated": time.time()},
+            "progress": {**progress, "phases": len(self._plan), "host": socket.gethostname(), "updated": time.time()},
         }
         write_json(self._path, note)
 
 
 def read_sessions(run: Path) -> list[SessionNote]:
-    """The sessions of a run, in their order."""
-    return [read_json(path) for path in sorted((run / "sessions").glob("*.json"))]
+    """Return the sessions of a run, in the order of their start."""
+    return [_upgrade_session(read_json(path)) for path in sorted((run / "sessions").glob("*.json"))]
+
+
+def _upgrade_session(note: Any) -> SessionNote:
+    """Return a session's note with today's names; earlier versions called a phase a part and had no outcome."""
+    if "part" in note["progress"]:
+        old = {key: value for key, value in note["progress"].items() if key not in ("part", "parts")}
+        why = old["why"] or ""
+        outcome = "done" if why == "done" else "stopped" if "the same command goes on" in why else "failed"
+        note["progress"] = {
+            **old,
+            "phase": note["progress"]["part"],
+            "phases": note["progress"]["parts"],
+            "outcome": outcome if old["state"] == "ended" else None,
+        }
+    upgraded: SessionNote = note
+    return upgraded
 
 
 def rate_of(marks: Sequence[Sequence[float]]) -> float | None:
-    """Rows a second between the first and the last of some ``(time in seconds, rows done)``."""
+    """Return the rows per second between the first and the last of ``marks``: pairs of time (seconds) and rows done.
+
+    None if there are fewer than two marks, or no time between them.
+    """
     if len(marks) < 2:
         return None
-    (began, before), (now, done) = marks[0], marks[-1]
-    return (done - before) / (now - began) if now > began else None
+    (start, done_at_start), (end, done_at_end) = marks[0], marks[-1]
+    return (done_at_end - done_at_start) / (end - start) if end > start else None
 
 
 def add_up(accounts: Sequence[Account], replicas: int, gpus: float) -> StageSums:
-    """The accounts of a stage's replicas, of so many GPUs each, as one; see the sample above."""
+    """Add up the accounts of a stage's replicas, with ``gpus`` GPUs each; see the sample above."""
     seconds = sum(account["seconds"] for account in accounts)
     return {
         "replicas": replicas,
@@ -172,7 +196,7 @@ def add_up(accounts: Sequence[Account], replicas: int, gpus: float) -> StageSums
 
 
 def all_sessions(run: Path) -> Sessions:
-    """What all sessions of a run took together."""
+    """Return the sums over all sessions of a run."""
     notes = read_sessions(run)
     stages: dict[str, StageSums] = {}
     for note in notes:
@@ -186,26 +210,26 @@ def all_sessions(run: Path) -> Sessions:
     return {"num": len(notes), "seconds": seconds, "stages": stages, "plan": notes[-1]["plan"] if notes else None}
 
 
-def _both(one: StageSums, other: StageSums | None) -> StageSums:
-    """A stage of one session with the same of a later one, None for one alone; older sessions know fewer sums."""
-    if other is None:
-        return one | {"searches_retried": one.get("searches_retried", 0)}
+def _both(earlier: StageSums, later: StageSums | None) -> StageSums:
+    """Add the sums of a stage over two sessions; ``later`` None: only one session. Old files have fewer sums."""
+    if later is None:
+        return earlier | {"searches_retried": earlier.get("searches_retried", 0)}
     return {
-        "replicas": other["replicas"],
-        "gpus": max(one["gpus"], other["gpus"]),
-        "starts": one["starts"] + other["starts"],
-        "restarts": one["restarts"] + other["restarts"],
-        "seconds": one["seconds"] + other["seconds"],
-        "gpu_seconds": one["gpu_seconds"] + other["gpu_seconds"],
-        "start": one["start"] + other["start"],
-        "busy": one["busy"] + other["busy"],
-        "retrieval": one["retrieval"] + other["retrieval"],
-        "idle": one["idle"] + other["idle"],
-        "calls": one["calls"] + other["calls"],
-        "prompt_tokens": one["prompt_tokens"] + other["prompt_tokens"],
-        "cached_tokens": one["cached_tokens"] + other["cached_tokens"],
-        "completion_tokens": one["completion_tokens"] + other["completion_tokens"],
-        "searches_retried": one["searches_retried"] + other.get("searches_retried", 0),
+        "replicas": later["replicas"],
+        "gpus": max(earlier["gpus"], later["gpus"]),
+        "starts": earlier["starts"] + later["starts"],
+        "restarts": earlier["restarts"] + later["restarts"],
+        "seconds": earlier["seconds"] + later["seconds"],
+        "gpu_seconds": earlier["gpu_seconds"] + later["gpu_seconds"],
+        "start": earlier["start"] + later["start"],
+        "busy": earlier["busy"] + later["busy"],
+        "retrieval": earlier["retrieval"] + later["retrieval"],
+        "idle": earlier["idle"] + later["idle"],
+        "calls": earlier["calls"] + later["calls"],
+        "prompt_tokens": earlier["prompt_tokens"] + later["prompt_tokens"],
+        "cached_tokens": earlier["cached_tokens"] + later["cached_tokens"],
+        "completion_tokens": earlier["completion_tokens"] + later["completion_tokens"],
+        "searches_retried": earlier["searches_retried"] + later.get("searches_retried", 0),
     }
 
 
@@ -216,9 +240,9 @@ def account(
     num_ok: int,
     gpu_hour_price: float | None,
 ) -> RunAccount:
-    """What a run cost and where the time went, for its manifest.
+    """Return the cost of a run and how its time was spent, for its manifest.
 
-    ``by_agent``: of ``counts.count_records``. Without GPUs, what is said per GPU is said per engine.
+    ``by_agent``: the tokens from ``counts.count_records``. Without GPUs, the figures per GPU are per engine.
     """
     stages, seconds = sessions["stages"], sessions["seconds"]
     return RunAccount(
@@ -246,22 +270,22 @@ def _cost(
     stages, agents = list(stages), list(agents)
     on_gpus = any(stage["gpus"] for stage in stages)
     hours = sum(stage["gpu_seconds"] if on_gpus else stage["seconds"] for stage in stages) / 3600
-    called = sum(agent["seconds"] for agent in agents)
-    lost = sum(agent["seconds_not_accepted"] for agent in agents)
-    million = 1e6 * hours / num_documents if num_documents else 0.0
+    call_seconds = sum(agent["seconds"] for agent in agents)
+    lost_seconds = sum(agent["seconds_not_accepted"] for agent in agents)
+    million_hours = 1e6 * hours / num_documents if num_documents else 0.0
     return {
         "unit": "GPU" if on_gpus else "engine",
         "hours": round(hours, 4),
         "accepted_per_hour": round(num_ok / hours, 1) if hours else 0,
-        "hours_per_million_abstracts": round(million, 1),
-        "price_per_million_abstracts": round(million * gpu_hour_price, 2) if gpu_hour_price and on_gpus else None,
-        "not_accepted": round(lost / called, 4) if called else 0,
+        "hours_per_million_abstracts": round(million_hours, 1),
+        "price_per_million_abstracts": round(million_hours * gpu_hour_price, 2) if gpu_hour_price and on_gpus else None,
+        "not_accepted": round(lost_seconds / call_seconds, 4) if call_seconds else 0,
     }
 
 
 def _figures(stage: StageSums, num_documents: int) -> StageFigures:
-    serving = stage["seconds"] - stage["start"]
-    each = serving * (stage["gpus"] or 1)
+    serving_seconds = stage["seconds"] - stage["start"]
+    unit_seconds = serving_seconds * (stage["gpus"] or 1)
 
     def share(part: float) -> float:
         return round(part / stage["seconds"], 4) if stage["seconds"] else 0.0
@@ -282,6 +306,6 @@ def _figures(stage: StageSums, num_documents: int) -> StageFigures:
         "completion_tokens": stage["completion_tokens"],
         "searches_retried": stage["searches_retried"],
         "calls_at_once": round(stage["calls"] / stage["busy"], 1) if stage["busy"] else 0.0,
-        "output_tokens_per_second": round(stage["completion_tokens"] / each, 1) if each else 0.0,
-        "abstracts_per_second": round(num_documents / each, 3) if each else 0.0,
+        "output_tokens_per_second": round(stage["completion_tokens"] / unit_seconds, 1) if unit_seconds else 0.0,
+        "abstracts_per_second": round(num_documents / unit_seconds, 3) if unit_seconds else 0.0,
     }

@@ -1,4 +1,4 @@
-"""The Ray actors of a distillation: the one that hosts an engine, and the one that knows how far all of them are."""
+"""The Ray actor that hosts an engine, and the thread that reports the engine's account to the driver."""
 
 import asyncio
 import logging
@@ -29,29 +29,30 @@ logger = logging.getLogger(__name__)
 StartEngine = Callable[[EngineSpec], Any]
 
 VERDICTS_TO_LOG = 5
-"""Of each engine's first verdicts the probabilities are written to its log."""
+"""Number of verdicts per engine whose probabilities are logged."""
 
 TELL_S = 1.0
-"""Seconds between two words to the driver: a call per row would cost more than the row."""
+"""Seconds between two reports to the driver: a call per row would cost more than the row."""
 
 
 def start_vllm(spec: EngineSpec) -> Any:
-    """Start the vLLM engine of a stage; returns when it can serve."""
-    # Here and not above: the driver, which only names the actor, needs no vLLM.
+    """Start the vLLM engine of a stage; return when it can serve."""
+    # Imported here because the driver only refers to the actor and does not need vLLM.
     from kailin_ray.engines.vllm_engine import Engine
 
     try:
         return Engine(spec, ray_metrics=True)
     except RuntimeError as error:
-        # Of a process that was killed while it started vLLM says no more than of one that cannot: once more tells.
+        # vLLM raises the same error for a process that was killed during its start and for one that cannot start.
+        # A second attempt shows which it is.
         if "Engine core initialization failed" not in str(error):
             raise
-        logger.warning("%s; once more", error)
+        logger.warning("%s; retrying once", error)
         return Engine(spec, ray_metrics=True)
 
 
 class DistillActor:
-    """Ray Data actor: hosts one engine; a block of documents or records in, the block of their records out."""
+    """Ray Data actor that hosts one engine. It maps a block of documents or records to the block of their records."""
 
     def __init__(
         self,
@@ -63,7 +64,7 @@ class DistillActor:
         log: str,
         start_engine: StartEngine,
     ):
-        """Start the engine. ``mesh`` is a reference: its arrays are read where they lie in shared memory."""
+        """Start the engine. ``mesh`` is a Ray reference: its arrays are read from shared memory, without a copy."""
         send_output_to(Path(log))
         log_to_output()
         metrics = EngineMetrics(stage.name)
@@ -74,8 +75,9 @@ class DistillActor:
         engine: Any = MeteredEngine(self._engine, self._meter)
         self._distiller = Distiller(config, stage.steps, engine, search, ray.get(mesh))
         self._progress = progress
-        # More blocks than rows at once are here: where a block waits for its last row, the others go on.
-        self._places = config.cluster.rows_in_flight
+        # The actor gets more blocks than fit into the limit on concurrent rows. When a block waits for its last row,
+        # rows of the other blocks use the free places.
+        self._places = config.cluster.max_concurrent_rows
         self._room = asyncio.Semaphore(self._places)
         self._one_group = asyncio.Lock()
         self._dead = False
@@ -83,16 +85,16 @@ class DistillActor:
         self._meter.ready()
 
     async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
-        """Work on a block's rows at the same time; a dead engine ends this actor, and Ray replaces it.
+        """Distil the rows of a block concurrently. If the engine dies, this actor exits and Ray replaces it.
 
-        While the run drains, rows that are not begun yet are left out of the block: a later session does them.
+        While the run drains, rows that have not begun are left out of the block; a later session distils them.
         """
         try:
             records = await self._records(batch.to_pylist())
         except EngineDeadError:
             ray.get(self._teller.tell())
             os._exit(1)
-        # Counted by the block, as what an engine's death leaves unfinished is done, and counted, again.
+        # Rows are counted per block: if an engine dies, its unfinished blocks are distilled, and counted, again.
         self._meter.rows_done(records)
         self._teller.tell()
         yield pa.Table.from_pylist(records, RECORDS)
@@ -102,46 +104,46 @@ class DistillActor:
         if suspects is None:
             return []
         fresh = [row for row in rows if row["pmid"] not in suspects]
-        made = await asyncio.gather(*(self._record(row) for row in fresh))
+        records = await asyncio.gather(*(self._record(row) for row in fresh))
         self._progress.leave.remote([row["pmid"] for row in fresh])
         for deaths in sorted(set(suspects.values())):
-            again = [row for row in rows if suspects.get(row["pmid"]) == deaths]
+            suspect_rows = [row for row in rows if suspects.get(row["pmid"]) == deaths]
             size = group_size(deaths, self._places)
-            for start in range(0, len(again), size):
-                made += await self._group(again[start : start + size], deaths)
-        return [record for record in made if record]
+            for start in range(0, len(suspect_rows), size):
+                records += await self._group(suspect_rows[start : start + size], deaths)
+        return [record for record in records if record]
 
     async def _group(self, rows: list[Record], deaths: int) -> list[Record | None]:
-        """Records of rows that were in an engine when it died, worked on without any others."""
+        """Return the records of rows that were in an engine when it died; no other rows are in the engine meanwhile."""
         pmids = [row["pmid"] for row in rows]
         if is_deadly(deaths, self._places):
-            made: list[Record | None] = [engine_died(row, deaths) for row in rows]
+            records: list[Record | None] = [engine_died(row, deaths) for row in rows]
         else:
-            async with self._one_group:  # or two groups would wait for one another's places
+            async with self._one_group:  # otherwise two groups could wait for each other's places forever
                 for _ in range(self._places):
                     await self._room.acquire()
                 try:
                     if self._teller.draining:
                         return []
-                    if self._dead:  # of rows that were before; these are not to blame
+                    if self._dead:  # earlier rows killed the engine; the rows of this group are not to blame
                         raise EngineDeadError("dead")
                     await self._progress.enter_alone.remote(pmids)
-                    made = list(await asyncio.gather(*(self._work_on(row) for row in rows)))
+                    records = list(await asyncio.gather(*(self._work_on(row) for row in rows)))
                 finally:
                     for _ in range(self._places):
                         self._room.release()
         self._progress.leave.remote(pmids)
-        return made
+        return records
 
     def __del__(self) -> None:
-        """Ray Data lets go of an actor that has no more to do: stop the engine's processes in good order."""
+        """Shut the engine's processes down: Ray Data drops an actor that has no more work."""
         if teller := getattr(self, "_teller", None):
             teller.stop()
         if engine := getattr(self, "_engine", None):
             engine.shutdown()
 
     async def _record(self, row: Record) -> Record | None:
-        # A group that gathers all places waits for the rows that have one, not for all that come.
+        # A group that takes all places must wait only for rows that already have a place, not for new rows.
         async with self._one_group:
             await self._room.acquire()
         try:
@@ -164,14 +166,14 @@ class DistillActor:
 
 
 class Teller:
-    """Tells the driver and Prometheus an engine's account, each second and when asked.
+    """Reports an engine's account to the driver and to Prometheus, each second and on request.
 
-    In a thread, so that the time of an engine that starts, or has nothing to do, is known too. It knows nothing of the
-    actor: that must be free to go.
+    It runs in a thread, so that the time of an engine that is starting or idle is reported too. It has no reference to
+    the actor, which could not be deleted otherwise.
     """
 
     def __init__(self, meter: Meter, metrics: EngineMetrics, progress: Any):
-        """Begin to tell."""
+        """Start the thread."""
         self._meter, self._metrics, self._progress = meter, metrics, progress
         self._replica = uuid.uuid4().hex
         self._stopped = threading.Event()
@@ -179,30 +181,30 @@ class Teller:
         threading.Thread(target=self._keep_telling, daemon=True).start()
 
     def tell(self) -> Any:
-        """Tell now; return the reference of the driver's having heard it."""
+        """Report now; return a Ray reference to the reply, which says whether the run drains."""
         account = self._meter.account()
         self._metrics.show(account)
         return self._progress.tell.remote(self._replica, account)
 
     def stop(self) -> None:
-        """Tell no more."""
+        """Stop the thread."""
         self._stopped.set()
 
     def _keep_telling(self) -> None:
         while True:
-            told = self.tell()
-            with suppress(ray.exceptions.RayError):  # the next word may be heard again
-                self.draining = ray.get(told, timeout=10 * TELL_S)
+            reply = self.tell()
+            with suppress(ray.exceptions.RayError):  # the next report may succeed
+                self.draining = ray.get(reply, timeout=10 * TELL_S)
             if self._stopped.wait(TELL_S):
                 return
 
 
 def format_verdict(record: Record) -> str | None:
-    """What the judge thought of a row, for the log."""
+    """Return the judge's verdict on a row as a line for the log; None if the judge was not asked."""
     candidates = record.get("candidates") or []
     if not candidates or candidates[0]["judge_probability"] is None:
         return None
-    means = ", ".join(f"{one['agent']} {one['judge_probability']:.3f}" for one in candidates)
+    means = ", ".join(f"{candidate['agent']} {candidate['judge_probability']:.3f}" for candidate in candidates)
     orders = record.get("judge_orders")
     shown = f"P({candidates[0]['agent']}) shown first {orders[0]:.3f}, shown second {orders[1]:.3f}; " if orders else ""
     preferred = record.get("preferred")

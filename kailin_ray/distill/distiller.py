@@ -1,8 +1,8 @@
-"""One abstract's way through its agents.
+"""Distil one abstract: pass it through all agents.
 
 One row is one abstract and one coroutine: ask (both question agents) → retrieve → evaluate → answer. Many coroutines
-are in flight on one engine; its continuous batching mixes their calls, and its prefix cache finds the abstract again.
-Where agents have engines of their own, the way is cut into stages: the record carries all that the next one needs.
+are in flight on one engine; its continuous batching mixes their calls, and its prefix cache holds the abstract.
+If agents have engines of their own, the steps are split into stages. The record carries what the next stage needs.
 """
 
 import asyncio
@@ -32,11 +32,11 @@ Search = Callable[[str, int, int | None], Awaitable[list[Hit]]]
 
 DETAIL_CHARS = 500
 RERANKED = 100
-"""Passages that MeSH similarity moves, where it does."""
+"""Number of passages that are reranked by MeSH similarity, if ``retrieval.mesh_weight`` is set."""
 
 
 class RejectedRowError(Exception):
-    """The row ends here, with a reason of ``schema.REASONS`` and a detail."""
+    """The row is rejected, with a reason of ``schema.REASONS`` and a detail."""
 
     def __init__(self, reason: str, detail: str = ""):
         super().__init__(reason, detail)
@@ -45,19 +45,19 @@ class RejectedRowError(Exception):
 
 @dataclass(frozen=True)
 class Distiller:
-    """What the agents of one stage work with."""
+    """Runs the agents of one stage on a row."""
 
     config: Agents
     steps: tuple[str, ...]
-    """Of ``stages.Stage``: what is done here of an abstract's way."""
+    """The steps of this stage (see ``stages.Stage``)."""
     engine: "Engine"
     search: Search
     mesh: MeshHierarchy
 
     async def record(self, row: Record) -> Record:
-        """Walk a document, or the record that an earlier stage began, through this stage's steps; return its record.
+        """Run this stage's steps on a document, or on the record of an earlier stage; return the record.
 
-        A record without a status is on its way to a later stage. Only a dead engine raises.
+        A record without a status continues in a later stage. Raises only ``EngineDeadError``.
         """
         if row.get("status"):
             return row
@@ -73,7 +73,7 @@ class Distiller:
             record |= {"status": REJECTED, "reason": end.reason, "detail": end.detail}
         except EngineDeadError:
             raise
-        except Exception as error:  # one row's fault must not end the run; it is recorded and counted
+        except Exception as error:  # the fault of one row must not end the run; it is recorded and counted
             detail = f"{type(error).__name__}: {error}"[:DETAIL_CHARS]
             record |= {"status": FAILED, "reason": "agent_error", "detail": detail}
         return record
@@ -94,36 +94,36 @@ class Distiller:
             await self._answer(record)
 
     async def _ask(self, record: Record, agents: Sequence[str]) -> None:
-        """Fill in the candidates of the question agents; of those that give none, ``detail`` says why."""
+        """Add the candidates of the question agents; if an agent has none, ``detail`` says why."""
         if not record["abstract"]:
             raise RejectedRowError("no_abstract")
         source = [heading["ui"] for heading in record["mesh"]]
-        if self.config.evaluation.by == RULE and not any(ui in self._number for ui in source):
+        if self.config.evaluation.method == RULE and not any(ui in self._number for ui in source):
             raise RejectedRowError("no_mesh", f"{len(source)} MeSH headings")
-        asked = (self._candidate(record, name, source) for name in agents)
-        made = await asyncio.gather(*asked, return_exceptions=True)
-        for fault in made:
-            if isinstance(fault, BaseException):
-                raise fault
-        candidates = [*(record["candidates"] or []), *(one for one in made if isinstance(one, dict))]
-        record["candidates"] = sorted(candidates, key=lambda one: QUESTION_AGENTS.index(one["agent"]))
-        problems = [record.get("detail"), *(one for one in made if isinstance(one, str))]
-        record["detail"] = "; ".join(one for one in problems if one)[:DETAIL_CHARS] or None
+        calls = (self._candidate(record, name, source) for name in agents)
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        candidates = [*(record["candidates"] or []), *(result for result in results if isinstance(result, dict))]
+        record["candidates"] = sorted(candidates, key=lambda candidate: QUESTION_AGENTS.index(candidate["agent"]))
+        problems = [record.get("detail"), *(result for result in results if isinstance(result, str))]
+        record["detail"] = "; ".join(problem for problem in problems if problem)[:DETAIL_CHARS] or None
 
     def _rule(self, record: Record) -> None:
-        """Prefer a candidate where no judge is needed; reject the row where none could help."""
+        """Prefer a candidate if that needs no judge; reject the row if a judge could not help."""
         candidates = record["candidates"]
         if not candidates:
             detail = record["detail"] or ""
             raise RejectedRowError("no_contexts" if "no_contexts: " in detail else "no_valid_question", detail)
         settings = self.config.evaluation
-        # Two agents that ask the same question leave nothing to prefer.
-        if len({one["question"] for one in candidates}) < 2:
+        # If both agents ask the same question, there is nothing to prefer.
+        if len({candidate["question"] for candidate in candidates}) < 2:
             _settle(record, evaluation.ONLY)
-        elif settings.by != "judge":
-            scores = [one["mesh_score"] for one in candidates]
+        elif settings.method != "judge":
+            scores = [candidate["mesh_score"] for candidate in candidates]
             _settle(record, evaluation.prefer(scores, settings.min_margin, RULE))
-        if settings.by == RULE:
+        if settings.method == RULE:
             _require_preference(record)
 
     async def _judge(self, record: Record) -> None:
@@ -135,62 +135,62 @@ class Distiller:
         _require_preference(record)
 
     async def verdicts(self, record: Record) -> tuple[list[float], list[float] | None]:
-        """Each candidate's probability, and of a pairwise judge that of the first candidate in either order.
+        """Return each candidate's probability and, for a pairwise judge, that of the first candidate in each order.
 
-        Of the record it takes title, abstract and ``candidates``, and adds to ``usage``. Raises ``RejectedRowError`` if
-        the abstract and the task alone are too long.
+        Reads title, abstract and ``candidates`` of the record, and adds to its ``usage``. Raises ``RejectedRowError``
+        if abstract and task are too long even without contexts.
         """
-        pairwise = self.config.evaluation.judge.form == "pairwise"
+        pairwise = self.config.evaluation.judge.mode == "pairwise"
         agent = self.config.model.judge
-        shown = [(one["question"], _texts(one)) for one in record["candidates"]]
-        cut = 0
+        shown = [(candidate["question"], _texts(candidate)) for candidate in record["candidates"]]
+        num_cut = 0
         while True:
             if pairwise:
                 words: Sequence[str] = SIDES
                 prompts = [evaluation.pairwise_messages(record, a, b, agent.examples) for a, b in (shown, shown[::-1])]
             else:
                 words = VERDICTS
-                prompts = [evaluation.pointwise_messages(record, one, agent.examples) for one in shown]
+                prompts = [evaluation.pointwise_messages(record, candidate, agent.examples) for candidate in shown]
             calls = [self.engine.choose(messages, words, agent.adapter) for messages in prompts]
-            asked = await asyncio.gather(*calls, return_exceptions=True)
-            said = [call for call in asked if isinstance(call, Generation)]
-            for call in said:
-                _count(record, "judge", call, cut)
-            if len(said) == len(asked):
+            results = await asyncio.gather(*calls, return_exceptions=True)
+            generations = [result for result in results if isinstance(result, Generation)]
+            for generation in generations:
+                _count(record, "judge", generation, num_cut)
+            if len(generations) == len(results):
                 break
-            fault = next(call for call in asked if isinstance(call, BaseException))
+            fault = next(result for result in results if isinstance(result, BaseException))
             if not isinstance(fault, PromptTooLongError):
                 raise fault
             if not any(contexts for _, contexts in shown):
                 raise RejectedRowError("abstract_too_long", str(fault)) from fault
-            # Of both, so that neither candidate is shown with more evidence than the other.
+            # The last context of both is cut, so that neither candidate is shown with more evidence than the other.
             for _, contexts in shown:
                 del contexts[-1:]
-            cut += 1
+            num_cut += 1
         if not pairwise:
-            return [call.probabilities[VERDICTS[0]] for call in said], None
-        orders = [call.probabilities[side] for call, side in zip(said, SIDES, strict=True)]
+            return [generation.probabilities[VERDICTS[0]] for generation in generations], None
+        orders = [generation.probabilities[side] for generation, side in zip(generations, SIDES, strict=True)]
         return evaluation.from_orders(*orders), orders
 
     async def _candidate(self, record: Record, name: str, source: Sequence[str]) -> "Record | str":
-        """The agent's question with its contexts and their MeSH score, or what was wrong with the question."""
+        """Return the agent's question with its contexts and MeSH score, or a text that says why it has no candidate."""
         agent = getattr(self.config.model, name)
         try:
             messages = question.messages(record, agent.persona, agent.examples)
-            asked = await self.engine.generate(messages, _sampling(agent.sampling), agent.adapter)
+            generation = await self.engine.generate(messages, _sampling(agent.sampling), agent.adapter)
         except PromptTooLongError as error:
             raise RejectedRowError("abstract_too_long", str(error)) from error
-        _count(record, name, asked)
-        problem = question.problem(asked.text, asked.finish_reason, record)
+        _count(record, name, generation)
+        problem = question.problem(generation.text, generation.finish_reason, record)
         if problem:
-            return f"{name}: {problem}: {asked.text[:150]!r}"
+            return f"{name}: {problem}: {generation.text[:150]!r}"
         retrieval = self.config.retrieval
-        hits = await self._contexts(asked.text, record["pmid"], source)
+        hits = await self._contexts(generation.text, record["pmid"], source)
         if not hits:
-            return f"{name}: no_contexts: {asked.text[:150]!r}"
+            return f"{name}: no_contexts: {generation.text[:150]!r}"
         return {
             "agent": name,
-            "question": asked.text,
+            "question": generation.text,
             "contexts": [
                 {"pmid": hit.pmid, "score": hit.score, "text": _format_passage(hit, retrieval.max_context_words)}
                 for hit in hits
@@ -199,25 +199,25 @@ class Distiller:
             "judge_probability": None,
         }
 
-    async def _contexts(self, asked: str, pmid: int, source: Sequence[str]) -> list[Hit]:
+    async def _contexts(self, query: str, pmid: int, source: Sequence[str]) -> list[Hit]:
         retrieval = self.config.retrieval
         exclude = pmid if retrieval.exclude_source else None
         if not retrieval.mesh_weight:
-            return await self.search(asked, retrieval.top_k, exclude)
-        hits = await self.search(asked, max(RERANKED, retrieval.top_k), exclude)
+            return await self.search(query, retrieval.top_k, exclude)
+        hits = await self.search(query, max(RERANKED, retrieval.top_k), exclude)
         of_pmid = {hit.pmid: hit for hit in hits}
-        moved = mesh_rerank(list(of_pmid), self._similarities(source, hits), retrieval.mesh_weight)
-        return [of_pmid[pmid] for pmid in moved[: retrieval.top_k]]
+        reranked = mesh_rerank(list(of_pmid), self._similarities(source, hits), retrieval.mesh_weight)
+        return [of_pmid[pmid] for pmid in reranked[: retrieval.top_k]]
 
     def _mesh_score(self, source: Sequence[str], hits: list[Hit]) -> float | None:
-        """The rule's score of a candidate: the mean similarity of its contexts' descriptors to the source's."""
+        """Return the rule's score of a candidate: the mean similarity of its contexts' descriptors to the source's."""
         return evaluation.candidate_score(self._similarities(source, hits))
 
     def _similarities(self, source: Sequence[str], hits: list[Hit]) -> list[float | None]:
         rule = self.config.evaluation
         sources, contexts = self._numbers([source] * len(hits)), self._numbers([hit.mesh for hit in hits])
-        found: list[float | None] = self.mesh.score(sources, contexts, rule.measure, rule.aggregate).to_pylist()
-        return found
+        similarities: list[float | None] = self.mesh.score(sources, contexts, rule.measure, rule.aggregate).to_pylist()
+        return similarities
 
     def _numbers(self, sets: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
         number = self._number.get
@@ -230,37 +230,37 @@ class Distiller:
 
     async def _answer(self, record: Record) -> None:
         preferred, agent = record["candidates"][record["preferred"]], self.config.model.answer
-        asked, contexts = preferred["question"], _texts(preferred)
+        query, contexts = preferred["question"], _texts(preferred)
         while True:
             try:
-                messages = answer.messages(record, asked, contexts, agent.examples)
-                given = await self.engine.generate(messages, _sampling(agent.sampling), agent.adapter)
+                messages = answer.messages(record, query, contexts, agent.examples)
+                generation = await self.engine.generate(messages, _sampling(agent.sampling), agent.adapter)
                 break
             except PromptTooLongError as error:
-                # What does not fit is cut at the contexts, the least relevant first: never the abstract or the task.
+                # Only contexts are cut, the least relevant first, and never the abstract or the task.
                 if not contexts:
                     raise RejectedRowError("abstract_too_long", str(error)) from error
                 contexts.pop()
-        _count(record, "answer", given, len(preferred["contexts"]) - len(contexts))
-        record |= {"contexts_text": contexts, "answer": given.text}
-        problem = answer.problem(given.text, given.finish_reason, asked)
+        _count(record, "answer", generation, len(preferred["contexts"]) - len(contexts))
+        record |= {"contexts_text": contexts, "answer": generation.text}
+        problem = answer.problem(generation.text, generation.finish_reason, query)
         if problem:
-            raise RejectedRowError(problem, given.text)
-        if question.is_yes_no(asked):
+            raise RejectedRowError(problem, generation.text)
+        if question.is_yes_no(query):
             try:
-                messages = answer.decision_messages(record, asked, contexts, given.text, agent.examples)
-                decided = await self.engine.choose(messages, DECISIONS, agent.adapter)
+                messages = answer.decision_messages(record, query, contexts, generation.text, agent.examples)
+                decision = await self.engine.choose(messages, DECISIONS, agent.adapter)
             except PromptTooLongError as error:
                 raise RejectedRowError("abstract_too_long", str(error)) from error
-            _count(record, "decision", decided, len(preferred["contexts"]) - len(contexts))
-            record["decision"] = {"word": decided.text, **decided.probabilities}
+            _count(record, "decision", decision, len(preferred["contexts"]) - len(contexts))
+            record["decision"] = {"word": decision.text, **decision.probabilities}
 
 
 def engine_died(row: Record, deaths: int) -> Record:
-    """The record of a row that engines die of."""
-    steps = dict.fromkeys(("candidates", "preferred"), None) | row
-    stage = ANSWER if steps["preferred"] is not None else EVALUATION if steps["candidates"] else ASKING
-    detail = f"{deaths} engines died while it was in them, the last one when it was alone there"
+    """Return the failed record of a row that kills engines."""
+    progress = dict.fromkeys(("candidates", "preferred"), None) | row
+    stage = ANSWER if progress["preferred"] is not None else EVALUATION if progress["candidates"] else ASKING
+    detail = f"{deaths} engines died with this abstract in them; the last one had no other abstract"
     usage = list(row.get("usage") or [])
     return row | {"usage": usage, "status": FAILED, "stage": stage, "reason": "engine_died", "detail": detail}
 
@@ -272,12 +272,12 @@ def _settle(record: Record, verdict: evaluation.Verdict) -> None:
 def _require_preference(record: Record) -> None:
     if record["preferred"] is None:
         fields = ("mesh_score", "judge_probability")
-        scores = (f"{name} {[one[name] for one in record['candidates']]}" for name in fields)
+        scores = (f"{name} {[candidate[name] for candidate in record['candidates']]}" for name in fields)
         raise RejectedRowError("no_preference", "; ".join(scores))
 
 
 def _count(record: Record, agent: str, call: Generation, contexts_cut: int = 0) -> None:
-    """Add what a call took to the record's usage."""
+    """Add a call to the record's usage."""
     record["usage"].append(
         {
             "agent": agent,

@@ -1,20 +1,20 @@
-"""What the engines do at the moment, for the progress line: a sign of life while no row is done."""
+"""The current load of the engines, for the progress line: it shows activity while no row is finished."""
 
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
 Accounts = Sequence[Mapping[str, Any]]
-"""The account of each replica (see ``metering``); a replica keeps its place, and new ones come last."""
+"""The account of each replica (see ``metering``). A replica keeps its place in the list, and new replicas come last."""
 
 NOT_BEGUN = {"seconds": 0.0, "completion_tokens": 0}
 
 
 def describe_load(before: Accounts, now: Accounts) -> str:
-    """Describe the load as ``64 calls in flight, 850 tokens/s``, from the accounts a moment ago and now.
+    """Return the load as text, such as ``64 calls in flight, 850 tokens/s``, from two snapshots of the accounts.
 
-    Tokens are output tokens of calls that have ended, so nothing is said of them before the first has. A replica whose
-    account stands still is dead and counts for nothing. Empty while no engine can serve.
+    Tokens are output tokens of calls that have ended, so no rate is shown before the first call has ended. A replica
+    whose account does not change is dead and is ignored. The text is empty while no engine can serve.
     """
     alive = [
         (old, new)

@@ -1,4 +1,4 @@
-"""What a run is made from: ``run.json``, written first, which a run must match to be resumed."""
+"""The inputs of a run: ``run.json``, which is written first. A run is resumed only if its inputs match this file."""
 
 import hashlib
 import json
@@ -10,11 +10,12 @@ from typing import Any
 
 from kailin_ray.agents import answer, evaluation, question
 from kailin_ray.config import Agents, DistillConfig, Model, settings
+from kailin_ray.config.renamed import rename_keys
 from kailin_ray.corpus.changes import ORIGIN, find_changes
 from kailin_ray.dataset.records import drop
 from kailin_ray.dataset.run import UsedModel
 from kailin_ray.distill.preflight import Inputs
-from kailin_ray.distill.steps import later, step_changed
+from kailin_ray.distill.steps import later, phases_folder, step_changed
 from kailin_ray.engines.adapters import Adapter
 from kailin_ray.engines.models import model_identity
 from kailin_ray.errors import ConfigError
@@ -24,8 +25,8 @@ from kailin_ray.planning.stages import AGENTS, QUESTION_AGENTS, Stage, make_stag
 from kailin_ray.schema import ANSWER, ASKING, CARRIED, EVALUATION, RECORDS, Json
 
 UPDATES = "documents_updates"
-"""How many updates of its documents a run has seen; in ``run.json``."""
-# What a run may change between two calls into one folder: where and how much, not what.
+"""Key in ``run.json``: the number of updates of its documents that a run has seen."""
+# Settings that may change between two calls with the same ``out``: where and how much, not what.
 FREE = (
     "cluster", "limit", "out", "max_failed_fraction", "max_fraction", "max_hours", "grace_seconds", "documents",
     "index", "mesh", "from_run",
@@ -33,56 +34,56 @@ FREE = (
 
 
 def models(model: Model, stages: Iterable[Stage], trained: Mapping[str, Adapter]) -> dict[str, UsedModel]:
-    """The model of each agent of some stages. Raises ``ConfigError`` if an adapter is one of another model."""
+    """Return the models of the stages' agents. Raises ``ConfigError`` if an adapter was trained on another model."""
     checksum = lru_cache(sha256)
-    found: dict[str, UsedModel] = {}
+    by_agent: dict[str, UsedModel] = {}
     for stage in stages:
         for agent in stage.agents:
             path, revision = stage.engine.path, stage.engine.revision
-            local, adapter = Path(path).is_dir(), getattr(model, agent).adapter
+            is_local, adapter = Path(path).is_dir(), getattr(model, agent).adapter
             identity = model_identity(path, revision, checksum)
             if agent in trained:
                 trained[agent].check_base(agent, path, identity)
-            found[agent] = UsedModel(
-                name=Path(path).name if local else path,
+            by_agent[agent] = UsedModel(
+                name=Path(path).name if is_local else path,
                 revision=revision,
                 adapter=Path(adapter).name if adapter else None,
                 identity=identity + (f"+{checksum(Path(adapter))}" if adapter else ""),
             )
-    return found
+    return by_agent
 
 
 @dataclass(frozen=True, kw_only=True)
 class MadeFrom:
-    """Checksums of what a run reads and says, and the models of its agents."""
+    """Ids and checksums of a run's inputs, prompts and columns, and the models of its agents."""
 
     documents: str
-    """Their id, as that of the index: they may be updated under a run."""
+    """Id of the documents; ``index`` is an id too. Neither is a checksum, as both may be updated between sessions."""
     index: str
     mesh: str
     models: dict[str, UsedModel]
-    """With ``from``, those of its agents that do not work here did so there."""
+    """The models by agent. With ``from``, agents without a stage in this run have the models of that run."""
     prompts: dict[str, str]
     """See ``prompts``."""
     schema: str
     source: str | None = None
-    """Of the manifest of ``from``."""
+    """Checksum of the manifest of ``from``."""
 
     def as_json(self) -> Json:
-        """The same for ``run.json``: which models they are, wherever they lie."""
+        """Return the values for ``run.json``. Models are given by their identity, whatever their path."""
         values = {name: value for name, value in vars(self).items() if name != "source"}
         values["models"] = {agent: model.identity for agent, model in self.models.items()}
         return values | ({"from": self.source} if self.source else {})
 
 
 def identify(config: DistillConfig, opened: Inputs) -> MadeFrom:
-    """Look at all that a run is made from."""
-    found = models(config.model, make_stages(config), opened.trained)
+    """Return the identities of all inputs of a run."""
+    used = models(config.model, make_stages(config), opened.trained)
     return MadeFrom(
         documents=opened.documents.manifest.id,
         index=opened.index.manifest.id,
         mesh=sha256(config.mesh),
-        models=opened.source.manifest.models | found if opened.source else found,
+        models=opened.source.manifest.models | used if opened.source else used,
         prompts=prompts(config),
         schema=hashlib.sha256(str(RECORDS).encode()).hexdigest(),
         source=manifest_checksum(opened.source.path) if opened.source else None,
@@ -90,55 +91,64 @@ def identify(config: DistillConfig, opened: Inputs) -> MadeFrom:
 
 
 def prompts(config: Agents) -> dict[str, str]:
-    """A checksum of what each step's agents are told, besides the abstract and what others wrote about it."""
+    """Return a checksum of the fixed text of each step's prompts, by step.
+
+    It is computed with a constant abstract, question, context and answer, so it does not depend on any document.
+    """
     row, shown = {"title": "T", "abstract": "A"}, ("Q?", ["C"])
-    asking = [getattr(config.model, agent) for agent in QUESTION_AGENTS]
-    worked = config.model.judge.examples, config.model.answer.examples
-    said = {
-        ASKING: [question.messages(row, agent.persona, agent.examples) for agent in asking],
+    question_agents = [getattr(config.model, agent) for agent in QUESTION_AGENTS]
+    examples = config.model.judge.examples, config.model.answer.examples
+    by_step = {
+        ASKING: [question.messages(row, agent.persona, agent.examples) for agent in question_agents],
         EVALUATION: [
-            evaluation.pairwise_messages(row, shown, shown, worked[0]),
-            evaluation.pointwise_messages(row, shown, worked[0]),
+            evaluation.pairwise_messages(row, shown, shown, examples[0]),
+            evaluation.pointwise_messages(row, shown, examples[0]),
         ],
-        ANSWER: [answer.messages(row, *shown, worked[1]), answer.decision_messages(row, *shown, "A.", worked[1])],
+        ANSWER: [answer.messages(row, *shown, examples[1]), answer.decision_messages(row, *shown, "A.", examples[1])],
     }
-    return {step: hashlib.sha256(json.dumps(messages).encode()).hexdigest() for step, messages in said.items()}
+    return {step: hashlib.sha256(json.dumps(messages).encode()).hexdigest() for step, messages in by_step.items()}
 
 
 def open_run(config: DistillConfig, opened: Inputs) -> tuple[MadeFrom, int]:
-    """Start a run's folder, or go on with it; return what it is made from, and how many records were taken out.
+    """Start a run's folder, or resume it; return its inputs, and the number of records that were removed.
 
-    Of documents that were updated since, the records of those that changed or went are taken out. Raises
-    ``ConfigError`` that names what differs if the folder holds a run made from something else.
+    If documents were changed or deleted since the last session, their records are removed. Raises ``ConfigError`` that
+    names the difference if the folder holds a run with other inputs.
     """
-    found = identify(config, opened)
-    matters = _matters(config, found)
+    made_from = identify(config, opened)
+    matters = _matters(config, made_from)
     matters[UPDATES] = len(opened.documents.manifest.updates)
     if opened.source:
         _check_source(config, opened.source.path, matters)
     note = config.out / "run.json"
     if not note.exists() and config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
         raise ConfigError(f"out: {config.out} exists and is not a run's folder; choose another")
-    # A start that failed before its first row was worked binds nobody.
-    if not any(path for folder in ("records", "parts/*") for path in config.out.glob(f"{folder}/*.parquet")):
-        if note.exists() and read_json(note) != matters:
-            # What another configuration's starts took is no cost of this run; what its own took is, in vain or not.
+    # Without any record, the folder may start again with other inputs: an earlier start failed before its first row.
+    if not any([*config.out.glob("records/*.parquet"), *phases_folder(config.out).glob("*/*.parquet")]):
+        if note.exists() and _read_note(config.out) != matters:
+            # Failed starts with another configuration are no cost of this run. Failed starts with this one are.
             remove_folder(config.out / "sessions")
         write_json(note, matters)
-        return found, 0
-    seen = _check_same(config, read_json(note), matters)
+        return made_from, 0
+    seen = _check_same(config, _read_note(config.out), matters)
     if matters[UPDATES] == seen:
-        return found, 0
-    dropped = _drop_changed(config, opened, seen)
+        return made_from, 0
+    num_dropped = _drop_changed(config, opened, seen)
     write_json(note, matters)
-    return found, dropped
+    return made_from, num_dropped
+
+
+def _read_note(run: Path) -> Json:
+    """Return the content of a run's ``run.json``, with today's key names."""
+    note: Json = rename_keys(read_json(run / "run.json"))
+    return note
 
 
 def _check_same(config: DistillConfig, noted: Json, matters: Json) -> int:
-    """The updates of its documents that a run has seen. Raises ``ConfigError`` if it was made from something else."""
+    """Return the number of document updates that a run has seen. Raises ``ConfigError`` if its inputs differ."""
     before, now = flat(noted), flat(matters)
-    there = now.pop(UPDATES)
-    seen: int = before.pop(UPDATES, there)  # a run of an earlier version had other documents anyway
+    num_updates = now.pop(UPDATES)
+    seen: int = before.pop(UPDATES, num_updates)  # a run of an earlier version had other documents anyway
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if changed:
         key = changed[0]
@@ -147,57 +157,58 @@ def _check_same(config: DistillConfig, noted: Json, matters: Json) -> int:
             f"out: {config.out} holds a run with another {key} ({before.get(key)!r}, now {now.get(key)!r}){more}; "
             "choose a new out= to start another run"
         )
-    if there < seen:
+    if num_updates < seen:
         raise ConfigError(
-            f"documents: {config.documents} is at its update {there}, and {config.out} has seen {seen}: an older copy?"
+            f"documents: {config.documents} is at update {num_updates}, but {config.out} has seen update {seen}; is it "
+            "an older copy?"
         )
     return seen
 
 
 def _drop_changed(config: DistillConfig, opened: Inputs, seen: int) -> int:
-    """Take the records out whose documents were changed or deleted after the first ``seen`` updates; count them."""
-    # A deletion alone leaves nothing to distil, and yet the run's counts are others.
+    """Remove records whose documents were changed or deleted after the first ``seen`` updates; return their number."""
+    # If documents were only deleted, nothing is left to distil, but the counts in the manifest must be updated.
     remove_manifest(config.out)
     pmids = find_changes(opened.documents, seen, [name for name in CARRIED.names if name not in ORIGIN])
-    dropped = drop(config.out / "records", pmids)
-    for folder in (config.out / "parts").glob("*"):
+    num_dropped = drop(config.out / "records", pmids)
+    for folder in phases_folder(config.out).glob("*"):
         drop(folder, pmids)
-    return dropped
+    return num_dropped
 
 
-def _matters(config: DistillConfig, found: MadeFrom) -> Json:
-    """All that makes a run what it is: ``found`` inputs, and settings."""
+def _matters(config: DistillConfig, made_from: MadeFrom) -> Json:
+    """Return everything that a resumed run must have in common with its folder: its inputs, and the settings."""
     matters = {key: value for key, value in settings(config).items() if key not in FREE}
-    matters["inputs"] = found.as_json()
-    # Which models and adapters they are, their identities say; where they lie may change.
-    for one in (matters["model"], *(matters["model"][agent] for agent in AGENTS)):
-        for place in ("path", "revision", "adapter"):
-            one.pop(place, None)
+    matters["inputs"] = made_from.as_json()
+    # The inputs identify the models and adapters by checksum or revision, so their paths may change.
+    for model in (matters["model"], *(matters["model"][agent] for agent in AGENTS)):
+        for key in ("path", "revision", "adapter"):
+            model.pop(key, None)
     return matters
 
 
 def step_changed_since(run: Path, config: DistillConfig, opened: Inputs) -> str | None:
-    """The first step that would now be done otherwise than in ``run``."""
-    changed = step_changed(flat(read_json(run / "run.json")), flat(_matters(config, identify(config, opened))))
+    """Return the first step whose inputs or settings differ from those of ``run``; None if there is none."""
+    changed = step_changed(flat(_read_note(run)), flat(_matters(config, identify(config, opened))))
     return changed[0] if changed else None
 
 
 def _check_source(config: DistillConfig, source: Path, matters: Json) -> None:
-    """Raise ``ConfigError`` if what ``from`` is to be taken from was made otherwise than this configuration says."""
-    before, now = flat(read_json(source / "run.json")), flat(matters)
+    """Raise ``ConfigError`` if ``source``, the run of ``from``, differs from this configuration in a step it reuses."""
+    before, now = flat(_read_note(source)), flat(matters)
     if before["inputs.documents"] == now["inputs.documents"] and before.get(UPDATES) != now[UPDATES]:
-        raise ConfigError(f"from: {source} has not seen the last updates of {config.documents}; distil into it first")
+        raise ConfigError(f"from: {source} lacks the last updates of {config.documents}; resume that run first")
     changed = step_changed(before, now)
     if changed and changed[0] not in config.stages:
         key = changed[1]
         raise ConfigError(
-            f"from: {source} was made with another {key} ({before[key]!r}, now {now[key]!r}), which concerns "
-            f"the {changed[0]}; do it again with stages={list(later(changed[0]))}"
+            f"from: {source} was made with another {key} ({before[key]!r}, now {now[key]!r}), which affects "
+            f"the {changed[0]} step; repeat it with stages={list(later(changed[0]))}"
         )
 
 
 def flat(value: Any, prefix: str = "") -> Json:
-    """Nested settings as one level, by dotted names."""
+    """Return nested settings as a flat dictionary with dotted keys."""
     if not isinstance(value, dict):
         return {prefix: value}
-    return {k: v for name, part in value.items() for k, v in flat(part, f"{prefix}.{name}".lstrip(".")).items()}
+    return {k: v for name, child in value.items() for k, v in flat(child, f"{prefix}.{name}".lstrip(".")).items()}

@@ -1,4 +1,4 @@
-"""What a run gave: its manifest, written last, which marks the run complete."""
+"""The manifest of a run. It contains the results, is written last, and marks the run as complete."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +31,7 @@ from kailin_ray.versions import versions
 
 @dataclass(frozen=True, kw_only=True)
 class Counted(RunAccount):
-    """What is counted in a run's records and sessions; fields of ``RunManifest``."""
+    """The counts of a run's records and sessions; fields of ``RunManifest``."""
 
     num_documents: int
     num_by_status: dict[str, int]
@@ -51,7 +51,7 @@ def close_run(
 ) -> Run:
     """Count a run's records and write the run's manifest."""
     source = opened.source.manifest if opened.source else None
-    made = RunManifest(
+    manifest = RunManifest(
         num_resumed=num_resumed,
         **vars(_count(config.out, mesh, config.cluster.gpu_hour_price)),
         mesh=mesh_figures,
@@ -61,22 +61,22 @@ def close_run(
         documents=UsedDocuments.of(opened.documents),
         index=_describe_index(opened.index),
         versions=versions(),
-        # Rows that were taken over may have been made with other settings than the source's.
+        # Rows that were taken over may come from replays with other settings than the source's.
         replays_of_source=source.replays_of_source + source.replays if source else (),
         replays=_read_replays(config.out),
     )
-    write_manifest(config.out, made)
-    return Run(config.out, made)
+    write_manifest(config.out, manifest)
+    return Run(config.out, manifest)
 
 
 def add_replay(run: Run, mesh: MeshHierarchy, gpu_hour_price: float | None, replay: Replay) -> Run:
-    """Count a run's records again after some were replaced, and note in its manifest by what."""
-    replays = (*(one for one in _read_replays(run.path) if one.folder != replay.folder), replay)
-    # In a file of their own too, as a manifest goes when its run goes on.
+    """Count a run's records again after a replay has replaced some, and add the replay to the manifest."""
+    replays = (*(earlier for earlier in _read_replays(run.path) if earlier.folder != replay.folder), replay)
+    # The replays also have a file of their own, because the manifest is removed when the run resumes.
     write_json(run.path / "replays.json", TypeAdapter(tuple[Replay, ...]).dump_python(replays, mode="json"))
-    made = replace(run.manifest, **vars(_count(run.path, mesh, gpu_hour_price)), replays=replays)
-    write_manifest(run.path, made)
-    return Run(run.path, made)
+    manifest = replace(run.manifest, **vars(_count(run.path, mesh, gpu_hour_price)), replays=replays)
+    write_manifest(run.path, manifest)
+    return Run(run.path, manifest)
 
 
 def _read_replays(run: Path) -> tuple[Replay, ...]:
@@ -88,9 +88,9 @@ def _count(run: Path, mesh: MeshHierarchy, gpu_hour_price: float | None) -> Coun
     counts = count_records(run)
     num_documents = sum(counts["status"].values())
     by_agent = counts["tokens"]
-    took = account(all_sessions(run), by_agent, num_documents, counts["status"].get(OK, 0), gpu_hour_price)
+    run_account = account(all_sessions(run), by_agent, num_documents, counts["status"].get(OK, 0), gpu_hour_price)
     return Counted(
-        **vars(took),
+        **vars(run_account),
         num_documents=num_documents,
         num_by_status={name: counts["status"].get(name, 0) for name in STATUSES},
         num_by_reason=counts["reason"],
@@ -110,12 +110,12 @@ def _count(run: Path, mesh: MeshHierarchy, gpu_hour_price: float | None) -> Coun
 
 
 def _describe_index(index: Index) -> UsedIndex:
-    made = index.manifest
+    manifest = index.manifest
     return UsedIndex(
-        id=made.id,
-        num_passages=made.num_passages,
-        dimension=made.dimension,
-        search=TypeAdapter(Structure).dump_python(made.search, mode="json", exclude_none=True),
-        num_updates=len(made.updates),
-        encoder=str(made.made_from.encoder["model"]),
+        id=manifest.id,
+        num_passages=manifest.num_passages,
+        dimension=manifest.dimension,
+        search=TypeAdapter(Structure).dump_python(manifest.search, mode="json", exclude_none=True),
+        num_updates=len(manifest.updates),
+        encoder=str(manifest.made_from.encoder["model"]),
     )

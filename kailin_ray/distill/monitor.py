@@ -1,4 +1,4 @@
-"""The line that a person watches while a part works, and the eye that stops a run when too much fails."""
+"""The progress line of a phase, and the checks that stop a run if too many rows fail."""
 
 import _thread
 import logging
@@ -11,40 +11,41 @@ from typing import Any, TextIO
 import ray
 
 from kailin_ray.config import DistillConfig, without_secrets
-from kailin_ray.distill.accounting import EngineNumbers, PartProgress, Session, rate_of
+from kailin_ray.distill.accounting import EngineNumbers, Outcome, PhaseProgress, Session, rate_of
 from kailin_ray.distill.engine_load import describe_load
 from kailin_ray.distill.metrics import RunMetrics
 from kailin_ray.engines.metering import Account
 from kailin_ray.errors import STOPPED, StoppedError, TooManyFailuresError
 from kailin_ray.io.terminal import progress_bar
-from kailin_ray.planning.plan import Part
+from kailin_ray.planning.plan import Phase
 from kailin_ray.schema import FAILED
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 1.0
 WRITE_S = 10.0
-"""Seconds between two writings of the session's file: what a kill can leave unaccounted for."""
+"""Seconds between two writes of the session's file. After a kill, the work since the last write is not counted."""
 MAX_STARTS_IN_VAIN = 5
-"""Engine starts in a row after which no row was finished: they die at once, or of one row that comes again."""
+"""Allowed engine starts in a row without a finished row. Such engines die at once, or on a row that is retried."""
 MIN_ROWS_TO_JUDGE = 20
-"""Rows done before a fraction of failures is believed."""
+"""Rows that must be done before a fraction of failures is checked."""
 LOOKS = 30
-"""Looks over which the engines' load is taken, a second apart: calls of many tokens end seldom."""
+"""Snapshots, a second apart, over which the engines' load is measured: calls with many tokens end rarely."""
 LINE = "{desc}{n_fmt}/{total_fmt} {percentage:3.0f}% [{elapsed}<{remaining}, {rate_fmt}{postfix}]{bar:0}"
-"""The line as tqdm takes it. The bar is empty: tqdm cuts a line to the terminal's width only if it has one, and a line
-that runs over is repeated at each step."""
+"""The format of the line for tqdm. The bar has zero width, but it must exist: only then does tqdm cut the line to the
+terminal's width, and a line that is too long would be repeated at each step."""
 MARKS = 60
-"""Writings over which the rate of late is taken: ten minutes."""
+"""Writes of the session's file over which the current rate is measured: ten minutes."""
 SETTLE_S = 5.0
-"""Seconds between the last row's end and the end of a run that drains: blocks are written meanwhile."""
+"""Seconds between the end of the last row and the end of a draining run. Blocks are written in this time."""
 
 
 class Watch:
-    """Context manager: shows a part's line from a ``Progress`` actor, and keeps the session's file up to date.
+    """Context manager that shows a phase's progress line and keeps the session's file up to date.
 
-    Sets ``stop`` when more of the rows failed than ``max_failed_fraction``, or ended for a reason than its
-    ``max_fraction``. Once what was begun before ``stop`` is finished it raises ``stopped`` out of the block.
+    It reads the state from a ``Progress`` actor. It sets ``stop`` if the fraction of failed rows exceeds
+    ``max_failed_fraction``, or the fraction of rows with some reason exceeds its ``max_fraction``. When ``stop`` is set
+    and all rows that had begun are finished, it raises ``stopped`` out of the block.
     """
 
     def __init__(
@@ -52,14 +53,14 @@ class Watch:
         progress: Any,
         session: Session,
         number: int,
-        part: Part,
+        phase: Phase,
         rows: tuple[int, int],
         config: DistillConfig,
         stop: threading.Event,
         terminal: TextIO,
     ):
-        """``rows``: how many there are in all, and how many are done already. ``number`` of the part, from 1."""
-        self._progress, self._session, self._number, self._part = progress, session, number, part
+        """Prepare the watch. ``rows``: total and done. ``number`` of the phase, from 1; 0 for a single phase."""
+        self._progress, self._session, self._number, self._phase = progress, session, number, phase
         self._rows, self._config, self._terminal = rows, config, terminal
         self._stop_request = stop
         self._draining_since: float | None = None
@@ -68,13 +69,14 @@ class Watch:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._failure: Exception | None = None
         self.stopped: Exception = StoppedError(STOPPED)
-        """Why the part was drained, if ``stop`` is set."""
+        """Why the phase drains, if ``stop`` is set."""
         self._began: float | None = None
         self._written = 0.0
         self._worked_at_start = (0, 0)
         self._marks: deque[tuple[float, int]] = deque(maxlen=MARKS)
         self._looks: deque[list[dict[str, Any]]] = deque(maxlen=LOOKS)
         self._drawn = time.monotonic()
+        self._outcome: Outcome | None = None
         self._ended: str | None = None
         self._metrics = RunMetrics(config.out.name)
 
@@ -85,8 +87,9 @@ class Watch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        why = self._failure or error or (self.stopped if self._stop_request.is_set() else "done")
-        self._ended = without_secrets(" ".join(str(why).split())[:300]) or type(why).__name__
+        reason = self._failure or error or (self.stopped if self._stop_request.is_set() else "done")
+        self._outcome = "done" if reason == "done" else "stopped" if isinstance(reason, StoppedError) else "failed"
+        self._ended = without_secrets(" ".join(str(reason).split())[:300]) or type(reason).__name__
         self._stop.set()
         self._thread.join()
         if self._failure:
@@ -94,8 +97,10 @@ class Watch:
 
     def _run(self) -> None:
         total, done = self._rows
-        stage, cut = f"{self._name()}, engines ready 0: ", self._terminal.isatty()
-        with progress_bar(self._terminal, stage, total, initial=done, bar_format=LINE, dynamic_ncols=cut) as bar:
+        description, is_tty = f"{self._name()}, engines ready 0: ", self._terminal.isatty()
+        with progress_bar(
+            self._terminal, description, total, initial=done, bar_format=LINE, dynamic_ncols=is_tty
+        ) as bar:
             while not self._stop.wait(POLL_S):
                 self._look(bar)
             self._written = 0.0
@@ -103,7 +108,7 @@ class Watch:
             bar.refresh()
 
     def _name(self) -> str:
-        return "distill" if not self._number else f"part {self._number}, {'+'.join(p.stage.name for p in self._part)}"
+        return "distill" if not self._number else f"phase {self._number}, {'+'.join(p.stage.name for p in self._phase)}"
 
     def _look(self, bar: Any) -> None:
         try:
@@ -111,28 +116,28 @@ class Watch:
         except ray.exceptions.RayError:
             return
         accounts = state["accounts"]
-        ready, wanted = sum(account["ready"] for account in accounts), sum(pool.replicas for pool in self._part)
+        ready, wanted = sum(account["ready"] for account in accounts), sum(pool.replicas for pool in self._phase)
         if self._began is None and ready:
-            # The rate, and so the time left, counts from the first engine that can serve.
+            # The rate, and so the time left, is measured from the moment when the first engine can serve.
             self._began = time.monotonic()
             bar.last_print_t = time.time()
-        # Those that have not begun wait for room on a machine.
-        doing = f", engines ready {ready} of {wanted}, begun {len(accounts)}" if ready < wanted else ""
+        # Engines that have not begun wait for free resources on a machine.
+        activity = f", engines ready {ready} of {wanted}, begun {len(accounts)}" if ready < wanted else ""
         if self._stop_request.is_set():
-            doing = f", stopping: {state['num_open']} abstracts to finish"
+            activity = f", stopping: {state['num_open']} abstracts to finish"
             self._drain(state["num_open"])
-        bar.set_description(self._name() + doing, refresh=False)
-        last = self._part[-1].stage.name
+        bar.set_description(self._name() + activity, refresh=False)
+        last_stage = self._phase[-1].stage.name
         rows: Counter[str] = Counter()
         reasons: Counter[str] = Counter()
         for account in accounts:
-            if account["stage"] == last:
+            if account["stage"] == last_stage:
                 rows.update(account["rows"])
                 reasons.update(account["reasons"])
         self._looks.append(accounts)
         load = "" if self._ended else describe_load(self._looks[0], accounts)
-        shown = [*(f"{status}={number}" for status, number in sorted(rows.items())), *filter(None, [load])]
-        bar.set_postfix_str(", ".join(shown), refresh=False)
+        postfix = [*(f"{status}={count}" for status, count in sorted(rows.items())), *filter(None, [load])]
+        bar.set_postfix_str(", ".join(postfix), refresh=False)
         done = self._rows[1] + sum(rows.values())
         self._draw(bar, done)
         if time.monotonic() - self._written > WRITE_S:
@@ -140,8 +145,9 @@ class Watch:
         self._judge(rows, reasons, len(accounts), state["num_left"])
 
     def _draw(self, bar: Any, done: int) -> None:
-        """Move the line on, and draw it now and then where no row was done: the load changes."""
-        # Never update(0): tqdm takes the next rows to have been done since then, and their rate to be far too high.
+        """Update the line. It is also redrawn at times when no row was done, because the load changes."""
+        # update(0) is avoided: tqdm would measure the time of the next rows from that call, and their rate would be far
+        # too high.
         drawn = bar.update(done - bar.n) if done != bar.n else False
         if not drawn and time.monotonic() - self._drawn >= bar.mininterval:
             drawn = bar.refresh()
@@ -154,10 +160,11 @@ class Watch:
         distill = self._written - self._began if self._began else 0.0
         if self._began:
             self._marks.append((time.time(), done))
-        progress: PartProgress = {
+        progress: PhaseProgress = {
             "state": "ended" if self._ended else "stopping" if self._stop_request.is_set() else "running",
+            "outcome": self._outcome if self._ended else None,
             "why": self._ended,
-            "part": self._number or 1,
+            "phase": self._number or 1,
             "total": self._rows[0],
             "done": done,
             "marks": list(self._marks),
@@ -165,41 +172,41 @@ class Watch:
         }
         self._metrics.show(progress, rate_of(progress["marks"]))
         try:
-            self._session.update(self._number, self._part, accounts, distill, progress)
-        except Exception as error:  # a store that does not answer now must not end this watch; the next time may do
+            self._session.update(self._number, self._phase, accounts, distill, progress)
+        except Exception as error:  # a store that does not answer must not end this watch; the next write may succeed
             logger.warning("the session's account was not written: %s", error)
 
     def _drain(self, num_open: int) -> None:
-        """Let what is begun be finished and written, for as long as ``grace_seconds`` say, then end the run."""
+        """Let rows that have begun be finished and written, for at most ``grace_seconds``, then end the run."""
         now = time.monotonic()
         if self._draining_since is None:
             self._draining_since = self._open_until = now
             self._progress.drain.remote()
         if num_open:
             self._open_until = now
-        over = now - self._draining_since > self._config.grace_seconds
-        if over or now - self._open_until > SETTLE_S:
+        is_over = now - self._draining_since > self._config.grace_seconds
+        if is_over or now - self._open_until > SETTLE_S:
             self._fail(self.stopped)
 
     def _judge(self, rows: Counter[str], reasons: Counter[str], starts: int, worked: int) -> None:
-        """Drain the run if too many of the last stage's ``rows`` failed; end it if engines start and work no row."""
+        """Drain the run if too many of the last stage's ``rows`` failed; end it if engines start but finish no row."""
         if worked > self._worked_at_start[0]:
             self._worked_at_start = (worked, starts)
         in_vain = starts - self._worked_at_start[1]
         done = sum(rows.values())
-        found = [("failed", rows[FAILED], "max_failed_fraction", self._config.max_failed_fraction)]
-        found += [
+        limits = [("failed", rows[FAILED], "max_failed_fraction", self._config.max_failed_fraction)]
+        limits += [
             (f"ended with {reason}", reasons[reason], f"max_fraction.{reason}", fraction)
             for reason, fraction in self._config.max_fraction.items()
             if fraction is not None
         ]
-        for how, number, key, fraction in found:
-            if done >= MIN_ROWS_TO_JUDGE and number > fraction * done and not self._stop_request.is_set():
-                self.stopped = TooManyFailuresError(f"{number} of {done} rows {how}, more than {key}={fraction}")
+        for outcome, count, key, fraction in limits:
+            if done >= MIN_ROWS_TO_JUDGE and count > fraction * done and not self._stop_request.is_set():
+                self.stopped = TooManyFailuresError(f"{count} of {done} rows {outcome}, more than {key}={fraction}")
                 self._stop_request.set()
-        if in_vain > sum(pool.replicas for pool in self._part) + MAX_STARTS_IN_VAIN:
-            died = f"engines were started {in_vain} times without finishing a row: they die"
-            self._fail(TooManyFailuresError(died))
+        if in_vain > sum(pool.replicas for pool in self._phase) + MAX_STARTS_IN_VAIN:
+            message = f"engines were started {in_vain} times without finishing a row: they keep dying"
+            self._fail(TooManyFailuresError(message))
 
     def _fail(self, why: Exception) -> None:
         if not self._failure and not self._stop.is_set():

@@ -1,8 +1,7 @@
-"""Distil documents into records: Ray Data reads, pools of engine actors work, files are written, runs resume.
+"""Distil documents into records: Ray Data reads the documents, pools of engine actors distil them, files are written.
 
-A record file is written under a temporary name and renamed (``records.py``), and nothing else says what is done: the
-resume state of a run is the PMIDs in its records. Where the plan cuts a run into parts, each part writes such files for
-the next one.
+A record file is written under a temporary name and then renamed (``records.py``). The PMIDs in the record files are the
+only resume state of a run. If the plan divides a run into phases, each phase writes such files for the next phase.
 """
 
 import itertools
@@ -28,13 +27,13 @@ from kailin_ray.distill.actor import DistillActor, StartEngine, start_vllm
 from kailin_ray.distill.monitor import Watch
 from kailin_ray.distill.progress import Progress
 from kailin_ray.distill.sink import RecordSink
-from kailin_ray.distill.steps import begin_again
+from kailin_ray.distill.steps import begin_again, phases_folder
 from kailin_ray.errors import STOPPED, StoppedError
 from kailin_ray.io.files import remove_folder
 from kailin_ray.io.pmids import PMIDS, among, files_with
 from kailin_ray.io.storage import for_arrow, log_folder
 from kailin_ray.mesh import MeshHierarchy
-from kailin_ray.planning.plan import Part, Plan
+from kailin_ray.planning.plan import Phase, Plan
 from kailin_ray.planning.pools import Pool
 from kailin_ray.retrieval.search.folder import Index
 from kailin_ray.retrieval.service import retrieving
@@ -43,35 +42,35 @@ from kailin_ray.runtime.tasks import select_rows
 from kailin_ray.schema import ASKING, CARRIED, RECORDS
 
 Arguments = dict[str, Any]
-"""Of a function or an actor, by name, as Ray takes them."""
+"""Arguments of a function or an actor, by name, as they are passed to Ray."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a run has to do, and what it did already."""
+    """The documents of a run, and those that have a record already."""
 
     files: list[Path]
-    """The files that hold the documents, or the records to begin again from."""
+    """The files with the documents, or with the records of another run to start from."""
     num_documents: int
     wanted: PMIDS | None
-    """PMIDs to distil, sorted; None for all that the files hold."""
+    """Sorted PMIDs to distil; None for all PMIDs of the files."""
     done: PMIDS
-    """PMIDs that have a record, sorted."""
+    """Sorted PMIDs that have a record."""
     num_left: int
 
 
 def find_work(config: DistillConfig, documents: Documents, chosen: PMIDS | None = None) -> Work:
-    """Find the first ``limit`` documents, and those of them that have no record yet.
+    """Return the first ``limit`` documents, and which of them have a record already.
 
-    With ``config.from_run`` the documents are that run's; ``chosen`` (sorted) are those among them.
+    With ``config.from_run`` the documents are those of that run, or the sorted PMIDs ``chosen`` among them.
     """
     if config.from_run:
         files = record_files(config.from_run.absolute() / "records")
         if chosen is not None:
             files = files_with(files, chosen)
-        taken = load_pmids(config.from_run / "records") if chosen is None else chosen
-        wanted: PMIDS | None = taken[: config.limit]
-        total = len(taken[: config.limit])
+        pmids = load_pmids(config.from_run / "records") if chosen is None else chosen
+        wanted: PMIDS | None = pmids[: config.limit]
+        total = len(pmids[: config.limit])
     else:
         files, total, wanted = first_documents(documents, config.limit)
     compact(config.out / "records")
@@ -88,17 +87,19 @@ def _num_distinct(ordered: PMIDS) -> int:
 
 
 def check_complete(config: DistillConfig, work: Work) -> None:
-    """Raise ``RuntimeError`` unless every document has exactly one record: such a run must not look complete.
+    """Raise ``RuntimeError`` unless every document has exactly one record: a run with gaps must not look complete.
 
-    What is left of small record files is merged, and what parts left for one another is removed: the records have it.
+    Remaining small record files are merged, and the files that phases wrote for later phases are removed.
     """
     compact(config.out / "records")
     pmids = load_pmids(config.out / "records")
-    doubled = len(pmids) - _num_distinct(pmids)
-    missing = _num_left(work.num_documents, work.wanted, pmids)
-    if doubled or missing:
-        raise RuntimeError(f"{config.out}: {missing} documents have no record, {doubled} records are doubles")
-    remove_folder(config.out / "parts")
+    num_duplicates = len(pmids) - _num_distinct(pmids)
+    num_missing = _num_left(work.num_documents, work.wanted, pmids)
+    if num_duplicates or num_missing:
+        raise RuntimeError(
+            f"{config.out}: {num_missing} documents have no record, {num_duplicates} records are duplicates"
+        )
+    remove_folder(phases_folder(config.out))
 
 
 def distill(
@@ -112,53 +113,55 @@ def distill(
     stop: threading.Event | None = None,
     index: Index | None = None,
 ) -> None:
-    """Distil what is not in the records yet, part after part.
+    """Distil the documents that have no record yet, phase by phase.
 
-    Contexts come from ``index``, or from ``retrievers`` (actors with ``ready`` and ``search``), which serve to measure
-    the pipeline itself, as another engine than vLLM does. Needs a Ray session. Raises ``TooManyFailuresError``, and
-    ``StoppedError`` once ``stop`` is set; what is done is kept.
+    Contexts come from ``index``, or from ``retrievers`` (actors with ``ready`` and ``search``). Other retrievers, and
+    another ``start_engine`` than vLLM's, serve to measure the pipeline itself. Needs a Ray session. Raises
+    ``TooManyFailuresError``, and ``StoppedError`` once ``stop`` is set; finished records are kept.
     """
     out = config.out.absolute()
     stop = stop or threading.Event()
-    # Here, as the machine of the driver is the one without which the run ends anyway.
-    beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    # The progress actor runs on the driver's machine: without that machine the run ends anyway.
+    on_driver = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     session = Session(out, plan)
     shared = {"config": config, "mesh": ray.put(mesh), "start_engine": start_engine}
     shared["log"] = str(log_folder(out) / "engines.log")
     files, agents = work.files, ""
-    for number, part in enumerate(plan.parts, start=1):
-        agents = "+".join((*([agents] if agents else []), *(pool.stage.name for pool in part)))
-        last = number == len(plan.parts)
-        folder = out / "records" if last else out / "parts" / agents
-        if not last:
+    for number, phase in enumerate(plan.phases, start=1):
+        agents = "+".join((*([agents] if agents else []), *(pool.stage.name for pool in phase)))
+        is_last = number == len(plan.phases)
+        folder = out / "records" if is_last else phases_folder(out) / agents
+        if not is_last:
             compact(folder)
-        done = work.done if last else load_pmids(folder, out / "records")
-        left = _num_left(work.num_documents, work.wanted, done)
-        if left and stop.is_set():  # since the part before was done; no engine is to start for this one
+        done = work.done if is_last else load_pmids(folder, out / "records")
+        num_left = _num_left(work.num_documents, work.wanted, done)
+        if num_left and stop.is_set():  # stopped after the previous phase: start no engine for this phase
             raise StoppedError(STOPPED)
-        if left:
-            progress: Any = ray.remote(num_cpus=0, scheduling_strategy=beside)(Progress).remote()
-            rows = (work.num_documents, work.num_documents - left)
-            named = number if len(plan.parts) > 1 else 0
-            watch = Watch(progress, session, named, part, rows, config, stop, terminal)
-            with retrieving(config, index, plan, number - 1, retrievers) as asked, watch, compacting(folder):
-                actor = shared | {"progress": progress, "retrievers": asked}
-                selected = {"wanted": ray.put(work.wanted), "done": ray.put(done)}
-                del done  # 8 bytes a record, of which Ray has a copy now
-                asking = number == 1 and ASKING in config.stages
-                selected["again"] = config.stages[0] if number == 1 and not asking else None
-                _run_part(part, config, _read_input(files, asking), selected, actor, folder)
+        if num_left:
+            progress: Any = ray.remote(num_cpus=0, scheduling_strategy=on_driver)(Progress).remote()
+            rows = (work.num_documents, work.num_documents - num_left)
+            shown_number = number if len(plan.phases) > 1 else 0
+            watch = Watch(progress, session, shown_number, phase, rows, config, stop, terminal)
+            with retrieving(config, index, plan, number - 1, retrievers) as retriever_actors, watch, compacting(folder):
+                actor = shared | {"progress": progress, "retrievers": retriever_actors}
+                selection = {"wanted": ray.put(work.wanted), "done": ray.put(done)}
+                del done  # 8 bytes per record, and Ray has a copy now
+                reads_documents = number == 1 and ASKING in config.stages
+                selection["again"] = config.stages[0] if number == 1 and not reads_documents else None
+                _run_phase(phase, config, _read_input(files, reads_documents), selection, actor, folder)
             if stop.is_set() and _num_left(work.num_documents, work.wanted, load_pmids(folder, out / "records")):
                 raise watch.stopped
-        if not last:
+        if not is_last:
             compact(folder)
             files = record_files(folder)
 
 
-def _read_input(files: Sequence[Path], asking: bool) -> ray.data.Dataset:
-    """Documents that questions are asked about, or records."""
+def _read_input(files: Sequence[Path], reads_documents: bool) -> ray.data.Dataset:
+    """Read documents, or records."""
     names, filesystem = for_arrow(list(files))
-    return ray.data.read_parquet(names, filesystem=filesystem, columns=CARRIED.names if asking else RECORDS.names)
+    return ray.data.read_parquet(
+        names, filesystem=filesystem, columns=CARRIED.names if reads_documents else RECORDS.names
+    )
 
 
 def _select(block: pa.Table, wanted: Any, done: Any, again: str | None) -> pa.Table:
@@ -166,20 +169,20 @@ def _select(block: pa.Table, wanted: Any, done: Any, again: str | None) -> pa.Ta
     return begin_again(block, again) if again else block
 
 
-def _run_part(
-    part: Part,
+def _run_phase(
+    phase: Phase,
     config: DistillConfig,
     rows: ray.data.Dataset,
-    selected: Arguments,
+    selection: Arguments,
     actor: Arguments,
     folder: Path,
 ) -> None:
-    rows = rows.map_batches(_select, batch_format="pyarrow", batch_size=None, fn_kwargs=selected).repartition(
-        target_num_rows_per_block=config.cluster.rows_per_block
+    rows = rows.map_batches(_select, batch_format="pyarrow", batch_size=None, fn_kwargs=selection).repartition(
+        target_num_rows_per_block=config.cluster.block_rows
     )
-    # So many share the cores of one machine.
-    num_engines = max(Counter(machine for pool in part for machine in pool.machines).values())
-    for pool in part:
+    # The number of engines that share the cores of one machine.
+    num_engines = max(Counter(machine for pool in phase for machine in pool.machines).values())
+    for pool in phase:
         arguments = actor | {"stage": pool.stage}
         rows = through(rows, pool, config.cluster, DistillActor, arguments, num_engines)
     rows.write_datasink(RecordSink(folder))
@@ -193,21 +196,24 @@ def through(
     arguments: Arguments,
     num_engines: int,
 ) -> ray.data.Dataset:
-    """The rows of a dataset after one pool of engines, each of ``num_engines`` of its machine in an ``actor``."""
-    blocks = math.ceil(cluster.rows_in_flight / cluster.rows_per_block)
-    # Half as many again: where a block waits for its slowest row, the next one's rows take the places of its others.
+    """Pass the rows of a dataset through one pool of engines, each in an ``actor``; return the resulting dataset.
+
+    ``num_engines``: the number of engines that share a machine's cores.
+    """
+    blocks = math.ceil(cluster.max_concurrent_rows / cluster.block_rows)
+    # Half as many blocks again: while a block waits for its slowest row, rows of the next block use the free places.
     concurrent = blocks + math.ceil(blocks / 2)
     machines = itertools.cycle(pool.machines)
 
     def on_its_machine() -> Arguments:
-        # Soft: where a machine is gone, its engine's replacement may start on another.
+        # The affinity is soft: if a machine is lost, the replacement of its engine may start on another machine.
         machine = next(machines)
         return {"scheduling_strategy": NodeAffinitySchedulingStrategy(machine, soft=True)} if machine else {}
 
     return rows.map_batches(
         actor,
         batch_format="pyarrow",
-        batch_size=cluster.rows_per_block,  # of actors with GPUs Ray Data wants to be told
+        batch_size=cluster.block_rows,  # Ray Data requires it for actors with GPUs
         fn_constructor_kwargs=arguments,
         compute=ray.data.ActorPoolStrategy(
             size=pool.replicas,

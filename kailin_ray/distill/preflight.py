@@ -1,4 +1,4 @@
-"""What a configuration names, looked up before Ray or a model starts: models, adapters, encoders, folders."""
+"""Checks of what a configuration names, before Ray or a model starts: models, adapters, encoders, folders."""
 
 import importlib.util
 from collections.abc import Iterable, Mapping
@@ -26,20 +26,20 @@ from kailin_ray.schema import REASONS, STEPS
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What a run is made from: opened once, and handed down."""
+    """The inputs of a run. They are opened once and passed on."""
 
     documents: Documents
     index: Index
     source: Run | None
-    """Of ``from``: the run whose records are begun again."""
+    """The run of ``from``, whose records are the start of this run."""
     trained: Mapping[str, Adapter]
     """See ``open_trained_adapters``."""
 
 
 def open_inputs(config: DistillConfig, source: Run | None = None) -> Inputs:
-    """Open what a run is made from; ``source`` is the run of ``from`` where it is open already.
+    """Open the inputs of a run; ``source`` is the run of ``from`` if it is open already.
 
-    Raises ``ConfigError`` for what is not there, or is something else.
+    Raises ``ConfigError`` for an input that does not exist or is of the wrong kind.
     """
     for key in ("documents", "out", "from_run"):
         check_access(key.removesuffix("_run"), getattr(config, key))
@@ -52,8 +52,8 @@ def open_inputs(config: DistillConfig, source: Run | None = None) -> Inputs:
 
 
 def check_run(config: DistillConfig, opened: Inputs) -> DistillConfig:
-    """The configuration with its models found; what cannot be run is refused."""
-    if config.evaluation.by == "rule" and not opened.documents.manifest.num_with_mesh:
+    """Return the configuration with its models resolved. Raises ``ConfigError`` for what cannot be run."""
+    if config.evaluation.method == "rule" and not opened.documents.manifest.num_with_mesh:
         raise ConfigError(f"documents: {config.documents} has no document with MeSH headings; the MeSH rule needs them")
     _check_index(config, opened.index)
     check_encoder(opened.index)
@@ -65,14 +65,14 @@ def check_run(config: DistillConfig, opened: Inputs) -> DistillConfig:
     if unknown:
         raise ConfigError(f"max_fraction: unknown reason {unknown[0]!r}; allowed: {', '.join(REASONS)}")
     if config.from_run is None and len(config.stages) < len(STEPS):
-        raise ConfigError(f"stages: {list(config.stages)} need the records of another run; give it as from=")
+        raise ConfigError(f"stages: {list(config.stages)} need the records of another run; name it with from=")
     config = replace(config, model=resolve_models(config, opened.trained))
     _check_weights(config.model, make_stages(config))
     return config
 
 
 def check_judge(config: CompareConfig) -> CompareConfig:
-    """The configuration with the judge's model found; what cannot be run is refused."""
+    """Return the configuration with the judge's model resolved. Raises ``ConfigError`` for what cannot be run."""
     _check_vllm()
     stages = [judge_stage(config.model)]
     config = replace(
@@ -88,19 +88,19 @@ def _check_vllm() -> None:
 
 
 def open_trained_adapters(model: Model, stages: Iterable[Stage]) -> dict[str, Adapter]:
-    """The adapters that ``train`` made, by the agents of some stages that use them."""
+    """Return the adapters that ``train`` created and that the stages use, by agent."""
     paths = {agent: getattr(model, agent).adapter for stage in stages for agent in stage.agents}
-    found = {agent: find_trained(Path(path), f"model.{agent}.adapter") for agent, path in paths.items() if path}
-    return {agent: adapter for agent, adapter in found.items() if adapter}
+    adapters = {agent: find_trained(Path(path), f"model.{agent}.adapter") for agent, path in paths.items() if path}
+    return {agent: adapter for agent, adapter in adapters.items() if adapter}
 
 
 def resolve_models(config: Layout, trained: Mapping[str, Adapter]) -> Model:
-    """The same models, checked; local paths are made absolute, as actors have other working folders."""
+    """Return the models, checked. Local paths become absolute, because actors have other working folders."""
     return _resolve_agents(config.model, {agent for stage in make_stages(config) for agent in stage.agents}, trained)
 
 
 def _resolve_agents(model: Model, used: set[str], trained: Mapping[str, Adapter]) -> Model:
-    """The models that these agents use, checked."""
+    """Return the models, with those that the agents ``used`` need checked and pinned."""
     check_engine_arguments("model.engine", model.engine)
     if model.path and any(getattr(model, name).path is None for name in used):
         model = resolve_model(model, "model.path")
@@ -120,8 +120,8 @@ def _resolve_agents(model: Model, used: set[str], trained: Mapping[str, Adapter]
 def _check_weights(model: Model, stages: Iterable[Stage]) -> None:
     for stage in stages:
         if stage.engine.args.get("load_format", "safetensors") == "safetensors":
-            own = [name for name in stage.agents if getattr(model, name).path]
-            check_files(f"model.{own[0]}.path" if own else "model.path", stage.engine.path)
+            with_own_path = [name for name in stage.agents if getattr(model, name).path]
+            check_files(f"model.{with_own_path[0]}.path" if with_own_path else "model.path", stage.engine.path)
 
 
 TRAINED_FOR = {
@@ -130,54 +130,54 @@ TRAINED_FOR = {
     "judge": ("judge",),
     "answer": (),
 }
-"""Tasks of ``train`` whose adapters are of use to an agent."""
+"""Tasks of ``train`` whose adapters an agent can use."""
 
 
 def _check_trained(agent: Agent, name: str, trained: Adapter) -> None:
     """Raise ``ConfigError`` if an adapter was trained for another agent, or on other prompts."""
     task = trained.manifest.task
     if task not in TRAINED_FOR[name]:
-        allowed = " or ".join(TRAINED_FOR[name]) or "none of train's: they are agents, or models of your own"
+        allowed = " or ".join(TRAINED_FOR[name]) or "none; train has no task for this agent"
         raise ConfigError(f"model.{name}.adapter: {agent.adapter} was trained as {task}; allowed: {allowed}")
     if agent.examples:
         raise ConfigError(
-            f"model.{name}.examples: true, but {agent.adapter} was trained without the worked examples; give "
+            f"model.{name}.examples: true, but {agent.adapter} was trained without the worked examples; set "
             f"model.{name}.examples=false"
         )
 
 
 def _check_index(config: DistillConfig, index: Index) -> None:
-    """Raise ``ConfigError`` for an index of which a file is missing or not as long as it was made, or a part."""
+    """Raise ``ConfigError`` if files of the index are missing or damaged, or if it lacks a needed lexical index."""
     if config.retrieval.lexical_weight and not index.manifest.lexical:
         raise ConfigError(
-            f"retrieval.lexical_weight: {index.path} has no index of words; `index` with lexical=true adds one"
+            f"retrieval.lexical_weight: {index.path} has no lexical index; `index` with lexical=true adds one"
         )
     for name, size in index.manifest.files.items():
         file = index.path / name
-        found = file.stat().st_size if file.is_file() else None
-        if found != size:
-            held = "is missing" if found is None else f"has {found:,} bytes, not {size:,}"
-            raise ConfigError(f"index: {file} {held}: the index is damaged; index anew")
+        actual_size = file.stat().st_size if file.is_file() else None
+        if actual_size != size:
+            problem = "is missing" if actual_size is None else f"has {actual_size:,} bytes, not {size:,}"
+            raise ConfigError(f"index: {file} {problem}: the index is damaged; rebuild it")
 
 
 def check_encoder(index: Index) -> None:
-    """Raise ``ConfigError`` if the index's encoder of questions, which alone is needed, is not at hand any more."""
+    """Raise ``ConfigError`` if the index's question encoder is missing or has changed. No other encoder is needed."""
     from kailin_ray.retrieval.indexing.job import resolve_recorded_encoder
 
     encoder = resolve_recorded_encoder(index)
-    asked, part = (encoder.query, "query") if encoder.query else (encoder, "model")
-    check_model(f"index: {index.path} was made with an encoder that is needed", asked.path, asked.revision)
-    check_files("index", asked.path)
-    if model_identity(asked.path, asked.revision) != index.manifest.made_from.encoder[part]:
-        raise ConfigError(f"index: {index.path} was made with {asked.path}, which has changed since; index anew")
+    model, key = (encoder.query, "query") if encoder.query else (encoder, "model")
+    check_model(f"index: {index.path} needs its encoder", model.path, model.revision)
+    check_files("index", model.path)
+    if model_identity(model.path, model.revision) != index.manifest.made_from.encoder[key]:
+        raise ConfigError(f"index: {index.path} was made with {model.path}, which has changed since; rebuild the index")
 
 
 def _check_clean(documents: Documents, index: Index) -> None:
-    """Raise ``ConfigError`` if contexts could bring back what the documents were cleaned of."""
+    """Raise ``ConfigError`` if contexts may contain benchmark text that the documents were cleaned of."""
     cleaned_of, cleaned = documents.manifest.benchmarks, index.manifest.benchmarks
     missing = [Path(name).name for checksum, name in cleaned_of.items() if checksum not in cleaned]
     if missing:
         raise ConfigError(
-            f"index: {index.path} was made of documents that may hold texts of {', '.join(missing)}, of which "
-            f"{documents.path} was cleaned; index documents that were cleaned of them too"
+            f"index: {index.path} was made from documents that may contain text of {', '.join(missing)}, but "
+            f"{documents.path} was cleaned of it; index documents that were cleaned of it too"
         )

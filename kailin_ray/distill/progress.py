@@ -1,4 +1,4 @@
-"""The actor that knows how far all engines of a run are, and which rows were in one that died."""
+"""The actor that tracks the progress of all engines of a run, and the rows that were in an engine when it died."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,26 +7,26 @@ from typing import TypedDict
 from kailin_ray.engines.metering import Account
 
 SHRINK = 8
-"""Rows that an engine died of are looked for in ever smaller groups, each an eighth of the one before: of 512 rows in
-flight the one that kills is found, and failed, with the fourth engine that it kills."""
+"""A row that kills engines is searched for in smaller and smaller groups, each an eighth of the size before. Among 512
+concurrent rows it is found, and failed, when it has killed four engines."""
 
 
 class ProgressState(TypedDict):
-    """How far all engines are."""
+    """Progress of all engines."""
 
     accounts: list[Account]
-    """The last of each replica that ever started, dead ones too."""
+    """The last account of each replica that ever started, including dead replicas."""
     num_open: int
     """Rows that are in an engine."""
     num_left: int
-    """Rows that were finished, those that were done again too."""
+    """Rows that have left an engine, including rows that were distilled again."""
 
 
 class Progress:
-    """Actor: what the engine actors did so far, and which rows they work on.
+    """Actor that knows what the engine actors have done so far, and which rows are in them.
 
-    The driver reads it to show it and to write it down. A row that comes again while it is still being worked on was in
-    an engine that died: ``enter`` counts that.
+    The driver reads it for the progress line and the session's file. If a row enters again while it is still open, it
+    was in an engine that died; ``enter`` counts this.
     """
 
     def __init__(self) -> None:
@@ -37,19 +37,20 @@ class Progress:
         self._draining = False
 
     def tell(self, replica: str, account: Account) -> bool:
-        """The account of one replica so far, which replaces its last one; return whether to begin no more rows."""
-        if account["seconds"] >= self._accounts.get(replica, account)["seconds"]:  # words may overtake one another
+        """Replace the account of a replica; return whether the run drains, so that no more rows may begin."""
+        if account["seconds"] >= self._accounts.get(replica, account)["seconds"]:  # reports may arrive out of order
             self._accounts[replica] = account
         return self._draining
 
     def enter(self, pmids: Sequence[int]) -> dict[int, int] | None:
-        """Begin with rows; return those that were in an engine that died, with how often. None: begin with no more.
+        """Begin rows; return the suspects among them, with their numbers of engine deaths. None: begin no rows.
 
-        Those are not begun yet: they go into an engine without other rows, see ``enter_alone``.
+        Suspects were in an engine when it died. They do not begin yet: they later enter without other rows, with
+        ``enter_alone``.
         """
-        died = self._open.intersection(pmids)
-        self._open -= died
-        self._deaths.update(died)
+        reentered = self._open.intersection(pmids)
+        self._open -= reentered
+        self._deaths.update(reentered)
         if self._draining:
             return None
         suspects = {pmid: self._deaths[pmid] for pmid in pmids if pmid in self._deaths}
@@ -57,11 +58,11 @@ class Progress:
         return suspects
 
     def enter_alone(self, pmids: Sequence[int]) -> None:
-        """Begin with a group of suspects."""
+        """Begin a group of suspects."""
         self._open.update(pmids)
 
     def leave(self, pmids: Sequence[int]) -> None:
-        """Rows are done, whatever became of them."""
+        """Note that rows are done, whatever their status."""
         self._open.difference_update(pmids)
         for pmid in pmids:
             self._deaths.pop(pmid, None)
@@ -72,15 +73,15 @@ class Progress:
         self._draining = True
 
     def state(self) -> ProgressState:
-        """How far all engines are."""
+        """Return the progress of all engines."""
         return {"accounts": list(self._accounts.values()), "num_open": len(self._open), "num_left": self._num_left}
 
 
-def group_size(deaths: int, rows_in_flight: int) -> int:
-    """How many rows that were in an engine ``deaths`` times when it died go into one together: ever fewer."""
-    return max(1, rows_in_flight // SHRINK**deaths)
+def group_size(deaths: int, max_concurrent_rows: int) -> int:
+    """Return the number of rows that enter an engine together after ``deaths`` deaths each: smaller each time."""
+    return max(1, max_concurrent_rows // SHRINK**deaths)
 
 
-def is_deadly(deaths: int, rows_in_flight: int) -> bool:
-    """Whether a row was the only one in an engine when it died, and that was not the first time."""
-    return deaths > 1 and group_size(deaths - 1, rows_in_flight) == 1
+def is_deadly(deaths: int, max_concurrent_rows: int) -> bool:
+    """Return whether a row was alone in an engine when it died, and this was not the row's first engine death."""
+    return deaths > 1 and group_size(deaths - 1, max_concurrent_rows) == 1

@@ -1,4 +1,4 @@
-"""Redo some rows of a run with changed settings; the new records replace the old ones."""
+"""Distil some rows of a run again with changed settings; the new records replace the old ones."""
 
 import hashlib
 import json
@@ -27,85 +27,91 @@ from kailin_ray.io.storage import check_access, open_parquet
 from kailin_ray.schema import REASONS, STEPS, Json
 
 UNLIMITED = {"max_failed_fraction": 1.0, "max_fraction": dict.fromkeys(REASONS), "max_hours": None}
-"""The rows are those that went wrong: limits of a whole run do not suit them."""
+"""Settings without limits. Replayed rows were not accepted before, so the limits of a whole run do not fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayResult:
-    """What ``replay`` gave."""
+    """The result of ``replay``."""
 
     run: Run
-    """As it is now."""
+    """The run after the replay."""
     num_rows: int
-    """That were done again."""
+    """Number of rows that were distilled again."""
     num_by_status: dict[str, int]
-    """What became of them."""
+    """Number of these rows by their new status."""
     warnings: tuple[str, ...]
 
 
 def replay(config: ReplayConfig, on_start: OnStart = ignore_start) -> ReplayResult:
-    """Do some rows of a run again, with another configuration; the new records take the place of the old ones.
+    """Distil some rows of a run again, with another configuration; the new records replace the old ones.
 
-    ``on_start`` hears of it before the work begins. Raises as ``run`` does.
+    ``on_start`` is called before the work begins. Raises the same errors as ``run``.
     """
     check_access("run", config.run)
     run = Run.open(config.run)
     reasons = chosen_reasons((config.reason,) if isinstance(config.reason, str) else config.reason)
-    changed = overridden(run.manifest.config | UNLIMITED, config.overrides)
-    with hold_lock(config.run):  # against distill, which merges the run's files
+    new_config = overridden(run.manifest.config | UNLIMITED, config.overrides)
+    with hold_lock(config.run):  # distill must not merge the run's files meanwhile
         folder = replay_folder(config.run, reasons, config.overrides, identity.FREE)
         pmids, step = rows_of(folder, config.run, reasons)
-        changed, opened, differs = _prepare(run, changed, folder, step)
+        new_config, opened, changed = _prepare(run, new_config, folder, step)
         open_replay(folder, config.run, pmids, step)
-        result = complete_run(changed, opened, on_start, pmids)
-        statuses = result.run.manifest.num_by_status
+        result = complete_run(new_config, opened, on_start, pmids)
+        num_by_status = result.run.manifest.num_by_status
         merge(config.run, folder)
         keep_accounts(config.run, folder)
-        note = Replay(folder=folder.name, reasons=tuple(reasons), changed=differs, stages=changed.stages, rows=statuses)
-        run = manifest.add_replay(run, result.mesh, changed.cluster.gpu_hour_price, note)
+        note = Replay(
+            folder=folder.name,
+            reasons=tuple(reasons),
+            changed=changed,
+            stages=new_config.stages,
+            rows=num_by_status,
+        )
+        run = manifest.add_replay(run, result.mesh, new_config.cluster.gpu_hour_price, note)
         close_replay(folder)
-    return ReplayResult(run=run, num_rows=len(pmids), num_by_status=statuses, warnings=result.warnings)
+    return ReplayResult(run=run, num_rows=len(pmids), num_by_status=num_by_status, warnings=result.warnings)
 
 
-def _prepare(run: Run, changed: DistillConfig, folder: Path, step: str) -> tuple[DistillConfig, Inputs, Json]:
-    """The checked configuration of a replay, what it is made from, and the settings that differ from the run's.
+def _prepare(run: Run, config: DistillConfig, folder: Path, step: str) -> tuple[DistillConfig, Inputs, Json]:
+    """Return the checked configuration of a replay, its inputs, and the settings that differ from the run's.
 
-    It begins at the step at which rows ended, or that something concerns that changed; only the models of that step
-    and of later ones count.
+    The replay starts at ``step``, or at the first step that a change affects if that is earlier. Only the models of the
+    steps from there on count.
     """
-    before, now = identity.flat(run.manifest.config), identity.flat(settings(changed))
-    asked_for = steps.step_changed(before, now)
-    first = steps.first([step, asked_for[0] if asked_for else step])
-    changed = replace(changed, from_run=run.path, out=folder, limit=None, stages=steps.later(first))
-    opened = open_inputs(changed, run)
-    changed = check_run(changed, opened)
-    # Prompts, corpora and models may have changed without a key.
-    first = steps.first([first, identity.step_changed_since(run.path, changed, opened) or first])
-    changed = replace(changed, stages=steps.later(first))
-    check_run(changed, opened)
-    differs = {
+    before, now = identity.flat(run.manifest.config), identity.flat(settings(config))
+    changed = steps.step_changed(before, now)
+    first = steps.first([step, changed[0] if changed else step])
+    config = replace(config, from_run=run.path, out=folder, limit=None, stages=steps.later(first))
+    opened = open_inputs(config, run)
+    config = check_run(config, opened)
+    # Prompts, corpora and models may have changed although no key has.
+    first = steps.first([first, identity.step_changed_since(run.path, config, opened) or first])
+    config = replace(config, stages=steps.later(first))
+    check_run(config, opened)
+    differences = {
         key: now.get(key)
         for key in before.keys() | now.keys()
         if key.partition(".")[0] not in identity.FREE and before.get(key) != now.get(key)
     }
-    return changed, opened, differs
+    return config, opened, differences
 
 
 def chosen_reasons(asked: Iterable[str]) -> list[str]:
-    """The reasons that are meant, by their names or the last words of them. Raises ``ConfigError`` for others."""
-    found = []
+    """Return the reasons that ``asked`` names, in full or by their last words. Raises ``ConfigError`` if unknown."""
+    reasons = []
     for word in asked:
-        meant = [name for name in REASONS if name == word or name.endswith(f"_{word}")]
-        if not meant:
+        matches = [name for name in REASONS if name == word or name.endswith(f"_{word}")]
+        if not matches:
             raise ConfigError(f"reason: unknown {word!r}; allowed: {', '.join(REASONS)}")
-        found += meant
-    return found
+        reasons += matches
+    return reasons
 
 
 def rows_to_replay(run: Path, reasons: list[str]) -> tuple[PMIDS, str]:
-    """The PMIDs of a run's rows that ended for one of the reasons, sorted, and the first step at which one did.
+    """Return the sorted PMIDs of a run's rows with one of the reasons, and the earliest step at which one ended.
 
-    Raises ``ConfigError`` if there is none.
+    Raises ``ConfigError`` if there is no such row.
     """
     pmids: list[PMIDS] = []
     steps: set[str] = set()
@@ -125,81 +131,81 @@ def _read_columns(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 
 def merge(run: Path, replay: Path) -> int:
-    """Put a replay's records in the place of the run's old ones; return how many.
+    """Replace the run's old records by those of a replay; return the number of new records.
 
-    File by file, each replaced in one step: whenever it is cut off every PMID has exactly one record, and doing it
-    again does the rest.
+    Each file is replaced in one step. If the merge is interrupted, every PMID still has exactly one record, and
+    repeating the merge completes it.
     """
-    fresh = record_files(replay / "records")
-    if not fresh:
+    new_files = record_files(replay / "records")
+    if not new_files:
         return 0
-    columns = [read_pmids(file) for file in fresh]
-    pmids, sources = np.concatenate(columns), np.repeat(np.arange(len(fresh)), [len(one) for one in columns])
+    columns = [read_pmids(file) for file in new_files]
+    pmids, sources = np.concatenate(columns), np.repeat(np.arange(len(new_files)), [len(column) for column in columns])
     order = np.argsort(pmids)
     pmids, sources = pmids[order], sources[order]
 
     def merge_into(path: Path) -> None:
-        old = read_pmids(path)
-        places = np.minimum(np.searchsorted(pmids, old), len(pmids) - 1)
-        replaced = pmids[places] == old
-        if not replaced.any():
+        old_pmids = read_pmids(path)
+        places = np.minimum(np.searchsorted(pmids, old_pmids), len(pmids) - 1)
+        is_replaced = pmids[places] == old_pmids
+        if not is_replaced.any():
             return
-        table = _read_columns(path)
-        wanted = pa.array(old[replaced])
-        tables = [table.filter(pa.array(~replaced))]
-        for number in np.unique(sources[places[replaced]]):
-            part = _read_columns(fresh[number])
-            tables.append(part.filter(pc.is_in(part["pmid"], wanted)))
+        old_table = _read_columns(path)
+        replaced_pmids = pa.array(old_pmids[is_replaced])
+        tables = [old_table.filter(pa.array(~is_replaced))]
+        for number in np.unique(sources[places[is_replaced]]):
+            new_table = _read_columns(new_files[number])
+            tables.append(new_table.filter(pc.is_in(new_table["pmid"], replaced_pmids)))
         with atomic_file(path) as partial:
-            # A merged file's metadata names the files that it stands for.
-            made = pa.concat_tables([one.replace_schema_metadata(table.schema.metadata) for one in tables])
-            pq.write_table(made, partial, compression="zstd", row_group_size=ROWS_PER_GROUP)
+            # The metadata is kept: in a merged file it lists the files that the merged file replaces.
+            merged = pa.concat_tables([table.replace_schema_metadata(old_table.schema.metadata) for table in tables])
+            pq.write_table(merged, partial, compression="zstd", row_group_size=ROWS_PER_GROUP)
             sync(partial)
 
     with ThreadPoolExecutor(WRITERS) as pool:
         for _ in pool.map(merge_into, record_files(run / "records")):
             pass
-    # On the disk before the only other copy goes.
+    # The files must be on disk before the only other copy is removed.
     sync(run / "records")
     return len(pmids)
 
 
 def replay_folder(run: Path, reasons: list[str], overrides: Iterable[str], free: Collection[str]) -> Path:
-    """The folder of a replay: the same command finds it again, whatever it says about the ``free`` settings.
+    """Return the folder of a replay. It does not depend on ``free`` settings, so the same command finds it again.
 
-    As long as the run's manifest is the same: once another replay or session has changed the run, what was begun from
-    its records as they were is of no use, and is removed.
+    It depends on the run's manifest. Once another replay or session has changed the run, unfinished replays of the old
+    records are of no use, and their folders are removed.
     """
-    made = manifest_checksum(run)
+    checksum = manifest_checksum(run)
     for note in (run / "replays").glob("*.json"):
-        if read_json(note)["manifest"] != made:
+        if read_json(note)["manifest"] != checksum:
             close_replay(note.with_suffix(""))
     kept = [text for text in overrides if text.lstrip("+").partition("=")[0].partition(".")[0] not in free]
-    return run / "replays" / hashlib.sha256(json.dumps([made, reasons, *kept]).encode()).hexdigest()[:16]
+    return run / "replays" / hashlib.sha256(json.dumps([checksum, reasons, *kept]).encode()).hexdigest()[:16]
 
 
 def rows_of(folder: Path, run: Path, reasons: list[str]) -> tuple[PMIDS, str]:
-    """``rows_to_replay`` as they were when the replay in ``folder`` began."""
+    """Return ``rows_to_replay``, or its result when the replay in ``folder`` began, if it has begun."""
     note = folder.with_suffix(".json")
     if not note.exists():
         return rows_to_replay(run, reasons)
-    found = read_json(note)
-    return np.array(found["pmids"], dtype=np.int64), found["step"]
+    values = read_json(note)
+    return np.array(values["pmids"], dtype=np.int64), values["step"]
 
 
 def open_replay(folder: Path, run: Path, pmids: PMIDS, step: str) -> None:
-    """Write down which rows a replay does: once some are merged the run no longer tells."""
-    made = manifest_checksum(run)
-    write_json(folder.with_suffix(".json"), {"manifest": made, "step": step, "pmids": pmids.tolist()})
+    """Save the rows of a replay: once some are merged, they can no longer be found in the run's records."""
+    checksum = manifest_checksum(run)
+    write_json(folder.with_suffix(".json"), {"manifest": checksum, "step": step, "pmids": pmids.tolist()})
 
 
 def close_replay(folder: Path) -> None:
-    """Remove what a merged replay leaves; the run has it all."""
+    """Remove the files of a replay that has been merged or is of no use any more."""
     remove_folder(folder)
     folder.with_suffix(".json").unlink()
 
 
 def keep_accounts(run: Path, replay: Path) -> None:
-    """Add what a replay took to the run's account."""
+    """Add the sessions of a replay to the run's sessions."""
     for path in (replay / "sessions").glob("*.json"):
         write_json(run / "sessions" / path.name, read_json(path))

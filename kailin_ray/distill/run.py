@@ -1,4 +1,4 @@
-"""One run, from a checked configuration to records, a manifest and a picture."""
+"""A run, from a checked configuration to records, a manifest and a plot."""
 
 import logging
 from collections.abc import Callable
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """What is known when a session of a run begins."""
+    """The state of a run when a session begins."""
 
     out: Path
     documents: Path
@@ -39,34 +39,34 @@ class Start:
     num_left: int
     """Abstracts that have no record yet."""
     num_dropped: int
-    """Records that were taken out, as their documents were changed or deleted."""
+    """Records that were removed because their documents were changed or deleted."""
     logs: Path
 
     def lines(self) -> list[str]:
-        """The same for a person."""
-        told = [f"{self.out}: {self.num_left:,} of {self.num_documents:,} abstracts to distil; logs in {self.logs}"]
+        """Return the state as lines for a person."""
+        lines = [f"{self.out}: {self.num_left:,} of {self.num_documents:,} abstracts to distil; logs in {self.logs}"]
         if self.num_dropped:
-            dropped = f"{self.num_dropped:,} records of changed and deleted documents taken out"
-            told.insert(0, f"{self.out}: {self.documents} was updated: {dropped}")
-        return told
+            dropped = f"{self.num_dropped:,} records of changed and deleted documents removed"
+            lines.insert(0, f"{self.out}: {self.documents} was updated: {dropped}")
+        return lines
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """What ``run`` gave."""
+    """The result of ``run``."""
 
     run: Run
     was_complete: bool
-    """There was nothing to do."""
+    """Whether the run was complete already, so that there was nothing to do."""
     num_distilled: int
-    """Abstracts that got their records now."""
+    """Abstracts that got their record in this session."""
     warnings: tuple[str, ...]
-    """What a person should know of; logged as warnings too."""
+    """Warnings for a person; they are also logged."""
     mesh: "MeshHierarchy"
 
 
 class RunFailedError(CommandFailedError):
-    """More rows of a complete run failed than ``max_failed_fraction`` allows; ``result`` is the run all the same."""
+    """More rows of a complete run failed than ``max_failed_fraction`` allows; ``result`` has the complete run."""
 
     def __init__(self, message: str, result: RunResult):
         super().__init__(message)
@@ -77,29 +77,29 @@ OnStart = Callable[[Start], None]
 
 
 def ignore_start(_: Start) -> None:
-    """Hear of a start and do nothing."""
+    """Do nothing when a session starts."""
 
 
 def run(config: DistillConfig, on_start: OnStart = ignore_start) -> RunResult:
-    """Make a run complete and write its manifest; ``on_start`` hears of it before the work begins.
+    """Complete a run and write its manifest; ``on_start`` is called before the work begins.
 
-    Raises ``ConfigError``, ``StoppedError`` where it was asked to stop, ``CommandFailedError``: as ``RunFailedError``
-    where more rows failed than ``max_failed_fraction`` allows.
+    Raises ``ConfigError``; ``StoppedError`` if the run was asked to stop; ``CommandFailedError``, of which
+    ``RunFailedError`` means that more rows failed than ``max_failed_fraction`` allows.
     """
     opened = open_inputs(config)
     result = complete_run(check_run(config, opened), opened, on_start)
-    made = result.run.manifest
-    failed, total = made.num_by_status[FAILED], made.num_documents
-    if failed > config.max_failed_fraction * total:
-        allowed = f"more than max_failed_fraction={config.max_failed_fraction}"
-        raise RunFailedError(f"{failed} of {total} rows failed, {allowed}; see {log_folder(config.out)}", result)
+    manifest = result.run.manifest
+    num_failed, total = manifest.num_by_status[FAILED], manifest.num_documents
+    if num_failed > config.max_failed_fraction * total:
+        limit = f"more than max_failed_fraction={config.max_failed_fraction}"
+        raise RunFailedError(f"{num_failed} of {total} rows failed, {limit}; see {log_folder(config.out)}", result)
     return result
 
 
 def complete_run(
     config: DistillConfig, opened: Inputs, on_start: OnStart = ignore_start, chosen: "PMIDS | None" = None
 ) -> RunResult:
-    """Make a run that was checked complete. ``chosen``: PMIDs of ``from_run``, sorted, for all of them None."""
+    """Complete a run whose configuration was checked. ``chosen``: sorted PMIDs of ``from_run``; None for all."""
     from kailin_ray.distill import identity, manifest, pipeline
     from kailin_ray.mesh.load import load_mesh
 
@@ -128,18 +128,18 @@ def complete_run(
         if work.num_left:
             _distil_rest(config, opened, work, mesh, log)
         pipeline.check_complete(config, work)
-        made = manifest.close_run(config, opened, made_from, len(work.done), mesh, note)
+        completed = manifest.close_run(config, opened, made_from, len(work.done), mesh, note)
         with log_to(log):
-            warnings += _draw(made.manifest.coverage, config.out / "coverage.png")
+            warnings += _draw(completed.manifest.coverage, config.out / "coverage.png")
             logger.info("%s: complete", config.out)
-    return RunResult(run=made, was_complete=False, num_distilled=work.num_left, warnings=warnings, mesh=mesh)
+    return RunResult(run=completed, was_complete=False, num_distilled=work.num_left, warnings=warnings, mesh=mesh)
 
 
 def _warn_of_headings(mesh: Path, note: "MeshNote") -> tuple[str, ...]:
     headings = note["headings"]
     if not headings["unknown"]:
         return ()
-    names = ", ".join(f"{one['name']} ({one['documents']:,})" for one in headings["most_used_unknown"])
+    names = ", ".join(f"{heading['name']} ({heading['documents']:,})" for heading in headings["most_used_unknown"])
     more = ", ..." if headings["unknown"] > len(headings["most_used_unknown"]) else ""
     line = f"mesh: {headings['unknown']:,} of the corpus' headings are unknown to {mesh.name}: {names}{more}"
     logger.warning(line)
@@ -147,20 +147,20 @@ def _warn_of_headings(mesh: Path, note: "MeshNote") -> tuple[str, ...]:
 
 
 def _draw(coverage: "Coverage", path: Path) -> tuple[str, ...]:
-    """Draw the coverage of MeSH; a fault is a warning and ends nothing."""
+    """Draw the coverage of MeSH; a fault only causes a warning, which is returned."""
     from kailin_ray.mesh.plots import draw_coverage
 
     try:
         draw_coverage(coverage, path)
-    except Exception as error:  # a run is complete without its picture; its numbers stand in the manifest
-        line = f"{path}: not drawn: {type(error).__name__}: {error}"
+    except Exception as error:  # the run is complete without the plot; the manifest has the numbers
+        line = f"{path}: plot not drawn: {type(error).__name__}: {error}"
         logger.warning(line)
         return (line,)
     return ()
 
 
 def _distil_rest(config: DistillConfig, opened: Inputs, work: "Work", mesh: "MeshHierarchy", log: Path) -> None:
-    """Distil what has no record yet, in a Ray session."""
+    """Distil the documents that have no record yet, in a Ray session."""
     from kailin_ray.distill import pipeline
     from kailin_ray.planning.plan import make_plan
     from kailin_ray.planning.table import describe
@@ -168,20 +168,20 @@ def _distil_rest(config: DistillConfig, opened: Inputs, work: "Work", mesh: "Mes
     from kailin_ray.runtime.session import ray_session
     from kailin_ray.runtime.signals import stop_requests
 
-    # Ray takes SIGTERM for itself when it starts: the run's own handler comes after.
+    # Ray installs its own SIGTERM handler when it starts, so the run's handler must be installed afterwards.
     with one_line_faults(log), ray_session(config.cluster, log) as terminal, stop_requests(config.max_hours) as stop:
         layout = make_plan(config, cluster_nodes(config.cluster))
         print(describe(layout, brief=True), file=terminal)
         logger.info("%s", describe(layout))
         if waiting := others_hold(layout):
             print(waiting, file=terminal)
-        # A run that goes on, perhaps with a higher limit, is not complete until it is again.
+        # A run that resumes, perhaps with a higher limit, is not complete until a new manifest is written.
         remove_manifest(config.out)
         pipeline.distill(config, layout, work, mesh, terminal, stop=stop, index=opened.index)
 
 
 def plan(config: PlanConfig) -> "Plan":
-    """What would run where: on the machines that the configuration describes, or on those of its cluster."""
+    """Return the plan of a run, for the machines that the configuration describes, or for those of its cluster."""
     config = replace(config, model=resolve_models(config, open_trained_adapters(config.model, make_stages(config))))
     from kailin_ray.planning.plan import make_plan, nodes_of
 

@@ -1,4 +1,4 @@
-"""What Ray Data's tasks do with blocks of rows: choose those that are to be done, write those that are."""
+"""The Ray Data sink that writes blocks of records to files."""
 
 import hashlib
 from collections.abc import Iterable
@@ -16,16 +16,16 @@ from kailin_ray.schema import RECORDS
 
 
 class RecordSink(ray.data.Datasink[None]):
-    """Writes each block of records as one Parquet file, atomically.
+    """Writes each block of records to one Parquet file, atomically.
 
-    The name comes from the PMIDs, so a task that Ray repeats writes the same file again instead of a second one.
+    The file name is computed from the PMIDs, so a task that Ray repeats writes the same file, not a second one.
     """
 
     def __init__(self, folder: Path):
         self._folder = folder
 
     def write(self, blocks: Iterable[pa.Table], ctx: Any) -> None:
-        """Write the blocks of one task as one file."""
+        """Write the blocks of one task to one file."""
         tables = [block for block in blocks if block.num_rows]
         if not tables:
             return

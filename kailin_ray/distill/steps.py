@@ -1,6 +1,7 @@
-"""The steps of an abstract, and which settings concern which step."""
+"""The steps of an abstract, and the settings that affect each step."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -12,16 +13,16 @@ _CONCERNS = {
     ASKING: ("model.path", "model.revision", "model.general", "model.biomedical", "retrieval", "inputs.documents",
              "inputs.index", "inputs.mesh", "inputs.schema", "inputs.models.general", "inputs.models.biomedical",
              "inputs.prompts.question",
-             "evaluation.measure", "evaluation.aggregate"),  # scores are made where contexts are found
+             "evaluation.measure", "evaluation.aggregate"),  # scores are computed where contexts are retrieved
     EVALUATION: ("evaluation", "model.judge", "inputs.models.judge", "inputs.prompts.evaluation"),
     ANSWER: ("model", "inputs.models", "inputs.prompts.answer"),
 }  # fmt: skip
-"""Which settings of a run (``identity.open_run``) concern which step first. The engine arguments of all agents count
-for the last: what was made with others stays what it is."""
+"""The settings of a run (``identity.open_run``), by the first step that they affect. The engine arguments of all agents
+count for the last step: questions that were generated with other arguments stay valid."""
 
 
 def step_of(setting: str) -> str | None:
-    """The first step that a setting concerns; None for one that concerns none."""
+    """Return the first step that a setting affects; None if it affects none."""
     for step, prefixes in _CONCERNS.items():
         if any(setting == prefix or setting.startswith(f"{prefix}.") for prefix in prefixes):
             return step
@@ -29,23 +30,30 @@ def step_of(setting: str) -> str | None:
 
 
 def step_changed(before: Json, now: Json) -> tuple[str, str] | None:
-    """The first step that differs between two runs' flat settings, and one setting that makes it so.
+    """Return the first step that differs between the flat settings of two runs, and one setting that causes it.
 
-    What only one of them has counts for nothing: a run that answers alone knows no model of the question agents.
+    None if no step differs. Settings that only one run has are ignored: a run with only the answer step has no models
+    for the question agents.
     """
     changed = [(step_of(key), key) for key in sorted(before.keys() & now.keys()) if before[key] != now[key]]
-    found = [(step, key) for step, key in changed if step]
-    return min(found, key=lambda one: STEPS.index(one[0])) if found else None
+    with_step = [(step, key) for step, key in changed if step]
+    return min(with_step, key=lambda step_and_key: STEPS.index(step_and_key[0])) if with_step else None
 
 
 def later(step: str) -> tuple[Step, ...]:
-    """A step and those after it."""
-    found: Any = STEPS[STEPS.index(step) :]
-    return tuple(found)
+    """Return a step and all steps after it."""
+    steps: Any = STEPS[STEPS.index(step) :]
+    return tuple(steps)
+
+
+def phases_folder(run: Path) -> Path:
+    """Return where the phases of a run leave records for later phases. Earlier versions called it ``parts``."""
+    old = run / "parts"
+    return old if old.exists() else run / "phases"
 
 
 def begin_again(block: pa.Table, step: str) -> pa.Table:
-    """Records as they were before ``step``, evaluation or answer. Those that ended earlier stay as they are."""
+    """Reset records to their state before ``step`` (evaluation or answer). Records that ended earlier are unchanged."""
     rows = block.to_pylist()
     for row in rows:
         if row["status"] != OK and STEPS.index(row["stage"]) < STEPS.index(step):
@@ -63,5 +71,5 @@ def begin_again(block: pa.Table, step: str) -> pa.Table:
 
 
 def first(steps: Iterable[str]) -> str:
-    """The step that comes before the others."""
+    """Return the earliest of some steps."""
     return min(steps, key=STEPS.index)

@@ -1,1 +1,1 @@
-"""What serves an agent: a model found and measured, the vLLM engine, its account."""
+"""Serving an agent: finding and sizing its model, the vLLM engine, and the engine's account."""

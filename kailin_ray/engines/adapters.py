@@ -1,7 +1,7 @@
-"""What ``train`` makes: an adapter or a whole model, as a folder with its manifest.
+"""The output of ``train``: an adapter or a whole model, in a folder with a manifest.
 
-A LoRA adapter from elsewhere has PEFT's files alone. It is used as it is: ``find_trained`` gives None for it, and there
-is no base or task to check.
+A LoRA adapter from elsewhere has only PEFT's files. ``find_trained`` returns None for it, and its base model and task
+are not checked.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 
 from kailin_ray.agents.evaluation import PositionBias
 from kailin_ray.config import Task
+from kailin_ray.config.renamed import rename_keys
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.manifests import Manifest, find_manifest, read_manifest
 from kailin_ray.schema import Json
@@ -23,7 +24,7 @@ class JudgeAccuracy(TypedDict):
     abstracts: int
     accuracy: float | None
     interval: list[float | None]
-    """The lower and upper end of the accuracy's 95 % interval."""
+    """Lower and upper end of the 95 % interval of the accuracy."""
     accuracy_each_order: float | None
     position_bias: PositionBias
 
@@ -40,12 +41,12 @@ Figures = TypedDict(
     },
     total=False,
 )
-"""What was measured on held-out examples, in TRL's names. Of a judge: as it was trained, ``bare``, and with the worked
-examples before the prompt."""
+"""Metrics on held-out examples, under TRL's names. A judge is measured twice: without the worked examples before the
+prompt, as it was trained (``bare``), and with them (``with_examples``)."""
 
 
 class LogRow(TypedDict, total=False):
-    """A row of the trainer's log, in TRL's names."""
+    """A row of the trainer's log, under TRL's names."""
 
     step: int
     epoch: float
@@ -66,31 +67,33 @@ class Base:
 
 @dataclass(frozen=True, kw_only=True)
 class ExampleCounts:
-    """How many examples there were."""
+    """The number of examples."""
 
     train: int
     test: int = 0
     left_out: dict[str, int]
-    """By reason."""
+    """Examples that were left out, by reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingInputs:
-    """What is trained on what: a training that goes on, or a folder that is there, must match it."""
+    """The inputs of a training. A training that resumes, or an existing folder, must have the same inputs."""
 
     config: Json
     """The settings of ``train``."""
     base: Base
     adapter: str | None
-    """Checksum of the adapter that the training began with."""
+    """Checksum of the adapter that the training started from."""
     data: str
-    """Checksum of local data, or the hub's name and revision."""
+    """Checksum of local data, or name and revision of data on the hub."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterManifest(TrainingInputs, Manifest):
-    """The manifest of an adapter, or of a whole model, that ``train`` made."""
+    """The manifest of an adapter, or of a whole model, that ``train`` created."""
 
+    FORMAT_VERSION: ClassVar[int] = 2
+    """Since version 2, ``config`` uses the new key names of ``config.renamed``."""
     COMMAND: ClassVar[str] = "train"
 
     kind: Literal["adapter", "model"]
@@ -101,26 +104,31 @@ class AdapterManifest(TrainingInputs, Manifest):
     steps: int
     before: Figures | None
     after: Figures | None
-    """None where nothing was held out."""
+    """Metrics before and after training; None if nothing was held out."""
     log: list[LogRow]
     seconds_of_last_session: float
     versions: dict[str, str]
 
+    @classmethod
+    def upgrade(cls, values: Json) -> Json:
+        """Convert the JSON of an earlier version to the current one."""
+        return values | {"config": rename_keys(values.get("config"))}
+
 
 @dataclass(frozen=True)
 class Adapter:
-    """A folder that ``train`` made."""
+    """A folder that ``train`` created."""
 
     path: Path
     manifest: AdapterManifest
 
     @classmethod
     def open(cls, path: Path, key: str = "adapter") -> "Adapter":
-        """Read its manifest. Raises ``ConfigError`` that names ``key`` if ``train`` did not make the folder."""
+        """Read the manifest. Raises ``ConfigError`` that names ``key`` if ``train`` did not create the folder."""
         return cls(path, read_manifest(path, AdapterManifest, key))
 
     def check_base(self, agent: str, path: str, identity: str) -> None:
-        """Raise ``ConfigError`` if it was trained on another model than the agent's, at ``path``."""
+        """Raise ``ConfigError`` if the adapter was trained on another model than the agent's model at ``path``."""
         if self.manifest.base.identity != identity:
             raise ConfigError(
                 f"model.{agent}.adapter: {self.path} was trained on {self.manifest.base.name}, not on {path} as it is "
@@ -129,6 +137,6 @@ class Adapter:
 
 
 def find_trained(path: Path, key: str) -> Adapter | None:
-    """An adapter that ``train`` made; None for one from elsewhere. Raises ``ConfigError`` for a damaged manifest."""
+    """Return the adapter if ``train`` created it, else None. Raises ``ConfigError`` for a damaged manifest."""
     manifest = find_manifest(path, AdapterManifest, key)
     return Adapter(path, manifest) if manifest else None

@@ -1,8 +1,8 @@
-"""What this machine's CPU is good at."""
+"""Features of this machine's CPU."""
 
 import torch
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether products of bfloat16 are fast here: not on x86 CPUs without AVX-512, which take several times as long."""
+    """Return whether bfloat16 products are fast here. x86 CPUs without AVX-512 take several times as long."""
     return torch.backends.cpu.get_cpu_capability() != "AVX2"

@@ -1,4 +1,4 @@
-"""What one call of an engine gives, and how it can fail; apart from the engine, so that knowing it needs no vLLM."""
+"""The result of an engine's call, and its errors. A module of its own, so that importing it does not need vLLM."""
 
 from dataclasses import dataclass
 
@@ -6,16 +6,16 @@ from kailin_ray.schema import Json
 
 
 class PromptTooLongError(ValueError):
-    """The prompt and the tokens it may generate do not fit into the model's context."""
+    """The prompt and the tokens to be generated do not fit into the model's context."""
 
 
 class EngineDeadError(RuntimeError):
-    """The engine's process is gone: nothing more can be asked of it."""
+    """The engine's process has ended; the engine takes no more calls."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """What one call gave, and what it cost in tokens."""
+    """The output of one call, and its cost in tokens."""
 
     text: str
     finish_reason: str
@@ -23,20 +23,20 @@ class Generation:
     cached_tokens: int
     completion_tokens: int
     probabilities: dict[str, float]
-    """Of the words asked for by ``choose``; empty after ``generate``."""
+    """The probability of each word that was passed to ``choose``; empty after ``generate``."""
     queue_seconds: float = 0.0
-    """Waiting in the engine until it was scheduled."""
+    """Time in the engine until the call was scheduled."""
     first_token_seconds: float = 0.0
-    """From its arrival to its first token (TTFT)."""
+    """Time from the call's arrival to its first token (TTFT)."""
     seconds: float = 0.0
-    """From its arrival to its end."""
+    """Time from the call's arrival to its end."""
     prompt_hash: str = ""
-    """Of the prompt's token ids: the same prompt has the same."""
+    """Hash of the prompt's token ids: equal prompts have equal hashes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSpec:
-    """What an engine serves: a model with vLLM's arguments, and what its agents need besides."""
+    """What an engine serves: a model, vLLM's arguments, and the needs of its agents."""
 
     path: str
     revision: str | None
@@ -45,11 +45,11 @@ class EngineSpec:
     chat_template: Json
     """Arguments of the chat template."""
     adapters: tuple[str, ...] = ()
-    """Directories of the LoRA adapters that its agents use."""
+    """Directories of the LoRA adapters that the agents use."""
     float32_head: bool = False
-    """Logits in float32; see ``vllm_engine.Engine``."""
+    """Whether logits are computed in float32; see ``vllm_engine.Engine``."""
 
     @property
     def num_gpus(self) -> int:
-        """GPUs of one replica, if it runs on GPUs."""
+        """The number of GPUs of one replica, if it runs on GPUs."""
         return int(self.args.get("tensor_parallel_size", 1)) * int(self.args.get("pipeline_parallel_size", 1))

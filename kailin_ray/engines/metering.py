@@ -1,17 +1,17 @@
-"""Where an engine's time goes, and what it gave: one account per replica.
+"""The account of each replica: how the engine spent its time, and what it produced.
 
-Sample (seconds but for the counts)::
+Sample (times in seconds)::
 
     {"stage": "general+biomedical+answer", "seconds": 620.0, "start": 41.0, "busy": 560.2, "retrieval": 3.1,
      "idle": 15.7, "calls": 41022.5, "prompt_tokens": 1903311, "cached_tokens": 1500123, "completion_tokens": 40112,
      "searches_retried": 0, "rows": {"ok": 902, "rejected": 301}, "reasons": {"answer_truncated": 200, ...},
      "ready": true, "in_flight": 64, "searching": 1}
 
-``busy``: at least one call is in the engine; ``retrieval``: none is, and rows wait for their contexts; ``idle``:
-neither. ``calls`` is the integral of the calls in the engine over time: by ``busy``, the mean number of them at once.
-``searches_retried``: questions put to another retriever, or again, as the one that was asked had died.
-``in_flight`` and ``searching``: calls in the engine, and searches at the retrievers, at this moment. Tokens are those
-of calls that have ended.
+``busy``: at least one call is in the engine. ``retrieval``: no call is in the engine, and rows wait for their contexts.
+``idle``: neither. ``calls`` is the integral over time of the number of calls in the engine; divided by ``busy`` it is
+the mean number of concurrent calls. ``searches_retried`` counts questions that were sent again, or to another
+retriever, because the first retriever had died. ``in_flight`` and ``searching`` are the current numbers of calls in the
+engine and of searches at the retrievers. Tokens are counted when a call ends.
 """
 
 import threading
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from kailin_ray.engines.vllm_engine import Engine
 
 ON_ITS_WAY = "on its way"
-"""A row that this stage is done with and a later one is not."""
+"""A row that this stage has finished and a later stage has not."""
 Tokens = Literal["prompt_tokens", "cached_tokens", "completion_tokens"]
 TOKENS: tuple[Tokens, ...] = ("prompt_tokens", "cached_tokens", "completion_tokens")
 Doing = Literal["start", "busy", "retrieval", "idle"]
@@ -36,7 +36,7 @@ DOINGS: tuple[Doing, ...] = ("start", "busy", "retrieval", "idle")
 
 
 class Account(TypedDict):
-    """What one replica did so far; see the sample above. It travels through Ray and into JSON."""
+    """What one replica has done so far; see the sample above. It is sent through Ray and stored as JSON."""
 
     stage: str
     seconds: float
@@ -57,7 +57,7 @@ class Account(TypedDict):
 
 
 class Meter:
-    """Adds up one engine's time, calls and rows. Any thread may ask for the account."""
+    """Counts the time, calls and rows of one engine. Any thread may read the account."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Meter:
         clock: Callable[[], float] = time.monotonic,
         on_search: Callable[[float], None] = lambda seconds: None,
     ):
-        """Count from now on: until ``ready`` it is the engine's start. ``on_search`` hears how long each took."""
+        """Start to count; time before ``ready`` is the engine's start. ``on_search`` gets each search's seconds."""
         self._stage, self._clock, self._on_search = stage, clock, on_search
         self._began = self._since = clock()
         self._lock = threading.Lock()
@@ -78,19 +78,19 @@ class Meter:
         self._reasons: Counter[str] = Counter()
 
     def ready(self) -> None:
-        """The engine can serve."""
+        """Note that the engine can serve."""
         self._turn()
         self._ready = True
 
     def rows_done(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Rows left this stage; without a status they go on to a later one."""
+        """Count rows that this stage has finished. Rows without a status continue in a later stage."""
         for record in records:
             self._rows[record.get("status") or ON_ITS_WAY] += 1
             if reason := record.get("reason"):
                 self._reasons[reason] += 1
 
     def account(self) -> Account:
-        """All so far; see the sample above."""
+        """Return the account so far; see the sample above."""
         self._turn()
         return {
             "stage": self._stage,
@@ -113,7 +113,7 @@ class Meter:
 
     @contextmanager
     def searching(self) -> Iterator[None]:
-        """A row waits for its contexts inside the block."""
+        """Context manager: while it is open, a row waits for its contexts."""
         self._turn(searches=1)
         began = self._clock()
         try:
@@ -123,34 +123,34 @@ class Meter:
             self._on_search(self._clock() - began)
 
     def count_retries(self, number: int) -> None:
-        """So many questions are asked again."""
+        """Count ``number`` questions that are sent again."""
         self._retried += number
 
     async def call(self, asked: Any) -> Generation:
-        """Await a call of the engine, and count it."""
+        """Await a call of the engine, count it, and return its result."""
         self._turn(calls=1)
         try:
-            given: Generation = await asked
+            generation: Generation = await asked
         finally:
             self._turn(calls=-1)
         for name in TOKENS:
-            self._tokens[name] += getattr(given, name)
-        return given
+            self._tokens[name] += getattr(generation, name)
+        return generation
 
     def _turn(self, calls: int = 0, searches: int = 0) -> None:
-        """Book the time since the last turn on what went on; from now on so many more calls and searches do."""
+        """Add the time since the last turn to the current state, then add to the numbers of calls and searches."""
         with self._lock:
             now = self._clock()
-            passed, self._since = now - self._since, now
-            doing: Doing = "busy" if self._calls else "retrieval" if self._searches else "idle"
-            self._seconds[doing if self._ready else "start"] += passed
-            self._calls_seconds += passed * self._calls
+            elapsed, self._since = now - self._since, now
+            state: Doing = "busy" if self._calls else "retrieval" if self._searches else "idle"
+            self._seconds[state if self._ready else "start"] += elapsed
+            self._calls_seconds += elapsed * self._calls
             self._calls += calls
             self._searches += searches
 
 
 class MeteredEngine:
-    """An engine whose calls a meter counts."""
+    """An engine whose calls are counted by a meter."""
 
     def __init__(self, engine: "Engine", meter: Meter):
         self._engine, self._meter = engine, meter
@@ -158,11 +158,11 @@ class MeteredEngine:
     async def generate(
         self, messages: Sequence[dict[str, str]], sampling: Json, adapter: str | None = None
     ) -> Generation:
-        """As the engine's."""
+        """Call the method of the engine with the same name, and count the call."""
         return await self._meter.call(self._engine.generate(messages, sampling, adapter))
 
     async def choose(
         self, messages: Sequence[dict[str, str]], words: Sequence[str], adapter: str | None = None
     ) -> Generation:
-        """As the engine's."""
+        """Call the method of the engine with the same name, and count the call."""
         return await self._meter.call(self._engine.choose(messages, words, adapter))

@@ -1,7 +1,7 @@
-"""How big a model is, from its ``config.json`` alone: parameters, bytes of weights, bytes of KV cache.
+"""The size of a model, computed from its ``config.json``: parameters, bytes of weights, bytes of KV cache.
 
-The parameters are counted on torch's meta device: exact for every architecture that transformers knows, and nothing
-is loaded.
+The parameters are counted on torch's meta device. The count is exact for every architecture that transformers knows,
+and no weights are loaded.
 """
 
 from dataclasses import dataclass
@@ -23,36 +23,37 @@ _BITS = {
     "bitsandbytes": 4,
 }
 _SCALES = {4: 0.5, 8: 0.03}
-"""Bits a weight that scales add: of 4-bit weights in groups of 32 (16 bits each), of 8-bit ones in blocks."""
+"""Bits per weight that scales add: for 4-bit weights in groups of 32 (16 bits per group), for 8-bit weights in
+blocks."""
 
 
 @dataclass(frozen=True)
 class ModelSize:
-    """What a model takes; nothing here is shared out among GPUs yet."""
+    """The memory needs of a model, before it is divided among GPUs."""
 
     num_parameters: int
     num_active: int
-    """Parameters that one token meets: of a mixture, those of its experts only."""
+    """Parameters that one token uses. In a mixture of experts, only those of the token's experts count."""
     weight_bytes: int
     max_length: int
-    """Tokens, by the model's own configuration."""
+    """Tokens, from the model's own configuration."""
     num_kv_heads: int
-    """Of the layer that has the fewest: among so many GPUs the cache can be shared out."""
+    """KV heads of the layer that has the fewest. The cache can be divided among this many GPUs."""
     full_bytes: int
-    """KV cache of a token in the layers that attend to everything."""
+    """KV cache bytes per token in the layers with full attention."""
     window_bytes: int
-    """KV cache of a token in the layers that attend to the last ``window`` tokens."""
+    """KV cache bytes per token in the layers that attend to the last ``window`` tokens."""
     window: int
     state_bytes: int
-    """What layers of linear attention keep of a text, however long."""
+    """Bytes that the layers with linear attention keep for a text of any length."""
 
     def kv_bytes(self, num_tokens: int) -> int:
-        """Cache of a text of so many tokens, in bytes."""
+        """Return the size of the cache of a text of ``num_tokens`` tokens, in bytes."""
         return self.full_bytes * num_tokens + self.window_bytes * min(num_tokens, self.window) + self.state_bytes
 
 
 def model_size(engine: EngineSpec) -> ModelSize:
-    """The size of an engine's model. Raises ``OSError`` or ``ValueError`` if its configuration cannot be read."""
+    """Return the size of an engine's model. Raises ``OSError`` or ``ValueError`` for an unreadable configuration."""
     args = engine.args
     return _model_size(
         engine.path,
@@ -68,13 +69,13 @@ def model_size(engine: EngineSpec) -> ModelSize:
 def _model_size(
     path: str, revision: str | None, dtype: str, quantization: str | None, kv_dtype: str, trust: bool
 ) -> ModelSize:
-    # Here and not above: most commands that know a plan need no torch.
+    # Imported here because most commands that use a plan do not need torch.
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust)
     text = config.get_text_config()
     shapes = _shapes(config, trust)
-    width = 4 if dtype in ("float32", "float") else 2  # vLLM's "auto" makes 16 bits of float32
+    width = 4 if dtype in ("float32", "float") else 2  # vLLM's "auto" converts float32 to 16 bits
     bits = _weight_bits(getattr(config, "quantization_config", None), quantization)
     quantized = sum(n for name, n, dims in shapes if bits and dims > 1 and not any(x in name for x in _NOT_QUANTIZED))
     total = sum(n for _, n, _ in shapes)
@@ -92,53 +93,56 @@ def _model_size(
 
 
 def _shapes(config: Any, trust: bool) -> list[tuple[str, int, int]]:
-    """Name, number of elements and number of dimensions of every parameter."""
+    """Return name, number of elements and number of dimensions of every parameter."""
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     with torch.device("meta"):
         try:
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
-        except ValueError:  # a model that also sees
+        except ValueError:  # a model that also reads images
             model = AutoModelForImageTextToText.from_config(config, trust_remote_code=trust)
     return [(name, parameter.numel(), parameter.dim()) for name, parameter in model.named_parameters()]
 
 
-def _weight_bits(given: Any, argument: str | None) -> float:
-    """Bits of a quantized weight with its scales; 0 if nothing is quantized."""
-    note = given if isinstance(given, dict) else (given.to_dict() if given else {})
-    method = str(note.get("quant_method") or argument or "")
-    groups = note.get("config_groups") or {}
-    named = next((group["weights"]["num_bits"] for group in groups.values() if group.get("weights")), None)
-    loaded = 8 if note.get("load_in_8bit") else None
-    bits = note.get("bits") or named or loaded or _find_bits(method)
+def _weight_bits(quantization: Any, argument: str | None) -> float:
+    """Return the bits of a quantized weight with its scales; 0 if nothing is quantized."""
+    settings = quantization if isinstance(quantization, dict) else (quantization.to_dict() if quantization else {})
+    method = str(settings.get("quant_method") or argument or "")
+    groups = settings.get("config_groups") or {}
+    group_bits = next((group["weights"]["num_bits"] for group in groups.values() if group.get("weights")), None)
+    loaded_bits = 8 if settings.get("load_in_8bit") else None
+    bits = settings.get("bits") or group_bits or loaded_bits or _find_bits(method)
     return bits + _SCALES.get(bits, 0.0)
 
 
 def _find_bits(method: str) -> int:
-    """Of the quantization whose name ``method`` begins with (``awq_marlin``), the longest if several; 0 for none."""
+    """Return the bits of the quantization with whose name ``method`` starts (``awq_marlin``); 0 for none.
+
+    If several names match, the longest counts.
+    """
     names = [name for name in _BITS if method.startswith(name)]
     return _BITS[max(names, key=len)] if names else 0
 
 
 def _expert_share(text: Any) -> float:
-    """Of a mixture's experts, the share that a token meets."""
-    every = getattr(text, "num_experts", None) or getattr(text, "num_local_experts", None)
-    every = every or getattr(text, "n_routed_experts", None)
-    chosen = getattr(text, "num_experts_per_tok", None) or getattr(text, "top_k_experts", None)
-    return chosen / every if every and chosen else 1.0
+    """Return the share of a mixture's experts that one token uses; 1 for a model without experts."""
+    num_experts = getattr(text, "num_experts", None) or getattr(text, "num_local_experts", None)
+    num_experts = num_experts or getattr(text, "n_routed_experts", None)
+    num_chosen = getattr(text, "num_experts_per_tok", None) or getattr(text, "top_k_experts", None)
+    return num_chosen / num_experts if num_experts and num_chosen else 1.0
 
 
 def _cache_fields(text: Any, width: int) -> dict[str, int]:
-    """The fields of ``ModelSize`` about the cache; ``width``: bytes of a cached value."""
+    """Return the fields of ``ModelSize`` about the cache; ``width``: bytes of a cached value."""
     kinds = getattr(text, "layer_types", None)
     if kinds is None:
-        everywhere = "sliding_attention" if getattr(text, "sliding_window", None) else "full_attention"
-        kinds = [everywhere] * text.num_hidden_layers
-    # Layers may differ in their heads; transformers then refuses to answer for all of them.
+        only_kind = "sliding_attention" if getattr(text, "sliding_window", None) else "full_attention"
+        kinds = [only_kind] * text.num_hidden_layers
+    # Layers may have different numbers of heads; then transformers raises for values of the whole model.
     layers = getattr(text, "per_layer_config", None) or [text] * len(kinds)
     bytes_of = {"full": 0, "window": 0, "state": 0}
-    fewest = []
+    num_heads = []
     for kind, layer in zip(kinds, layers, strict=True):
         if kind in _WITHOUT_CACHE:
             continue
@@ -148,11 +152,11 @@ def _cache_fields(text: Any, width: int) -> dict[str, int]:
             bytes_of["state"] += 4 * size  # kept in float32
         else:
             heads, values = _values_per_token(layer)
-            fewest.append(heads)
-            # Of a kind that is not known here the most is assumed.
+            num_heads.append(heads)
+            # For an unknown kind, full attention is assumed: it needs the most memory.
             bytes_of["window" if kind == "sliding_attention" else "full"] += values * width
     return {
-        "num_kv_heads": min(fewest, default=1),
+        "num_kv_heads": min(num_heads, default=1),
         "full_bytes": bytes_of["full"],
         "window_bytes": bytes_of["window"],
         "state_bytes": bytes_of["state"],
@@ -160,7 +164,7 @@ def _cache_fields(text: Any, width: int) -> dict[str, int]:
 
 
 def _values_per_token(layer: Any) -> tuple[int, int]:
-    """Heads that the cache of a layer can be shared out by, and values that it holds of one token."""
+    """Return the number of heads by which a layer's cache can be divided, and its number of values per token."""
     if latent := getattr(layer, "kv_lora_rank", None):
         return 1, latent + layer.qk_rope_head_dim
     heads = int(getattr(layer, "num_key_value_heads", None) or layer.num_attention_heads)

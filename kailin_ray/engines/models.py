@@ -1,4 +1,4 @@
-"""A model or adapter that a configuration names: found, checked and pinned."""
+"""Find, check and pin the models and adapters that a configuration names."""
 
 import difflib
 import importlib.util
@@ -15,14 +15,14 @@ from kailin_ray.schema import Json
 
 
 def model_identity(path: str, revision: str | None, checksum: Callable[[Path], str] = sha256) -> str:
-    """Which model it is, wherever it lies: the checksum of a local directory, or a hub id with its revision."""
+    """Return what identifies a model at any path: the checksum of a local directory, or a hub id with its revision."""
     return checksum(Path(path)) if Path(path).is_dir() else f"{path}@{revision or 'main'}"
 
 
 M = TypeVar("M", Model, Agent, Encoder, QueryModel, TrainedModel)
 
 
-# Of vLLM's engine arguments those that everybody uses. Any other is looked up in vLLM, whose import takes ten seconds.
+# The common engine arguments of vLLM. Any other is looked up in vLLM itself, whose import takes ten seconds.
 _USUAL = frozenset(
     (
         "block_size", "distributed_executor_backend", "dtype", "enable_prefix_caching", "enforce_eager",
@@ -36,45 +36,45 @@ _USUAL = frozenset(
 def check_engine_arguments(key: str, given: Json) -> None:
     """Raise ``ConfigError`` for arguments that vLLM's engine does not have."""
     if given.get("data_parallel_size", 1) != 1:
-        raise ConfigError(f"{key}.data_parallel_size: engines are multiplied by cluster.num_engines and the plan")
+        raise ConfigError(f"{key}.data_parallel_size: the number of engines is set by cluster.num_engines and the plan")
     unusual = set(given) - _USUAL
-    # A plan may be made where there is no vLLM; it will look when it starts.
+    # A plan can be made on a machine without vLLM; vLLM checks the arguments when it starts.
     if not unusual or importlib.util.find_spec("vllm") is None:
         return
     from kailin_ray.engines.vllm_engine import argument_names
 
     for name in sorted(unusual - argument_names()):
         close = difflib.get_close_matches(name, argument_names() | _USUAL, n=3)
-        raise ConfigError(f"{key}.{name}: not an engine argument of vLLM; like it: {', '.join(close) or 'none'}")
+        raise ConfigError(f"{key}.{name}: not an engine argument of vLLM; similar: {', '.join(close) or 'none'}")
 
 
 def check_files(key: str, path: str) -> None:
-    """Raise ``ConfigError`` for a model's directory without safetensors, or with modules of its own code."""
+    """Raise ``ConfigError`` for a model directory without safetensors, or with modules that need their own code."""
     if not Path(path).is_dir():
-        return  # of the hub, where the loaders look for the same
+        return  # a hub model, for which the loaders check the same
     if not any(Path(path).rglob("*.safetensors")):
         pickled = sorted(file.name for file in Path(path).iterdir() if file.suffix in (".bin", ".pt", ".pth", ".ckpt"))
-        held = f", only {', '.join(pickled[:3])}" if pickled else ""
+        only = f", only {', '.join(pickled[:3])}" if pickled else ""
         raise ConfigError(
-            f"{key}: {path} has no *.safetensors{held}: pickled weights can run code and are "
+            f"{key}: {path} has no *.safetensors{only}: pickled weights can run code and are "
             "not loaded; save the model as safetensors"
         )
-    modules = Path(path, "modules.json")  # of sentence-transformers
+    modules = Path(path, "modules.json")  # written by sentence-transformers
     for module in read_json(modules) if modules.is_file() else []:
         if not str(module.get("type")).startswith("sentence_transformers."):
             raise ConfigError(f"{key}: {path} names the module {module.get('type')!r}: a model's own code is not run")
 
 
 def resolve_adapter(path: str, key: str) -> str:
-    """The absolute path of a LoRA adapter's directory. Raises ``ConfigError`` if it is none."""
-    for needed in ("adapter_config.json", "adapter_model.safetensors"):
-        if not Path(path, needed).is_file():
-            raise ConfigError(f"{key}: {path} is not a LoRA adapter's directory: it has no {needed}")
+    """Return the absolute path of a LoRA adapter's directory. Raises ``ConfigError`` if it is not one."""
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not Path(path, name).is_file():
+            raise ConfigError(f"{key}: {path} is not a LoRA adapter's directory: it has no {name}")
     return str(Path(path).absolute())
 
 
 def model_json(model: Encoder | QueryModel, name: str) -> Any:
-    """A JSON file of a model's, None where it has none."""
+    """Return the content of a model's JSON file; None if the model has no such file."""
     file = Path(model.path, name)
     if not Path(model.path).is_dir():
         from huggingface_hub import hf_hub_download
@@ -88,10 +88,10 @@ def model_json(model: Encoder | QueryModel, name: str) -> Any:
 
 
 def resolve_model(model: M, key: str) -> M:
-    """The same model or encoder, checked and pinned.
+    """Return the model or encoder, checked and pinned.
 
-    A local path is made absolute, as actors have other working folders; a hub revision becomes its commit, so that
-    every machine and every session takes the same.
+    A local path becomes absolute, because actors have other working folders. A hub revision becomes its commit, so that
+    every machine and every session uses the same model.
     """
     assert model.path
     commit = check_model(key, model.path, model.revision)
@@ -99,7 +99,7 @@ def resolve_model(model: M, key: str) -> M:
 
 
 def check_model(key: str, path: str, revision: str | None) -> str | None:
-    """The commit of a hub model, None for a directory. Raises ``ConfigError`` if it cannot be had."""
+    """Return the commit of a hub model, None for a directory. Raises ``ConfigError`` if it is not available."""
     if Path(path).is_dir():
         if not (Path(path) / "config.json").exists():
             raise ConfigError(f"{key}: {path} is not a model directory: it has no config.json")
@@ -110,6 +110,6 @@ def check_model(key: str, path: str, revision: str | None) -> str | None:
 
         try:
             return Path(hf_hub_download(path, "config.json", revision=revision)).parent.name  # snapshots/<commit>/
-        except Exception as error:  # whatever the hub's client raises, the model cannot be had
-            fault = f"the hub does not give it ({type(error).__name__})"
-    raise ConfigError(f"{key}: {path}: no such directory, and {fault}; `fetch` gets the demo's models")
+        except Exception as error:  # whatever the hub's client raises, the model is not available
+            fault = f"the hub does not provide it ({type(error).__name__})"
+    raise ConfigError(f"{key}: {path}: no such directory, and {fault}; `fetch` downloads the demo's models")

@@ -1,7 +1,7 @@
-"""vLLM behind a few verbs: generate text, choose among words with probabilities.
+"""The vLLM engine, with two operations: generate text, and choose among words with probabilities.
 
-The only module that knows vLLM. Prompts are given to it as token ids (``chat_template.py``), so that text of an
-abstract can never become a special token.
+Only this module uses vLLM's engine. Prompts are passed as token ids (``chat_template.py``), so that text of an abstract
+can never become a special token.
 """
 
 import dataclasses
@@ -35,21 +35,22 @@ _KNOWN_LAYERS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj",
 
 
 class Engine:
-    """One vLLM engine in this process's charge. Many calls may be in flight at once."""
+    """One vLLM engine that belongs to this process. Many calls may be in flight at the same time."""
 
     def __init__(self, spec: EngineSpec, ray_metrics: bool = False):
-        """Start the engine; returns when it can serve. ``spec.args`` go to vLLM untouched, over the defaults here.
+        """Start the engine; return when it can serve.
 
-        Where they leave the ``dtype`` to it, it is float32 on CPUs without fast products of bfloat16.
-        A float32 head computes the logits in float32: in bfloat16 they come in steps of 1/8 or more, which makes ties
-        of probabilities that differ. It needs a model whose head is not quantized. ``ray_metrics`` sends vLLM's metrics
-        to Ray's Prometheus endpoint.
+        ``spec.args`` go to vLLM unchanged and override the defaults set here. On CPUs without fast bfloat16 products a
+        ``dtype`` that is not set, or is "auto", becomes float32.
+        A float32 head computes the logits in float32. In bfloat16 they have steps of 1/8 or more, so that different
+        probabilities become equal. It needs a model whose head is not quantized. ``ray_metrics`` sends vLLM's metrics
+        to Ray's Prometheus endpoint. Raises ``ValueError`` for a tokenizer without a chat template.
         """
-        # Weights are data from outside: safetensors only, unless the user's own arguments say otherwise.
+        # Weights are data from outside: only safetensors are loaded, unless the user's own arguments say otherwise.
         defaults: Json = {"load_format": "safetensors", "enable_prefix_caching": True}
-        given = dict(spec.args)
-        if current_platform.is_cpu() and given.get("dtype", "auto") == "auto" and not multiplies_bfloat16():
-            given["dtype"] = "float32"
+        own_args = dict(spec.args)
+        if current_platform.is_cpu() and own_args.get("dtype", "auto") == "auto" and not multiplies_bfloat16():
+            own_args["dtype"] = "float32"
         if spec.adapters:
             ranks = [lora_rank(adapter) for adapter in spec.adapters]
             defaults |= {"enable_lora": True, "max_loras": len(ranks), "max_lora_rank": _vllm_rank(max(ranks))}
@@ -57,8 +58,8 @@ class Engine:
                 defaults["worker_extension_cls"] = "kailin_ray.engines.cpu_lora.Extension"
                 defaults["lora_target_modules"] = lora_modules(spec.adapters)
         if spec.float32_head:
-            given["hf_overrides"] = {"head_dtype": "float32"} | (given.get("hf_overrides") or {})
-        args = AsyncEngineArgs(model=spec.path, revision=spec.revision, **(defaults | given))
+            own_args["hf_overrides"] = {"head_dtype": "float32"} | (own_args.get("hf_overrides") or {})
+        args = AsyncEngineArgs(model=spec.path, revision=spec.revision, **(defaults | own_args))
         loggers: list[Any] | None = [RayPrometheusStatLogger] if ray_metrics else None
         self._llm = AsyncLLM.from_engine_args(args, stat_loggers=loggers)
         self._tokenizer = AutoTokenizer.from_pretrained(
@@ -72,14 +73,14 @@ class Engine:
         self._ids = itertools.count()
 
     async def generate(self, messages: Sequence[Message], sampling: Json, adapter: str | None = None) -> Generation:
-        """Continue ``messages`` with the assistant's turn; ``adapter`` is one of the engine's.
+        """Generate the assistant's turn after ``messages``; ``adapter`` is one of the engine's adapters.
 
         Raises ``PromptTooLongError`` if prompt and ``max_tokens`` do not fit, ``EngineDeadError`` if the engine died.
         """
         return await self._run(messages, SamplingParams(**sampling), adapter)
 
     async def choose(self, messages: Sequence[Message], words: Sequence[str], adapter: str | None = None) -> Generation:
-        """Let the assistant's turn be one of ``words`` and read their probabilities from its first token.
+        """Constrain the assistant's turn to one of ``words`` and read their probabilities from its first token.
 
         The words must differ in their first token. Raises as ``generate`` does.
         """
@@ -96,10 +97,10 @@ class Engine:
     ) -> Generation:
         arrived = time.monotonic()
         prompt = prompt_ids(self._tokenizer, messages, self._template)
-        room = self.max_model_len - (params.max_tokens or 1)
-        if len(prompt) > room:
-            raise PromptTooLongError(f"{len(prompt)} prompt tokens, {room} fit")
-        # What came before a text's end is of no use here, and costs a message and a copy per token.
+        max_prompt = self.max_model_len - (params.max_tokens or 1)
+        if len(prompt) > max_prompt:
+            raise PromptTooLongError(f"{len(prompt)} prompt tokens, {max_prompt} fit")
+        # Partial texts are not needed here; each would cost a message and a copy per token.
         params.output_kind = RequestOutputKind.FINAL_ONLY
         lora = self._adapters[adapter] if adapter else None
         final = None
@@ -121,7 +122,7 @@ class Engine:
             cached_tokens=final.num_cached_tokens or 0,
             completion_tokens=len(completion.token_ids),
             probabilities=probabilities,
-            # Without vLLM's statistics (disable_log_stats) there are no times of its own.
+            # With disable_log_stats, vLLM reports no times.
             queue_seconds=max(0.0, times.scheduled_ts - times.queued_ts) if times else 0.0,
             first_token_seconds=times.first_token_latency if times else 0.0,
             seconds=time.monotonic() - arrived,
@@ -134,46 +135,49 @@ class Engine:
 
 
 def lora_rank(adapter: str) -> int:
-    """The rank of a LoRA adapter in PEFT's format."""
+    """Return the rank of a LoRA adapter in PEFT's format."""
     return int(json.loads(Path(adapter, "adapter_config.json").read_text(encoding="utf-8"))["r"])
 
 
 def lora_modules(adapters: Sequence[str]) -> list[str] | None:
-    """The layers that one of the adapters has weights for, by the ends of their names; ``None`` for all.
+    """Return the layers for which any of the adapters has weights, by the last part of their names; None for all.
 
-    All, where a name may be another one in vLLM, such as an expert's: it would be left out silently. vLLM computes
-    adapters for all layers, zeros where one has nothing.
+    None is returned where vLLM may use another name for a layer, such as an expert's, which would then be left out
+    silently. If the layers are not limited, vLLM computes adapters for all, with zeros where an adapter has no weights.
     """
-    found = set()
+    layers = set()
     for adapter in adapters:
         with safe_open(Path(adapter, "adapter_model.safetensors"), framework="numpy") as tensors:
             names = list(tensors.keys())
         if any(".experts." in name for name in names):
             return None
-        found |= {name.partition(".lora_")[0].rpartition(".")[2] for name in names}
-    return sorted(found) if found <= _KNOWN_LAYERS else None
+        layers |= {name.partition(".lora_")[0].rpartition(".")[2] for name in names}
+    return sorted(layers) if layers <= _KNOWN_LAYERS else None
 
 
 def _vllm_rank(rank: int) -> int:
-    """The least rank that vLLM reserves room for and that holds ``rank``."""
+    """Return the smallest rank that vLLM supports and that is at least ``rank``."""
     return next((size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= rank), rank)
 
 
 def argument_names() -> set[str]:
-    """The names of vLLM's engine arguments."""
+    """Return the names of vLLM's engine arguments."""
     return {field.name for field in dataclasses.fields(AsyncEngineArgs)}
 
 
 def word_probabilities(logprobs: dict[int, Any], words: Sequence[str]) -> dict[str, float]:
-    """Probabilities of ``words`` from the log-probabilities of a first token that was constrained to them.
+    """Return the probabilities of ``words`` from the log-probabilities of a first token that was constrained to them.
 
-    A token counts for the word that it begins; a token that begins several words counts for none.
+    A token counts for the word that it begins; a token that begins several words counts for none. Raises
+    ``RuntimeError`` if no token counts.
     """
     mass = dict.fromkeys(words, 0.0)
     for entry in logprobs.values():
-        begun = [word for word in words if entry.decoded_token and word.startswith(entry.decoded_token.strip() or "\0")]
-        if len(begun) == 1:
-            mass[begun[0]] += math.exp(entry.logprob)
+        matches = [
+            word for word in words if entry.decoded_token and word.startswith(entry.decoded_token.strip() or "\0")
+        ]
+        if len(matches) == 1:
+            mass[matches[0]] += math.exp(entry.logprob)
     total = sum(mass.values())
     if total <= 0.0:
         raise RuntimeError(f"no probability for any of {list(words)}: their first tokens cannot be told apart")

@@ -1,1 +1,1 @@
-"""Files, folders, stores, locks, HTTP, the terminal."""
+"""Files, folders, object stores, locks, HTTP and the terminal."""

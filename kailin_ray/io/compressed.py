@@ -8,15 +8,15 @@ from typing import BinaryIO, cast
 from isal import igzip, isal_zlib
 
 GZIP_RATIO = 100
-"""What a gzip file may unpack to, in times its size. PubMed's and MeSH's own: 10 to 20; zeros: 1,000."""
+"""A gzip file may unpack to this many times its size. Files of PubMed and MeSH reach 10 to 20, zeros 1,000."""
 GZIP_FREE = 64 << 20
 """Bytes that any gzip file may unpack to."""
 
 
 def open_unpacked(path: Path) -> BinaryIO:
-    """Open a file to be read, through gzip if that is what it holds, whatever its name.
+    """Open a file for reading; unpack it if its content is gzip, whatever its name.
 
-    A read raises ``gzip.BadGzipFile`` where the file unpacks to more than ``GZIP_RATIO`` times its size.
+    Reading raises ``gzip.BadGzipFile`` if the file unpacks to more than ``GZIP_FREE`` and ``GZIP_RATIO`` allow.
     """
     with path.open("rb") as stream:
         magic = stream.read(2)
@@ -24,7 +24,7 @@ def open_unpacked(path: Path) -> BinaryIO:
 
 
 class _BoundedGzip(igzip.IGzipFile):
-    """Three times as fast as Python's own, and the same to its users."""
+    """A gzip file with a size limit. It is three times as fast as Python's and has the same interface."""
 
     def __init__(self, path: Path):
         super().__init__(path)

@@ -1,4 +1,4 @@
-"""Small file habits used everywhere: write under a temporary name, then rename; JSON that a person can read."""
+"""File helpers: write under a temporary name, then rename; write JSON that a person can read."""
 
 import hashlib
 import json
@@ -15,9 +15,9 @@ from kailin_ray.io.storage import is_remote, remove, upload
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it to ``path`` if the block succeeds, else remove it.
+    """Yield a temporary path next to ``path``; rename it to ``path`` if the block succeeds, else remove it.
 
-    For a path in an object store it is a local one, written there if the block succeeds.
+    For a path in an object store, the temporary path is local, and its file is uploaded if the block succeeds.
     """
     if is_remote(path):
         with tempfile.TemporaryDirectory() as folder:
@@ -34,7 +34,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk. What is in an object store is safe already."""
+    """Wait until a file, or the names in a folder, are on disk. Nothing to do for an object store."""
     if is_remote(path):
         return
     handle = os.open(path, os.O_RDONLY)
@@ -46,10 +46,10 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder beside ``path``; rename it to ``path`` if the block succeeds, else remove it.
+    """Yield an empty folder next to ``path``; rename it to ``path`` if the block succeeds, else remove it.
 
-    In an object store, which has no rename, a local folder's files are written one by one; those at its top, which say
-    what the others are, last. Raises ``FileExistsError`` if ``path`` exists and is not an empty folder.
+    An object store has no rename, so the files of a local folder are uploaded one by one. The files at its top level,
+    which describe the others, come last. Raises ``FileExistsError`` if ``path`` exists and is not an empty folder.
     """
     if is_remote(path):
         with tempfile.TemporaryDirectory() as name:
@@ -75,7 +75,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder with all that is in it, if it is there."""
+    """Remove a folder with everything in it, if it exists."""
     if is_remote(path):
         remove(file for file in path.rglob("*") if file.is_file())
     else:
@@ -94,7 +94,7 @@ def read_json(path: Path) -> Any:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file, as hex. Of a folder: of the sorted list of its files' names and checksums."""
+    """Return the SHA-256 of a file as hex; for a folder, that of the sorted list of its files' names and checksums."""
     if path.is_dir():
         lines = [
             f"{sha256(file)}  {file.relative_to(path).as_posix()}\n"
@@ -108,7 +108,7 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def updating(out: Path) -> Iterator[Path]:
-    """Yield an empty folder; if the block succeeds, its files take their places in ``out``, else it is removed."""
+    """Yield an empty folder; if the block succeeds, move its files to their places in ``out``, else remove it."""
     out = out.absolute()
     with atomic_folder(_beside(out)) as folder:
         yield folder
@@ -120,24 +120,24 @@ def _beside(out: Path) -> Path:
 
 
 def finish(out: Path) -> None:
-    """Move the files of a whole update, the manifest last: without it the folder counts for nothing.
+    """Move the files of a complete update into ``out``, the manifest last: a folder without one is not complete.
 
-    Stopped between two of them, it goes on with the others.
+    After an interruption, the next call moves the remaining files.
     """
     update = _beside(out)
     if not update.is_dir():
         return
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         for file in update.rglob("*"):
-            sync(file)  # what it was made from may go then
+            sync(file)  # the files that it was made from may be removed afterwards
         update.replace(out)
         return
-    if (update / "manifest.json").exists():  # else all of it has moved already
+    if (update / "manifest.json").exists():  # else all files have been moved already
         (out / "manifest.json").unlink(missing_ok=True)
         files = [file for file in update.rglob("*") if file.is_file()]
         for file in sorted(files, key=lambda file: file.name == "manifest.json"):
             target = out / file.relative_to(update)
             target.parent.mkdir(parents=True, exist_ok=True)
-            sync(file)  # before the only other copy goes
+            sync(file)  # before the only other copy is removed
             file.replace(target)
     shutil.rmtree(update)

@@ -1,8 +1,8 @@
-"""Asking servers that fail now and then: patiently, politely, and going on where a download broke off.
+"""HTTP requests to servers that fail now and then: retries, a limited request rate and resumed downloads.
 
-What passes by itself (a dropped connection, a server that is busy) is asked again, after a pause that doubles each
-time, or for as long as the server says in ``Retry-After``. What does not (404, an address that is none) is an error at
-once. Only http and https are spoken, after a redirect too.
+A request is retried after a temporary fault (a dropped connection, a busy server). The pause before it doubles each
+time, or the server sets it with ``Retry-After``. A permanent fault (404, an invalid address) is an error at once. Only
+http and https are used, even after a redirect.
 """
 
 import random
@@ -21,13 +21,13 @@ from kailin_ray import __version__
 
 CHUNK = 1 << 18
 TIMEOUT_S = (20, 30)
-"""To connect, and between two bytes."""
+"""Seconds to connect, and between two bytes."""
 ATTEMPTS = 6
-"""In a row, without a byte of progress."""
+"""Attempts in a row without ``CHUNK`` bytes of progress."""
 PAUSE_S = 1.0
-"""Before the second attempt; it doubles each time. With ``ATTEMPTS`` a server may be away for half a minute."""
+"""Pause before the second attempt; it doubles each time. With ``ATTEMPTS``, a server may be down for half a minute."""
 LONGEST_PAUSE_S = 600.0
-"""A server that asks for a longer one is not waited for."""
+"""If a server asks for a longer pause, the request fails."""
 
 _BUSY = frozenset((408, 425, 429, 500, 502, 503, 504))
 
@@ -35,11 +35,11 @@ T = TypeVar("T")
 
 
 class WebError(RuntimeError):
-    """What a server did not give, and why; one line."""
+    """A failed request and its reason, in one line."""
 
 
 class PassingError(WebError):
-    """A fault that may be over soon."""
+    """A temporary fault."""
 
     def __init__(self, message: str, pause: float = 0.0):
         """``pause``: seconds that the server asks for."""
@@ -48,25 +48,25 @@ class PassingError(WebError):
 
 
 class Web:
-    """One client of a server, for several threads: keeps connections open, paces requests, can be told to stop."""
+    """A client of a server for several threads. It reuses connections, limits the request rate and can be stopped."""
 
     def __init__(self, per_second: float | None = None):
-        """``per_second``: the most requests that may begin in a second; None for no limit."""
+        """``per_second``: the most requests that may start per second; None for no limit."""
         self._session = requests.Session()
-        # Identity: a byte range is one of the file's own bytes.
-        about = {"User-Agent": f"kailin_ray/{__version__} (PubMed to training data)", "Accept-Encoding": "identity"}
-        self._session.headers.update(about)
+        # Identity, so that a byte range refers to the file's own bytes.
+        headers = {"User-Agent": f"kailin_ray/{__version__} (PubMed to training data)", "Accept-Encoding": "identity"}
+        self._session.headers.update(headers)
         self._interval = 1 / per_second if per_second else 0.0
         self._turn = threading.Lock()
         self._next = 0.0
         self._stop = threading.Event()
 
     def stop(self) -> None:
-        """Let every thread's next step raise ``WebError``."""
+        """Make the next step of every thread raise ``WebError``."""
         self._stop.set()
 
     def persistently(self, ask: Callable[[], T], progress: Callable[[], int] = lambda: 0) -> T:
-        """What ``ask`` gives, asked again where it raises ``PassingError``: so many times, or after progress anew."""
+        """Return ``ask()``; retry on ``PassingError``, up to ``ATTEMPTS`` times. Progress resets the count."""
         attempt, mark = 0, progress()
         while True:
             try:
@@ -77,16 +77,16 @@ class Web:
                     attempt, mark = 1, reached
                 if attempt == ATTEMPTS or error.pause > LONGEST_PAUSE_S:
                     raise
-                # Not all clients at the same moment again.
+                # Random, so that clients do not all retry at the same moment.
                 self._wait(max(error.pause, PAUSE_S * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)))  # noqa: S311
 
     @contextmanager
     def open_response(
         self, method: str, url: str, allowed: tuple[int, ...] = (), **keys: Any
     ) -> Iterator[requests.Response]:
-        """A server's answer, its body unread. ``allowed``: statuses from 400 on that are no error.
+        """Yield a response before its body is read. ``allowed``: statuses from 400 on that are not errors.
 
-        Raises ``PassingError`` or ``WebError``; in the block too, where the body breaks off.
+        Raises ``PassingError`` or ``WebError``, also inside the block if the body breaks off.
         """
         self._take_turn()
         try:
@@ -102,9 +102,9 @@ class Web:
             raise WebError(f"{url}: {error}") from error
 
     def pieces(self, answer: requests.Response, most: int | None = None) -> Iterator[bytes]:
-        """The body as it is sent: a file that is served as ``Content-Encoding: gzip`` stays packed.
+        """Yield the body as it is sent: a file that is served as ``Content-Encoding: gzip`` stays compressed.
 
-        Raises ``WebError`` where it has more than ``most`` bytes.
+        Raises ``WebError`` if it has more than ``most`` bytes.
         """
         num_bytes = 0
         for piece in answer.raw.stream(CHUNK, decode_content=False):
@@ -112,11 +112,11 @@ class Web:
             if self._stop.is_set():
                 raise WebError("stopped")
             if most is not None and num_bytes > most:
-                raise WebError(f"{answer.url}: more than {most:,} bytes, which it should not have")
+                raise WebError(f"{answer.url}: more than {most:,} bytes, the limit here")
             yield piece
 
     def text(self, url: str, most: int) -> str:
-        """A page of at most so many bytes."""
+        """Return a page of at most ``most`` bytes."""
 
         def ask() -> str:
             with self.open_response("GET", url) as answer:
@@ -125,30 +125,34 @@ class Web:
         return self.persistently(ask)
 
     def download(self, url: str, to: Path, told: Callable[[int], Any]) -> None:
-        """Fetch a file, going on after the bytes of it that are in ``to``. ``told``: how many bytes came.
+        """Download a file and resume after the bytes in ``to``. ``told`` is called with the size of each piece.
 
-        Raises ``WebError`` where the server does not give all of it; what came is kept. Whether the bytes are right is
-        for the caller to say: a file that changed since its first half came cannot be told here.
+        Raises ``WebError`` if the server does not send all of it; the received bytes are kept. The caller must check
+        the bytes: a file that changed on the server during the download is not detected here.
         """
         self.persistently(lambda: self._go_on(url, to, told), lambda: _size(to))
 
-    def _go_on(self, url: str, to: Path, told: Callable[[int], Any]) -> None:
-        have = _size(to)
-        with self.open_response("GET", url, (416,), headers={"Range": f"bytes={have}-"} if have else {}) as answer:
+    def _go_on(self, url: str, to: Path, report: Callable[[int], Any]) -> None:
+        num_received = _size(to)
+        with self.open_response(
+            "GET", url, (416,), headers={"Range": f"bytes={num_received}-"} if num_received else {}
+        ) as answer:
             start, total = _span(answer)
             if start is None:
                 raise WebError(f"{url}: 206 without a Content-Range")
             if answer.status_code == 416:
-                if total == have:
+                if total == num_received:
                     return
                 to.unlink(missing_ok=True)
-                raise PassingError(f"{url}: does not have byte {have:,}; what was there is dropped")
-            if start not in (0, have):
-                raise WebError(f"{url}: asked for the bytes from {have:,}, the server sends those from {start:,}")
+                raise PassingError(f"{url}: has no byte {num_received:,}; the bytes downloaded so far are dropped")
+            if start not in (0, num_received):
+                raise WebError(
+                    f"{url}: asked for the bytes from {num_received:,}, the server sends those from {start:,}"
+                )
             with to.open("ab" if start else "wb") as sink:
                 for piece in self.pieces(answer):
                     sink.write(piece)
-                    told(len(piece))
+                    report(len(piece))
         if total is not None and _size(to) != total:
             raise PassingError(f"{url}: broke off after {_size(to):,} of {total:,} bytes")
 
@@ -169,31 +173,31 @@ def _size(path: Path) -> int:
 
 
 def _span(answer: requests.Response) -> tuple[int | None, int | None]:
-    """The first byte that an answer brings, and how many the file has; each None where it does not say so."""
+    """Return the first byte that a response sends and the size of the file; each is None if unknown."""
     if answer.status_code not in (206, 416):
         return 0, _number(answer.headers.get("Content-Length"))
     span, _, total = answer.headers.get("Content-Range", "").removeprefix("bytes").strip().partition("/")
     return 0 if answer.status_code == 416 else _number(span.partition("-")[0]), _number(total)
 
 
-def _number(given: str | None) -> int | None:
-    # The length first: Python refuses to read numbers of thousands of digits.
-    return int(given) if given and len(given) < 16 and given.isascii() and given.isdigit() else None
+def _number(text: str | None) -> int | None:
+    # Check the length first: Python refuses to parse numbers with thousands of digits.
+    return int(text) if text and len(text) < 16 and text.isascii() and text.isdigit() else None
 
 
 def _pause(answer: requests.Response) -> float:
-    """Seconds that ``Retry-After`` asks for, which are given as such or as a date; 0 where it asks for none."""
-    given = answer.headers.get("Retry-After", "").strip()
-    if (seconds := _number(given)) is not None:
+    """Return the pause of ``Retry-After``, a number of seconds or a date, in seconds; 0 if there is none."""
+    header = answer.headers.get("Retry-After", "").strip()
+    if (seconds := _number(header)) is not None:
         return float(seconds)
     try:
-        return max(0.0, parsedate_to_datetime(given).timestamp() - time.time())
+        return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
     except (ValueError, OverflowError):
         return 0.0
 
 
 def _last_words(error: BaseException) -> str:
-    """What the innermost of nested exceptions says: the others only wrap it in their names."""
+    """Return the message of the innermost exception; the outer exceptions only add their names."""
     while isinstance(inner := getattr(error, "reason", None) or next(iter(error.args), None), BaseException):
         error = inner
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Locks: one process at a time makes a folder."""
+"""Locks: one process at a time writes a folder."""
 
 import fcntl
 import json
@@ -15,7 +15,7 @@ from kailin_ray.io.storage import is_remote
 
 @contextmanager
 def hold_lock(path: Path) -> Iterator[None]:
-    """Hold a lock for ``path`` on this machine, shared file system or object store, while one process makes it.
+    """Hold a lock for ``path`` on this machine, shared file system or object store while this process writes it.
 
     Raises ``BlockingIOError`` if another process holds it.
     """
@@ -29,7 +29,7 @@ def hold_lock(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise BlockingIOError(f"{path}: another process is at work on it") from error
+            raise BlockingIOError(f"{path}: another process is using it") from error
         try:
             yield
         finally:
@@ -38,10 +38,10 @@ def hold_lock(path: Path) -> Iterator[None]:
 
 @contextmanager
 def lock_object(path: Any) -> Iterator[None]:
-    """Hold the lock object ``.<name>.lock`` beside ``path``, made only where there is none (a conditional put).
+    """Hold the lock object ``.<name>.lock`` next to ``path``; it is created only if there is none (a conditional put).
 
-    A killed process leaves it. One of the same machine takes it over; on another a person has to say that the first is
-    gone, by removing it. Raises ``BlockingIOError`` that says who holds it.
+    A killed process leaves it behind. A process on the same machine takes it over. On another machine, a person has to
+    remove it, which confirms that the first process is gone. Raises ``BlockingIOError`` that names the holder.
     """
     lock = path.with_name(f".{path.name}.lock")
     mine = {"host": socket.gethostname(), "pid": os.getpid(), "machine": _machine()}
@@ -68,14 +68,14 @@ def _take(lock: Any, path: Any, mine: dict[str, Any]) -> None:
         except OSError:  # another process was quicker
             pass
     who = f"{holder['pid']} on {holder['host']}"
-    raise BlockingIOError(f"{path}: another process is at work on it: {who}; if it was killed, remove {lock}")
+    raise BlockingIOError(f"{path}: another process is using it: {who}; if it was killed, remove {lock}")
 
 
 def _machine() -> str:
-    """Where a process id means something: one start of a machine, and one container's table of processes."""
+    """Return an id of where a process id is valid: one boot of a machine and one container's process table."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + str(Path("/proc/self/ns/pid").readlink())
-    except OSError:  # not Linux: then like no other
+    except OSError:  # not Linux: an id that equals no other
         return uuid.uuid4().hex
 
 

@@ -1,7 +1,7 @@
-"""Logging: one logger a module, all below ``kailin_ray``.
+"""Logging: one logger per module, all below ``kailin_ray``.
 
-A person's terminal shows progress, results and warnings; a command's log file holds everything, with time and level. As
-a library the package adds no handler and sets no level of its own outside a command.
+The terminal shows progress, results and warnings; a command's log file has everything, with time and level. Used as a
+library, outside a command, the package adds no handler and sets no level.
 """
 
 import logging
@@ -17,7 +17,7 @@ FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class TerminalHandler(logging.StreamHandler[TextIO]):
-    """Writes to the person's terminal, also while the process's output goes to a log."""
+    """Writes to the terminal, even while the process's output goes to a log."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line."""
@@ -36,7 +36,7 @@ def warn_on_terminal() -> None:
 
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
-    """Write what the package logs inside the block to a file, from level INFO on unless the logger's level is set."""
+    """Write the package's log inside the block to a file, from level INFO on unless the logger's level is set."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter(FORMAT))
@@ -53,7 +53,7 @@ def log_to(path: Path) -> Iterator[None]:
 
 
 def log_to_output() -> None:
-    """Write what the package logs in this process to its output, from level INFO on: an actor's output is a log."""
+    """Write the package's log in this process to its output, from level INFO on: an actor's output is a log."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter(FORMAT))
     ROOT.addHandler(handler)

@@ -1,11 +1,11 @@
-"""Manifests: the file that marks a folder complete and says what it holds.
+"""Manifests: the file that marks a folder complete and describes its content.
 
-Each kind of folder (documents, index, run, dataset, adapter ...) has a frozen dataclass of its manifest, a subclass of
-``Manifest``; this module alone reads and writes them. A handle (``Documents.open(path)``, ``Index.open(path)`` ...) is
-a folder with its manifest: it is opened once and handed down.
+Each kind of folder (documents, index, run, dataset, adapter ...) has a frozen dataclass for its manifest, a subclass of
+``Manifest``; only this module reads and writes manifests. A handle (``Documents.open(path)``, ``Index.open(path)`` ...)
+is a folder with its manifest: it is opened once and passed on.
 
-A manifest's JSON begins with its ``kind`` and ``format_version``. Folders that were made before all had a version are
-read as their ``format``, or 1.
+A manifest's JSON begins with its ``kind`` and ``format_version``. In older folders without a ``format_version``, the
+version is their ``format``, or 1.
 """
 
 import json
@@ -23,25 +23,30 @@ NAME = "manifest.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a folder holds. A subclass narrows ``kind`` to a ``Literal`` with a default, and names its command."""
+    """The content of a folder. A subclass narrows ``kind`` to a ``Literal`` with a default, and names its command."""
 
     FORMAT_VERSION: ClassVar[int] = 1
-    """Of the JSON that is written; to be raised when a reader of before could not understand it."""
+    """Version of the JSON that is written; raise it when older readers could not understand it."""
     OLDEST_VERSION: ClassVar[int] = 1
-    """The first one that is still read."""
+    """The oldest version that is still read."""
     COMMAND: ClassVar[str]
-    """The command that makes such a folder."""
+    """The command that creates such a folder."""
 
     kind: str
+
+    @classmethod
+    def upgrade(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Return current JSON for the JSON of an earlier version."""
+        return values
 
 
 M = TypeVar("M", bound=Manifest)
 
 
 def read_manifest(folder: Path, kind: type[M], key: str) -> M:
-    """The manifest of a folder, as ``kind``; ``key`` is the configuration's name for the folder.
+    """Return the manifest of a folder, as ``kind``; ``key`` is the configuration key for the folder.
 
-    Raises ``ConfigError`` if the folder has none, or one of another kind, of a later version, or a damaged one.
+    Raises ``ConfigError`` if the manifest is missing, damaged, of another kind, or of an unsupported version.
     """
     values = _read_values(folder, kind, key)
     _check_kind(values, kind, folder, key)
@@ -49,15 +54,15 @@ def read_manifest(folder: Path, kind: type[M], key: str) -> M:
 
 
 def find_manifest(folder: Path, kind: type[M], key: str) -> M | None:
-    """The same for a folder that may be something else: None where it has no manifest, or one of another kind.
+    """Return the manifest of a folder that may be something else; None if it has none of this kind.
 
-    Raises ``ConfigError`` for one of a later version, or a damaged one.
+    Raises ``ConfigError`` if the manifest is of an unsupported version, or has invalid fields.
     """
     if not has_manifest(folder):
         return None
     try:
         values = _read_values(folder, kind, key)
-    except ConfigError:  # whoever made it
+    except ConfigError:  # unreadable, so of no known kind
         return None
     if _kind_of(values) not in _kinds(kind):
         return None
@@ -70,7 +75,7 @@ def _read_values(folder: Path, kind: type[Manifest], key: str) -> Any:
         raise ConfigError(f"{key}: {folder} is not a directory")
     path = folder / NAME
     if not path.exists():
-        raise ConfigError(f"{key}: {folder} has no {NAME}: not made by `{kind.COMMAND}`, or not to its end")
+        raise ConfigError(f"{key}: {folder} has no {NAME}: not made by `{kind.COMMAND}`, or not finished")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -79,6 +84,8 @@ def _read_values(folder: Path, kind: type[Manifest], key: str) -> Any:
 
 def _parse_values(values: Any, kind: type[M], folder: Path, key: str) -> M:
     try:
+        if _version_of(values) < kind.FORMAT_VERSION:
+            values = kind.upgrade(values)
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
@@ -87,8 +94,8 @@ def _parse_values(values: Any, kind: type[M], folder: Path, key: str) -> M:
 
 
 def _kind_of(values: Any) -> str | None:
-    found = values.get("kind") if isinstance(values, dict) else None
-    return found if isinstance(found, str) else None
+    kind = values.get("kind") if isinstance(values, dict) else None
+    return kind if isinstance(kind, str) else None
 
 
 def _kinds(kind: type[Manifest]) -> tuple[str, ...]:
@@ -96,36 +103,40 @@ def _kinds(kind: type[Manifest]) -> tuple[str, ...]:
 
 
 def _check_kind(values: Any, kind: type[Manifest], folder: Path, key: str) -> None:
-    kinds, found = _kinds(kind), _kind_of(values)
-    if found not in kinds:
-        raise ConfigError(f"{key}: {folder} holds {found or 'something else'}, not {' or '.join(kinds)}")
-    version = values.get("format_version", values.get("format", 1))
+    kinds, actual = _kinds(kind), _kind_of(values)
+    if actual not in kinds:
+        raise ConfigError(f"{key}: {folder} holds {actual or 'something else'}, not {' or '.join(kinds)}")
+    version = _version_of(values)
     if not isinstance(version, int) or version > kind.FORMAT_VERSION:
         raise ConfigError(
             f"{key}: {folder} is of format version {version}; this kailin_ray reads up to {kind.FORMAT_VERSION}: "
             "upgrade it"
         )
     if version < kind.OLDEST_VERSION:
-        raise ConfigError(f"{key}: {folder} was made by an earlier version of kailin_ray; make it anew")
+        raise ConfigError(f"{key}: {folder} was made by an earlier version of kailin_ray; make it again")
+
+
+def _version_of(values: Any) -> Any:
+    return values.get("format_version", values.get("format", 1))
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest of a folder, atomically. It is written last, as it marks the folder complete."""
+    """Write the manifest of a folder atomically. Call it last, because a manifest marks the folder complete."""
     values = TypeAdapter(type(manifest)).dump_python(manifest, mode="json")
     head = {"kind": values.pop("kind"), "format_version": manifest.FORMAT_VERSION}
     write_json(folder / NAME, head | values)
 
 
 def has_manifest(folder: Path) -> bool:
-    """Whether a folder is marked complete."""
+    """Return whether a folder is marked complete."""
     return (folder / NAME).exists()
 
 
 def remove_manifest(folder: Path) -> None:
-    """Mark a folder as not complete."""
+    """Mark a folder as incomplete."""
     (folder / NAME).unlink(missing_ok=True)
 
 
 def manifest_checksum(folder: Path) -> str:
-    """SHA-256 of a folder's manifest: it changes whenever the folder does."""
+    """Return the SHA-256 of a folder's manifest, which changes whenever the folder does."""
     return sha256(folder / NAME)

@@ -1,4 +1,4 @@
-"""PMIDs of Parquet files as sorted arrays."""
+"""Read PMIDs from Parquet files, and look them up in sorted arrays."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,26 +14,26 @@ from kailin_ray.io.storage import open_parquet
 
 PMIDS = npt.NDArray[np.int64]
 READERS = 16
-"""Files that are read at the same time."""
+"""Number of files that are read at the same time."""
 
 
 def num_rows(file: Path) -> int:
-    """Rows of a Parquet file, from its footer. Raises ``ConfigError`` that names a damaged file."""
+    """Return the number of rows of a Parquet file, from its footer. Raises ``ConfigError`` for a damaged file."""
     with _name_file(file), open_parquet(file) as opened:
         return int(opened.metadata.num_rows)
 
 
 def read_pmids(file: Path) -> PMIDS:
-    """The PMIDs of a file of documents or records, in its order. Raises ``ConfigError`` that names a damaged file."""
+    """Return the PMIDs of a file of documents or records, in file order. Raises ``ConfigError`` for a damaged file."""
     with _name_file(file), open_parquet(file) as opened:
         return opened.read(columns=["pmid"])["pmid"].to_numpy()
 
 
 def files_with(files: list[Path], pmids: PMIDS) -> list[Path]:
-    """Those of some files that hold at least one of ``pmids``, a sorted array."""
+    """Return those of ``files`` that contain at least one of ``pmids``, a sorted array."""
     with ThreadPoolExecutor(READERS) as pool:
-        found = pool.map(lambda file: bool(among(read_pmids(file), pmids).any()), files)
-        return [file for file, holds in zip(files, found, strict=True) if holds]
+        flags = pool.map(lambda file: bool(among(read_pmids(file), pmids).any()), files)
+        return [file for file, flag in zip(files, flags, strict=True) if flag]
 
 
 @contextmanager
@@ -45,7 +45,7 @@ def _name_file(file: Path) -> Iterator[None]:
 
 
 def among(values: PMIDS, ordered: PMIDS) -> npt.NDArray[np.bool_]:
-    """Which of ``values`` are in ``ordered``, a sorted array."""
+    """Return which of ``values`` are in ``ordered``, a sorted array."""
     if len(ordered) == 0:
         return np.zeros(len(values), dtype=bool)
     return ordered[np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)] == values

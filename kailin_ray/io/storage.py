@@ -1,9 +1,9 @@
-"""Folders on a file system or in an S3 object store, and what the two do not have in common.
+"""Folders on a file system or in an S3 object store, and the differences between the two.
 
-A local folder is a ``pathlib.Path``, one in a store (``s3://bucket/runs/a``) a ``upath.UPath``: both answer to the same
-verbs, so the rest of the code, and its types, say ``Path``. A store has no rename, but an object appears whole or not
-at all. Where the store is and who asks is said by the environment alone (``AWS_ACCESS_KEY_ID``, ``AWS_PROFILE``,
-``AWS_ENDPOINT_URL`` ...), so that no configuration that is written down holds a secret.
+A local folder is a ``pathlib.Path``; a folder in a store (``s3://bucket/runs/a``) is a ``upath.UPath``. Both have the
+same methods, so the rest of the code and its types use ``Path``. A store has no rename, but an object appears whole or
+not at all. The address of the store and the credentials come only from the environment (``AWS_ACCESS_KEY_ID``,
+``AWS_PROFILE``, ``AWS_ENDPOINT_URL`` ...), so that no saved configuration contains a secret.
 """
 
 import tempfile
@@ -22,11 +22,12 @@ from kailin_ray.errors import ConfigError
 SECRET = "secret"  # noqa: S105 the type of an error
 """Type of the error whose input must not be shown."""
 OPTIONS: dict[str, Any] = {"use_listings_cache": False, "default_cache_type": "none"}
-"""Others write to a folder, too; and Arrow asks for just what it needs, so reading ahead would fetch whole files."""
+"""No caches: others write to a folder too. Arrow asks for exactly what it needs, and read-ahead would fetch whole
+files."""
 
 
 def parse_folder(value: Any) -> Path:
-    """A configuration's folder, local or in an object store, without a secret in its name.
+    """Return a configured folder, local or in an object store; its name may not contain a secret.
 
     Raises ``PydanticCustomError`` or ``ValueError`` that says what is allowed.
     """
@@ -39,7 +40,7 @@ def parse_folder(value: Any) -> Path:
         )
     if url.scheme != "s3" or not url.netloc:
         raise ValueError(f"{value}: allowed: a local folder, or s3://bucket/folder")
-    name = "/".join(part for part in url.path.split("/") if part)
+    name = "/".join(piece for piece in url.path.split("/") if piece)
     if not name:
         raise ValueError(f"{value}: name a folder of the bucket, such as s3://{url.netloc}/runs/a")
     try:
@@ -52,12 +53,14 @@ def parse_folder(value: Any) -> Path:
 
 
 def parse_local(value: Any) -> Path:
-    """A path that must be local: it is mapped into memory, or read and written piece by piece.
+    """Return a path that must be local, because it is memory-mapped, or read and written piece by piece.
 
     Raises ``PydanticCustomError`` for a URL, which may hold a secret.
     """
     if "://" in str(value):
-        raise PydanticCustomError(SECRET, "this must be a local path; object stores serve distill, publish and report")
+        raise PydanticCustomError(
+            SECRET, "this must be a local path; object stores work for distill, publish and report"
+        )
     if not isinstance(value, str | Path):
         raise ValueError("a path must be a text")
     return Path(value)
@@ -71,43 +74,43 @@ LocalPath = Annotated[Path, PlainValidator(parse_local), _as_text]
 
 
 def is_remote(path: Path) -> bool:
-    """Whether a path is in an object store."""
+    """Return whether a path is in an object store."""
     return not isinstance(path, Path)
 
 
 def check_access(key: str, path: Any) -> None:
-    """Raise ``ConfigError`` that names the configuration's ``key`` if a folder's object store cannot be used."""
+    """Raise ``ConfigError`` that names the configuration key ``key`` if a folder's object store cannot be used."""
     if path is None or not is_remote(path):
         return
     bucket, _, name = path.path.partition("/")
     try:
         path.fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=f"{name}/", MaxKeys=1)
-    except Exception as error:  # whatever the store's client raises, the folder cannot be had
+    except Exception as error:  # whatever the store's client raises, the folder cannot be used
         raise ConfigError(f"{key}: {path}: {type(error).__name__}: {error}") from error
 
 
 def log_folder(run: Path) -> Path:
-    """Where a run's logs are: inside it, or for one in an object store in this machine's folder for temporary files."""
+    """Return the folder of a run's logs: inside it, or in this machine's temporary folder for an object store."""
     if not is_remote(run):
         return run.absolute() / "logs"
     return Path(tempfile.gettempdir(), "kailin_ray", *Path(run.path).parts, "logs")  # type: ignore[attr-defined]
 
 
 def for_arrow(paths: Sequence[Any]) -> tuple[list[str], Any]:
-    """Names of files, and the file system that knows them, as Arrow and Ray Data want them; None for a local one."""
+    """Return the names of files and their file system (None if local), as Arrow and Ray Data take them."""
     if not paths or not is_remote(paths[0]):
         return [str(path) for path in paths], None
     return [path.path for path in paths], PyFileSystem(FSSpecHandler(paths[0].fs))
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
-    """Open a Parquet file; nothing but its footer is read yet."""
+    """Open a Parquet file; only its footer is read at first."""
     (name,), filesystem = for_arrow([path])
     return pq.ParquetFile(name, filesystem=filesystem)
 
 
 def remove(paths: Iterable[Any]) -> None:
-    """Remove files; those that are gone already are no fault."""
+    """Remove files; missing files are not an error."""
     remote = []
     for path in paths:
         if is_remote(path):
@@ -119,10 +122,10 @@ def remove(paths: Iterable[Any]) -> None:
 
 
 def upload(file: Path, path: Any) -> None:
-    """Write a local file as an object, which appears whole or not at all."""
+    """Upload a local file as an object, which appears whole or not at all."""
     path.fs.put_file(str(file), path.path)
 
 
 def log_file(out: Path) -> Path:
-    """The log beside a folder that a command makes."""
+    """Return the log file next to a folder that a command creates."""
     return out.absolute().with_name(f"{out.name}.log")

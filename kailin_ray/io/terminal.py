@@ -1,4 +1,4 @@
-"""The progress line, and where this process's output goes."""
+"""The progress bar, and where this process's output goes."""
 
 import os
 import sys
@@ -10,16 +10,16 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 _redirected: list[TextIO] = []
-"""The person's terminal, while this process's output goes to a log."""
+"""The terminal, while this process's output goes to a log."""
 
 
 def terminal() -> TextIO:
-    """Where a person reads: standard error, also while ``output_to`` sends this process's output to a log."""
+    """Return the terminal: standard error, even while ``output_to`` sends this process's output to a log."""
     return _redirected[-1] if _redirected else sys.stderr
 
 
 def progress_bar(terminal: TextIO, stage: str, total: int | None, unit: str = " abstracts", **options: Any) -> Any:
-    """A stage's line with rate and time left: one that moves on a terminal, one now and then in a log file."""
+    """Return a progress bar with rate and time left: live on a terminal, a line now and then in a log file."""
     interval = 0.5 if terminal.isatty() else 15
     return tqdm(
         desc=stage,
@@ -35,27 +35,27 @@ def progress_bar(terminal: TextIO, stage: str, total: int | None, unit: str = " 
 
 @contextmanager
 def output_to(log: Path) -> Iterator[TextIO]:
-    """Send this process's output, also that of its C++ parts, to ``log``; yield the person's terminal."""
+    """Send this process's output, including that of its C++ code, to ``log``; yield the terminal."""
     sys.stdout.flush()
-    stdout, shown = os.dup(1), os.fdopen(os.dup(2), "w", buffering=1)
+    stdout, screen = os.dup(1), os.fdopen(os.dup(2), "w", buffering=1)
     with log.open("ab") as sink:
         os.dup2(sink.fileno(), 1)
         os.dup2(sink.fileno(), 2)
-    _redirected.append(shown)
+    _redirected.append(screen)
     try:
-        yield shown
+        yield screen
     finally:
-        _redirected.remove(shown)
+        _redirected.remove(screen)
         sys.stdout.flush()
         sys.stderr.flush()
         os.dup2(stdout, 1)
-        os.dup2(shown.fileno(), 2)
+        os.dup2(screen.fileno(), 2)
         os.close(stdout)
-        shown.close()
+        screen.close()
 
 
 def send_output_to(log: Path) -> None:
-    """Append this process's output, and its children's (vLLM's), to a file: the terminal stays readable."""
+    """Append the output of this process and its children (vLLM) to a file, so that the terminal stays readable."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as sink:
         os.dup2(sink.fileno(), 1)

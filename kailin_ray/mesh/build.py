@@ -1,4 +1,4 @@
-"""Descriptors to the arrays of a hierarchy, all but those that follow from the corpus' counts."""
+"""Build the arrays of a hierarchy from descriptors, except those that follow from the corpus counts."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,12 +13,12 @@ from kailin_ray.mesh.readers import Descriptor
 
 _TREE_NUMBER = re.compile(r"[A-Z]\d+(\.\d+)*")
 MAX_CHARACTERS = 500
-"""Of a UI or a tree number; MeSH's have 10 and 60. The arrays give each as much room as the longest takes."""
+"""Longest UI or tree number; MeSH's have 10 and 60. The arrays reserve the longest length for every entry."""
 _VALUES = {"lineage": "lineage", "ancestor": "ancestor_nodes", "branch": "branches"}
 
 
 def structure(descriptors: Iterable[Descriptor], tolerate_orphans: bool) -> dict[str, Any]:
-    """The fields of ``MeshHierarchy`` by name; the descriptors in the order of their UIs.
+    """Return the fields of ``MeshHierarchy`` by name, with the descriptors in the order of their UIs.
 
     Raises ``ValueError`` as ``MeshHierarchy.from_descriptors`` does.
     """
@@ -28,12 +28,12 @@ def structure(descriptors: Iterable[Descriptor], tolerate_orphans: bool) -> dict
     refuse("UI given twice", (a.ui for a, b in pairwise(rows) if a.ui == b.ui))
     refuse(
         "UI or tree number too long",
-        (long[:60] for row in rows for long in (row.ui, *row.tree_numbers) if len(long) > MAX_CHARACTERS),
+        (text[:60] for row in rows for text in (row.ui, *row.tree_numbers) if len(text) > MAX_CHARACTERS),
     )
-    held = sorted((tree, number) for number, row in enumerate(rows) for tree in row.tree_numbers)
-    refuse("malformed tree number", (tree for tree, _ in held if not _TREE_NUMBER.fullmatch(tree)))
-    refuse("tree number held twice", (a for (a, _), (b, _) in pairwise(held) if a == b))
-    holder = dict(held)
+    placements = sorted((tree, number) for number, row in enumerate(rows) for tree in row.tree_numbers)
+    refuse("malformed tree number", (tree for tree, _ in placements if not _TREE_NUMBER.fullmatch(tree)))
+    refuse("tree number held twice", (a for (a, _), (b, _) in pairwise(placements) if a == b))
+    holder = dict(placements)
     trees = sorted({prefix for tree in holder for prefix in _path(tree)})
     if not tolerate_orphans and len(trees) > len(holder):
         orphans = (tree for tree in holder if "." in tree and _up(tree) not in holder)
@@ -51,7 +51,7 @@ def structure(descriptors: Iterable[Descriptor], tolerate_orphans: bool) -> dict
         for row, prefixes in zip(rows, lineage, strict=True)
     ]
     branches = [sorted({category[tree.partition(".")[0]] for tree in row.tree_numbers}) for row in rows]
-    found: dict[str, Any] = {
+    arrays: dict[str, Any] = {
         "uis": utf8([row.ui for row in rows]),
         "names": pa.array([row.name for row in rows], pa.string()),
         "entry_terms": pa.array([row.entry_terms for row in rows], pa.list_(pa.string())),
@@ -65,8 +65,8 @@ def structure(descriptors: Iterable[Descriptor], tolerate_orphans: bool) -> dict
     }
     for name, column in (("lineage", lineage), ("ancestor", ancestors), ("branch", branches)):
         offsets, values = _flatten_rows(column)
-        found |= {f"{name}_offsets": offsets, _VALUES[name]: values}
-    return found
+        arrays |= {f"{name}_offsets": offsets, _VALUES[name]: values}
+    return arrays
 
 
 def _flatten_rows(rows: Sequence[Sequence[int]]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
@@ -75,7 +75,7 @@ def _flatten_rows(rows: Sequence[Sequence[int]]) -> tuple[npt.NDArray[np.int32],
 
 
 def utf8(strings: Sequence[str]) -> npt.NDArray[np.bytes_]:
-    """(n,) the strings in UTF-8."""
+    """Return the strings (n,) in UTF-8."""
     encoded = [text.encode("utf-8") for text in strings]
     return np.array(encoded, dtype=np.bytes_) if encoded else np.zeros(0, dtype="S1")
 
@@ -85,14 +85,14 @@ def _up(tree: str) -> str:
 
 
 def _path(tree: str) -> Iterator[str]:
-    """A tree number and its prefixes: C18.452 gives C18.452, C18."""
+    """Yield a tree number and its prefixes: C18.452 yields C18.452, C18."""
     while tree:
         yield tree
         tree = _up(tree)
 
 
 def refuse(fault: str, found: Iterable[str]) -> None:
-    """Raise ``ValueError`` that names at most five of what was found, if anything was."""
+    """Raise ``ValueError`` that names at most five of ``found``, if it is not empty."""
     names = sorted(set(found))
     if names:
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""

@@ -1,10 +1,10 @@
-"""A parsed hierarchy, kept in the cache folder under its source's checksum: reading it takes a hundredth of parsing.
+"""Cached copies of parsed hierarchies. Reading a copy takes a hundredth of the time of parsing its source.
 
-``mesh/<checksum>.<version>.npz`` holds the arrays as numpy's own file, read without pickle. It is only ever a copy:
-where it is missing, damaged, of another version or cannot be written, the source is parsed. The few that were used last
-are kept.
+A copy is ``mesh/<checksum of the source>.<version>.npz`` in the cache folder. It holds the arrays in numpy's own format
+and is read without pickle. If it is missing, damaged, of another version or cannot be written, the source is parsed.
+The most recently used copies are kept.
 
-A hierarchy is a dict of its fields here: numpy arrays, numbers, ``names`` and ``entry_terms`` as Arrow arrays.
+Here, a hierarchy is a dict of its fields: numpy arrays, numbers, and ``names`` and ``entry_terms`` as Arrow arrays.
 """
 
 import hashlib
@@ -21,9 +21,9 @@ from kailin_ray.io.files import atomic_file, sha256
 KIND = "mesh"
 """The folder in the cache."""
 NUM_KEPT = 8
-"""Copies that are kept; one of all of MeSH takes 12 MB."""
+"""Number of copies to keep; a copy of all of MeSH takes 12 MB."""
 
-# Of the code that parses: a copy made by another version is not read.
+# The version of the parsing code: a copy from another version is not read.
 _CODE = [
     Path(__file__).with_name(f"{name}.py").read_bytes()
     for name in ("readers", "build", "hierarchy", "information_content", "cache")
@@ -33,12 +33,12 @@ _NAMES = f"{'[0-9a-f]' * 64}.*.npz"
 
 
 def name_copy(source: Path, tolerate_orphans: bool) -> str:
-    """Name the copy of what ``source`` holds now."""
+    """Return the name of the copy for the current content of ``source``."""
     return f"{sha256(source)}.{_VERSION}{'-orphans' if tolerate_orphans else ''}.npz"
 
 
 def load(name: str) -> dict[str, Any] | None:
-    """The fields that were kept under ``name``, or None."""
+    """Return the fields that were kept under ``name``, or None."""
     try:
         path = cache_folder(KIND) / name
         with np.load(path, allow_pickle=False) as kept:
@@ -48,7 +48,7 @@ def load(name: str) -> dict[str, Any] | None:
         values["entry_terms"] = pa.ListArray.from_arrays(offsets, values.pop("entry_terms_flat"))
         values["entry_terms"].validate(full=True)
         values |= {field: values[field].item() for field in ("total", "max_information_content")}
-    except Exception:  # zipfile, numpy and Arrow raise a dozen kinds for damage, and no copy is worth a fault
+    except Exception:  # zipfile, numpy and Arrow raise a dozen kinds of error for damage; a bad copy must not fail
         return None
     mark_used(path)
     return values

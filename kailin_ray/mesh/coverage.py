@@ -1,8 +1,8 @@
-"""How headings spread over the branches of MeSH: the corpus beside what was accepted and what was not.
+"""How headings spread over the branches of MeSH: the corpus compared with accepted and rejected documents.
 
-The unit is a heading, that is a descriptor of a document. It counts once in each branch that the descriptor has a tree
-number in: at the first level the category letter (``C`` Diseases), at the second the first component (``C18``
-Nutritional and Metabolic Diseases). Sample, one branch of ``coverage(...)["letters"]["branches"]``::
+The unit is a heading, that is, a descriptor of a document. It counts once in each branch where the descriptor has a
+tree number. At the first level, a branch is a category letter (``C`` Diseases); at the second, it is a first component
+(``C18`` Nutritional and Metabolic Diseases). Sample, one branch of ``coverage(...)["letters"]["branches"]``::
 
     {"branch": "C", "name": "Diseases", "corpus": 24310, "accepted": 61, "rejected": 25}
 """
@@ -38,16 +38,17 @@ LETTERS = {
     "V": "Publication Characteristics",
     "Z": "Geographicals",
 }
-"""NLM's categories, which no file of MeSH names."""
+"""Names of NLM's categories, which no MeSH file contains."""
 
 
 def coverage(mesh: MeshHierarchy, accepted: Mapping[str, int], rejected: Mapping[str, int]) -> Coverage:
-    """Spread and coverage at both levels.
+    """Return spread and coverage at both levels.
 
-    ``accepted`` and ``rejected``: headings by UI, of the documents that were and were not; the corpus' are the counts
-    of ``mesh``. Of each level: ``branches``; ``num_in_corpus`` and ``num_reached``, the branches that the corpus has
-    and those of them that what was accepted has too; ``divergence``, the Jensen-Shannon divergence in bits between the
-    corpus' spread and that of what was accepted (0: alike, 1: nothing shared; null where one of them is empty).
+    ``accepted`` and ``rejected`` count the headings of accepted and of rejected documents, by UI; the counts of the
+    corpus are in ``mesh``. Each level has ``branches``; ``num_in_corpus``, the number of branches in the corpus;
+    ``num_reached``, how many of these the accepted documents reach; and ``divergence``, the Jensen-Shannon divergence
+    in bits between the spreads of the corpus and of the accepted documents (0: equal, 1: nothing shared; null if either
+    is empty).
     """
     spreads = [mesh.counts, *(mesh.with_counts(counts).counts for counts in (accepted, rejected))]
     levels = branches(mesh)
@@ -69,16 +70,16 @@ class Branches:
     labels: list[str]
     """(C+L,) ``C18``, ``C``."""
     names: list[str | None]
-    """(C+L,) of a category, its descriptor's; None where nobody holds its tree number."""
+    """(C+L,) for a category, the name of its descriptor; None if no descriptor holds its tree number."""
     levels: dict[str, slice]
-    """``letters`` and ``categories``: where each level stands."""
+    """``letters`` and ``categories``: the slice of each level."""
     offsets: npt.NDArray[np.int64]
     places: npt.NDArray[np.int64]
-    """(D ragged) the branches that each descriptor has tree numbers in, each once."""
+    """(D ragged) the branches where each descriptor has tree numbers, each once."""
 
 
 def branches(mesh: MeshHierarchy) -> Branches:
-    """Both levels' branches, and those of every descriptor."""
+    """Return the branches of both levels, and those of every descriptor."""
     num_categories, num_letters = len(mesh.categories), len(mesh.letters)
     descriptors = np.repeat(np.arange(len(mesh.uis)), np.diff(mesh.branch_offsets))
     letters = num_categories + np.searchsorted(mesh.letters, mesh.categories.astype("S1"))[mesh.branches]
@@ -117,7 +118,7 @@ def _level(levels: Branches, at: slice, counted: list[Counts]) -> CoverageLevel:
 
 
 def divergence(one: npt.NDArray[Any], two: npt.NDArray[Any]) -> float | None:
-    """Jensen-Shannon divergence in bits (Lin 1991, doi:10.1109/18.61115) of two spreads, given as counts."""
+    """Return the Jensen-Shannon divergence in bits (Lin 1991, doi:10.1109/18.61115) of two spreads as counts."""
     if not one.sum() or not two.sum():
         return None
     return round(float(jensenshannon(one, two, base=2)) ** 2, 4)

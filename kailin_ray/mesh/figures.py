@@ -1,10 +1,10 @@
-"""Figures of how documents and headings spread over MeSH: what manifests hold and plots draw."""
+"""Figures of how documents and headings spread over MeSH, as stored in manifests and drawn in plots."""
 
-from typing_extensions import TypedDict  # of typing's own, pydantic takes none before Python 3.12
+from typing_extensions import TypedDict  # pydantic does not accept typing's own before Python 3.12
 
 
 class BranchHeadings(TypedDict):
-    """Headings in one branch, of the corpus and of what was and was not accepted."""
+    """Headings in one branch, of the corpus and of accepted and rejected documents."""
 
     branch: str
     name: str | None
@@ -14,7 +14,7 @@ class BranchHeadings(TypedDict):
 
 
 class CoverageLevel(TypedDict):
-    """One level of MeSH: its branches, and how well those that were accepted cover the corpus'."""
+    """One level of MeSH: its branches, and how well accepted documents cover those of the corpus."""
 
     branches: list[BranchHeadings]
     num_in_corpus: int
@@ -30,21 +30,21 @@ class Coverage(TypedDict):
 
 
 class Documents(TypedDict):
-    """Numbers of documents, before (the corpus) and after (the sample)."""
+    """Numbers of documents before (the corpus) and after (the sample)."""
 
     before: int
     after: int
 
 
 class Shares(TypedDict):
-    """Shares of documents, before and after."""
+    """Shares of documents before and after."""
 
     before: float
     after: float
 
 
 class StratumFigures(TypedDict):
-    """One stratum; ``name`` is its branch's."""
+    """One stratum; ``name`` is the name of its branch."""
 
     stratum: str
     name: str | None
@@ -77,7 +77,7 @@ class StrataFigures(TypedDict):
 
 
 class Entropy(TypedDict):
-    """Of the spread of documents over branches, in bits; ``even``: were it even."""
+    """Entropy of the spread of documents over branches, in bits; ``even``: of an even spread."""
 
     before: float | None
     after: float | None
@@ -85,7 +85,7 @@ class Entropy(TypedDict):
 
 
 class Divergence(TypedDict):
-    """Jensen-Shannon divergences in bits, 0 to 1: the sample's from the corpus', and each one's from an even spread."""
+    """Jensen-Shannon divergences in bits, 0 to 1: of sample and corpus, and of each of them and an even spread."""
 
     from_corpus: float | None
     from_even_before: float | None
@@ -106,18 +106,18 @@ class LevelFigures(TypedDict):
 class DesignFigures(TypedDict):
     """How a sample was drawn: the fields of ``sampling.Design``."""
 
-    budget: int
+    size: int
     seed: int
-    by: str | None
+    stratify_by: str | None
     period: str | None
-    major: bool
-    power: float
+    major_only: bool
+    alpha: float
     max_share: float
     min_per_stratum: int
 
 
 class SampleFigures(TypedDict):
-    """What a sample is like, compared with the corpus that it was drawn from."""
+    """A sample, compared with the corpus that it was drawn from."""
 
     design: DesignFigures
     num_documents: Documents
@@ -127,25 +127,25 @@ class SampleFigures(TypedDict):
 
 
 class Heading(TypedDict):
-    """Of one descriptor its name and number of documents."""
+    """Name and number of documents of one descriptor."""
 
     name: str
     documents: int
 
 
 class Headings(TypedDict):
-    """How many of a corpus' descriptors the hierarchy knows."""
+    """How many descriptors of a corpus the hierarchy knows."""
 
     known: int
     known_by_name: int
     unknown: int
     uses_of_unknown: int
-    """Documents that have them, each heading counted."""
+    """Documents that have unknown descriptors, counted once for each such heading."""
     most_used_unknown: list[Heading]
 
 
 class MeshNote(TypedDict):
-    """What a manifest says of a hierarchy."""
+    """The entry for a hierarchy in a manifest."""
 
     num_descriptors: int
     num_tree_numbers: int

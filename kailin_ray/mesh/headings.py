@@ -1,4 +1,4 @@
-"""The column ``mesh`` of many documents as numbers, and which documents have a heading under given descriptors."""
+"""Read the column ``mesh`` as numbers, and find the documents with a heading under given descriptors."""
 
 import difflib
 from collections.abc import Sequence
@@ -17,49 +17,49 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Headings:
-    """The headings of n documents that the hierarchy knows, one after another."""
+    """The headings of n documents that the hierarchy knows, concatenated."""
 
     rows: npt.NDArray[np.int64]
-    """(H,) the document of each, from 0, rising."""
+    """(H,) the document of each heading, from 0, ascending."""
     descriptors: npt.NDArray[np.int32]
-    """(H,) the number of its descriptor."""
+    """(H,) the descriptor number of each heading."""
 
 
 def read_headings(column: pa.ListArray | pa.ChunkedArray, mesh: MeshHierarchy, major: bool = False) -> Headings:
-    """Of a column of (ui, name, major, ...) the headings by number; with ``major`` only those that are.
+    """Return the headings of a column of (ui, name, major, ...) as numbers; with ``major``, only major headings.
 
-    A UI that the hierarchy does not know, also not as an alias, is left out.
+    A UI that the hierarchy does not know, not even as an alias, is left out.
     """
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     flat = pc.list_flatten(column)
-    found = mesh.find(pc.struct_field(flat, "ui"))
-    known = found >= 0
+    numbers = mesh.find(pc.struct_field(flat, "ui"))
+    known = numbers >= 0
     if major:
         known &= pc.struct_field(flat, "major").fill_null(False).to_numpy(zero_copy_only=False)
-    return Headings(rows=pc.list_parent_indices(column).to_numpy()[known].astype(np.int64), descriptors=found[known])
+    return Headings(rows=pc.list_parent_indices(column).to_numpy()[known].astype(np.int64), descriptors=numbers[known])
 
 
 def subtree(mesh: MeshHierarchy, wanted: Sequence[str]) -> Flags:
-    """(D,) which descriptors are one of ``wanted`` or stand anywhere under one of them.
+    """Return which descriptors (D,) are one of ``wanted`` or anywhere below one of them.
 
-    Each is a descriptor's UI (``D009369``), its name or an entry term (``Neoplasms``), a tree number (``C04.588``), of
-    which only that place counts, or a category's letter (``C``). Raises ``ConfigError`` that names one that is none of
-    these, and names that are like it.
+    Each of ``wanted`` is a descriptor's UI (``D009369``), its name or an entry term (``Neoplasms``), a tree number
+    (``C04.588``), which means only that place, or a category letter (``C``). Raises ``ConfigError`` that names one
+    which is none of these, and similar names.
     """
     chosen = np.zeros(len(mesh.uis), dtype=bool)
-    for one, number in zip(wanted, _descriptors(mesh, wanted), strict=True):
-        letter, place = (_place(one, among) for among in (mesh.letters, mesh.tree_numbers))
+    for text, number in zip(wanted, _descriptors(mesh, wanted), strict=True):
+        letter, place = (_place(text, labels) for labels in (mesh.letters, mesh.tree_numbers))
         if number >= 0:
             chosen |= _rows_with(mesh.ancestor_offsets, mesh.ancestor_nodes == number)
-            chosen[number] = True  # one without a tree number has no ancestors, not even itself
+            chosen[number] = True  # a descriptor without a tree number has no ancestors, not even itself
         elif letter is not None:
             chosen |= _rows_with(mesh.ancestor_offsets, mesh.ancestor_nodes == len(mesh.uis) + letter)
         elif place is not None:
             chosen |= _rows_with(mesh.lineage_offsets, mesh.lineage == place)
         else:
             raise ConfigError(
-                f"subtree: {one!r} is no descriptor's UI or name and no tree number of this hierarchy{_like(one, mesh)}"
+                f"subtree: {text!r} is not a descriptor's UI, name or tree number in this hierarchy{_like(text, mesh)}"
             )
     return chosen
 
@@ -67,28 +67,28 @@ def subtree(mesh: MeshHierarchy, wanted: Sequence[str]) -> Flags:
 def documents_with(
     column: pa.ListArray | pa.ChunkedArray, mesh: MeshHierarchy, chosen: Flags, major: bool = False
 ) -> Flags:
-    """(n,) which documents have one of the ``chosen`` (D,) descriptors; with ``major`` as a major heading."""
-    found = read_headings(column, mesh, major)
-    return np.bincount(found.rows[chosen[found.descriptors]], minlength=len(column)) > 0
+    """Return which documents (n,) have one of the ``chosen`` (D,) descriptors; with ``major``, as a major heading."""
+    headings = read_headings(column, mesh, major)
+    return np.bincount(headings.rows[chosen[headings.descriptors]], minlength=len(column)) > 0
 
 
-def _descriptors(mesh: MeshHierarchy, wanted: Sequence[str]) -> npt.NDArray[np.int32]:
-    by_ui = mesh.find(list(wanted))
-    return np.where(by_ui >= 0, by_ui, mesh.find_names(list(wanted)))
+def _descriptors(mesh: MeshHierarchy, texts: Sequence[str]) -> npt.NDArray[np.int32]:
+    by_ui = mesh.find(list(texts))
+    return np.where(by_ui >= 0, by_ui, mesh.find_names(list(texts)))
 
 
-def _place(one: str, among: npt.NDArray[np.bytes_]) -> int | None:
-    found = np.flatnonzero(among == one.encode())
-    return int(found[0]) if len(found) else None
+def _place(text: str, labels: npt.NDArray[np.bytes_]) -> int | None:
+    matches = np.flatnonzero(labels == text.encode())
+    return int(matches[0]) if len(matches) else None
 
 
 def _rows_with(offsets: npt.NDArray[np.int32], hits: Flags) -> Flags:
-    """(n,) which rows of a ragged column have at least one hit."""
-    before = np.append(0, np.cumsum(hits))
-    return before[offsets[1:]] > before[offsets[:-1]]
+    """Return which rows (n,) of a ragged column have at least one hit."""
+    num_hits_before = np.append(0, np.cumsum(hits))
+    return num_hits_before[offsets[1:]] > num_hits_before[offsets[:-1]]
 
 
-def _like(one: str, mesh: MeshHierarchy) -> str:
+def _like(text: str, mesh: MeshHierarchy) -> str:
     spelled = {name.casefold(): name for name in mesh.names.to_pylist()}
-    near = [spelled[name] for name in difflib.get_close_matches(one.casefold(), spelled, n=3)]
-    return f"; did you mean {' or '.join(near)}?" if near else ""
+    similar = [spelled[name] for name in difflib.get_close_matches(text.casefold(), spelled, n=3)]
+    return f"; did you mean {' or '.join(similar)}?" if similar else ""

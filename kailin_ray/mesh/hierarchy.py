@@ -1,17 +1,17 @@
 """The MeSH hierarchy as frozen arrays.
 
-A node is a descriptor or a category letter. Nodes 0 … D-1 are the descriptors in the order of their UIs, the letters
-follow. The ancestors of a descriptor are every node that holds a prefix of any of its tree numbers, the descriptor
-itself included::
+A node is a descriptor or a category letter. Nodes 0 … D-1 are the descriptors in the order of their UIs; the letters
+follow. The ancestors of a descriptor are all nodes that hold a prefix of any of its tree numbers, including the
+descriptor itself::
 
     D003924 "Diabetes Mellitus, Type 2"   C18.452.394.750.149, C19.246.300
     ancestors: itself, Diabetes Mellitus (C18.452.394.750), Glucose Metabolism Disorders (C18.452.394), …, letter C
 
-They are taken through tree-number prefixes, never by walking from descriptor to descriptor: merging prefixes into
-descriptors can create cycles.
+Ancestors are found by tree-number prefixes, never by walking from descriptor to descriptor, because merging prefixes
+into descriptors can create cycles.
 
 Ragged columns are offsets and values: row i is ``values[offsets[i]:offsets[i+1]]``. All arrays are read-only, and
-Ray's object store gives them to a node's processes without a copy.
+Ray's object store shares them with the processes of a node without a copy.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,7 +33,7 @@ Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
 Sets = Any
 """n sets of descriptors: an Arrow list array of UIs; numpy's (n+1,) offsets and (…,) values, which are UIs or the
-numbers that ``find`` gives; or plain lists of UIs."""
+numbers that ``find`` returns; or plain lists of UIs."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -45,7 +45,7 @@ class MeshHierarchy:
     names: pa.StringArray
     """(D,) their names."""
     entry_terms: pa.ListArray
-    """(D,) other names that mean them."""
+    """(D,) other names for them."""
     letters: npt.NDArray[np.bytes_]
     """(L,) the category letters, sorted; letter i is node D+i."""
     categories: npt.NDArray[np.bytes_]
@@ -53,29 +53,29 @@ class MeshHierarchy:
     tree_numbers: npt.NDArray[np.bytes_]
     """(T,) all tree numbers and their prefixes, sorted."""
     tree_holder: Ints
-    """(T,) the descriptor at each tree number; -1 where nobody holds it, which only tolerated orphans make."""
+    """(T,) the descriptor at each tree number; -1 where there is none, which only happens with tolerated orphans."""
     tree_length: Ints
-    """(T,) characters of each tree number."""
+    """(T,) the length of each tree number in characters."""
     lineage_offsets: Ints
     lineage: Ints
     """(D ragged) each descriptor's tree numbers and all their prefixes, as places in ``tree_numbers``."""
     ancestor_offsets: Ints
     ancestor_nodes: Ints
-    """(D ragged) each descriptor's ancestors, the more informative first; empty without tree numbers."""
+    """(D ragged) each descriptor's ancestors, the most informative first; empty without tree numbers."""
     branch_offsets: Ints
     branches: Ints
-    """(D ragged) the categories that each descriptor has tree numbers in, as places in ``categories``."""
+    """(D ragged) the categories where each descriptor has tree numbers, as places in ``categories``."""
     alias_uis: npt.NDArray[np.bytes_]
     alias_numbers: Ints
-    """(A,) further UIs, sorted, and the descriptors that they mean; see ``with_aliases``."""
+    """(A,) more UIs, sorted, and the numbers of their descriptors; see ``with_aliases``."""
     counts: npt.NDArray[np.int64]
-    """(D,) documents of the corpus annotated with each descriptor; all zero for the intrinsic information content."""
+    """(D,) documents of the corpus with each descriptor; all zero for the intrinsic information content."""
     frequency: npt.NDArray[np.int64]
-    """(D+L,) ``freq(n)``: the sum of ``count(d) + 1`` over the descriptors d with n among their ancestors."""
+    """(D+L,) ``freq(n)``: the sum of ``count(d) + 1`` over the descriptors d that have n among their ancestors."""
     total: int
     """``N``: the sum of ``count(d) + 1`` over all descriptors with tree numbers."""
     information_content: Floats
-    """(D+L,) ``IC(n) = -ln(freq(n) / N)``; infinite for a descriptor without tree numbers, which has none."""
+    """(D+L,) ``IC(n) = -ln(freq(n) / N)``; infinite, that is undefined, for a descriptor without tree numbers."""
     max_information_content: float
     """``IC_max``: the largest IC of any descriptor with tree numbers."""
     branch_ic: Floats
@@ -87,10 +87,10 @@ class MeshHierarchy:
     def load(cls, path: str | Path, tolerate_orphans: bool = False) -> "MeshHierarchy":
         """Read a hierarchy from NLM's descriptor XML or tree list, from OBO, or from a table; see ``mesh/readers.py``.
 
-        What was parsed is kept in the cache folder (``io/cache.py``) under the file's checksum, and read from there
+        The parsed hierarchy is kept in the cache folder (``io/cache.py``) under the file's checksum and read from there
         next time.
 
-        Raises ``ValueError`` that names file and fault: not MeSH, damaged, or as ``from_descriptors`` does.
+        Raises ``ValueError`` that names the file and the fault: not MeSH, damaged, or a fault of ``from_descriptors``.
         """
         path = Path(path)
         name = cache.name_copy(path, tolerate_orphans)
@@ -111,9 +111,9 @@ class MeshHierarchy:
     ) -> "MeshHierarchy":
         """Build from descriptors, or from (UI, name, tree numbers).
 
-        Raises ``ValueError`` for no descriptor at all, a UI given twice, a malformed tree number, one held twice, or
-        one whose parent nobody holds (an orphan; subsets of MeSH have them, and ``tolerate_orphans`` takes them as they
-        are); it names at most five.
+        Raises ``ValueError`` if there are no descriptors, a UI occurs twice, a tree number is malformed or held twice,
+        or no descriptor holds a tree number's parent (an orphan; subsets of MeSH have orphans, and ``tolerate_orphans``
+        accepts them as they are). The message names at most five.
         """
         rows = (d if isinstance(d, Descriptor) else descriptor(*d) for d in descriptors)
         structure = build.structure(rows, tolerate_orphans)
@@ -121,59 +121,58 @@ class MeshHierarchy:
         return cls(**_frozen(structure | compute_information_content(structure, counts)))
 
     def with_counts(self, counts: Mapping[str, int]) -> "MeshHierarchy":
-        """Return a new hierarchy with the corpus counts ``{UI: documents}``; UIs unknown here are left out.
+        """Return a new hierarchy with the corpus counts ``{UI: documents}``; unknown UIs are left out.
 
         Raises ``ValueError`` for a count that is not a whole number of 0 or more.
         """
         build.refuse(
             "not a count", (f"{ui}: {n!r}" for ui, n in counts.items() if not isinstance(n, Integral) or n < 0)
         )
-        found = self.find(list(counts))
-        known = found >= 0
+        numbers = self.find(list(counts))
+        known = numbers >= 0
         values = np.zeros(len(self.uis), dtype=np.int64)
-        np.add.at(values, found[known], np.fromiter(counts.values(), np.int64, len(counts))[known])
+        np.add.at(values, numbers[known], np.fromiter(counts.values(), np.int64, len(counts))[known])
         return replace(self, **_frozen(compute_information_content(self.__dict__, values)))
 
     def with_aliases(self, aliases: Mapping[str, int]) -> "MeshHierarchy":
-        """Return a new hierarchy that also knows descriptors (by their numbers) under further UIs.
+        """Return a new hierarchy that also knows descriptors (by their numbers) under more UIs.
 
-        For a corpus that calls a descriptor by another UI than the hierarchy does, such as a tree list, which has
-        names alone.
+        This is for a corpus whose UIs differ from those of the hierarchy. A tree list, for example, has only names.
         """
         uis, numbers = build.utf8(list(aliases)), np.fromiter(aliases.values(), np.int32, len(aliases))
         order = np.argsort(uis)
         return replace(self, **_frozen({"alias_uis": uis[order], "alias_numbers": numbers[order]}))
 
     def find(self, uis: Sequence[str] | pa.Array) -> Ints:
-        """(len(uis),) the descriptors' numbers, -1 for a UI unknown here."""
+        """Return the numbers (len(uis),) of the descriptors; -1 for an unknown UI."""
         if len(uis) == 0:
             return np.zeros(0, dtype=np.int32)
         encoded = pa.array(uis, pa.string()).dictionary_encode()
-        wanted = build.utf8(encoded.dictionary.to_pylist())
-        found = np.full(len(wanted) + 1, -1, dtype=np.int32)  # the last place is for null
-        found[:-1] = _places(wanted, self.uis)
+        distinct = build.utf8(encoded.dictionary.to_pylist())
+        numbers = np.full(len(distinct) + 1, -1, dtype=np.int32)  # the last entry is for null
+        numbers[:-1] = _places(distinct, self.uis)
         if len(self.alias_uis):
-            aliases = _places(wanted, self.alias_uis)
-            found[:-1] = np.where((found[:-1] < 0) & (aliases >= 0), self.alias_numbers[aliases], found[:-1])
-        return found[encoded.indices.fill_null(len(wanted)).to_numpy()]
+            aliases = _places(distinct, self.alias_uis)
+            numbers[:-1] = np.where((numbers[:-1] < 0) & (aliases >= 0), self.alias_numbers[aliases], numbers[:-1])
+        return numbers[encoded.indices.fill_null(len(distinct)).to_numpy()]
 
     def numbers(self) -> dict[str, int]:
-        """Of the descriptors with tree numbers their numbers by UI, aliases included.
+        """Return the numbers of the descriptors with tree numbers, by UI, including aliases.
 
-        For looking up a few at a time, where ``find`` and ``placed`` are slow.
+        Use it to look up a few at a time, where ``find`` and ``select_placed`` are slow.
         """
-        there = np.diff(self.ancestor_offsets) > 0
+        is_placed = np.diff(self.ancestor_offsets) > 0
         aliases = zip(self.alias_uis.tolist(), self.alias_numbers.tolist(), strict=True)
         own = ((ui, number) for number, ui in enumerate(self.uis.tolist()))
-        # A UI of the hierarchy's own comes before an alias, also where it has no place.
+        # The hierarchy's own UI takes precedence over an alias, even if it has no tree number.
         numbers = {ui.decode("utf-8"): number for ui, number in (*aliases, *own)}
-        return {ui: number for ui, number in numbers.items() if there[number]}
+        return {ui: number for ui, number in numbers.items() if is_placed[number]}
 
     def find_names(self, names: Sequence[str]) -> Ints:
-        """(len(names),) the numbers of the descriptors of these names, -1 for a name unknown here.
+        """Return the numbers (len(names),) of the descriptors with these names; -1 for an unknown name.
 
-        A name is looked for exactly, then without case, then among the entry terms, exactly and without case.
-        Reads all of MeSH's names at every call: ask for many at once.
+        A name is matched exactly, then ignoring case, then against the entry terms, exactly and ignoring case. Every
+        call reads all names of MeSH, so look up many at once.
         """
         spelled: list[dict[str, int]] = [{}, {}, {}, {}]
         parents, terms = pc.list_parent_indices(self.entry_terms).to_pylist(), pc.list_flatten(self.entry_terms)
@@ -184,17 +183,17 @@ class MeshHierarchy:
             spelled[level].setdefault(name, number)
             spelled[level + 1].setdefault(name.casefold(), number)
         keys = ((name, name.casefold(), name, name.casefold()) for name in names)
-        found = (next((d[k] for d, k in zip(spelled, key, strict=True) if k in d), -1) for key in keys)
-        return np.fromiter(found, np.int32, len(names))
+        numbers = (next((d[k] for d, k in zip(spelled, key, strict=True) if k in d), -1) for key in keys)
+        return np.fromiter(numbers, np.int32, len(names))
 
     def select_placed(self, uis: Sequence[str]) -> Ints:
-        """The numbers, each once, of the descriptors that are known and have tree numbers (*Male* has none)."""
-        found = self.find(uis)
-        found = found[found >= 0]
-        return np.unique(found[np.diff(self.ancestor_offsets)[found] > 0])
+        """Return the numbers, each once, of the known descriptors that have tree numbers (*Male* has none)."""
+        numbers = self.find(uis)
+        numbers = numbers[numbers >= 0]
+        return np.unique(numbers[np.diff(self.ancestor_offsets)[numbers] > 0])
 
     def similarity(self, a: str, b: str, measure: str = "lin") -> float:
-        """Similarity of two descriptors with tree numbers, in [0, 1]; the measures stand in ``mesh/similarity.py``.
+        """Return the similarity of two descriptors with tree numbers, in [0, 1]; measures: see ``mesh/similarity.py``.
 
         Raises ``ValueError`` for an unknown measure and ``KeyError`` for a UI that is unknown or has no tree number.
         """
@@ -206,27 +205,28 @@ class MeshHierarchy:
     def set_similarity(
         self, a: Sequence[str], b: Sequence[str], measure: str = "lin", aggregate: str = "bma"
     ) -> float | None:
-        """Similarity of two sets of descriptors, in [0, 1]; None where either has no descriptor with a place.
+        """Return the similarity of two sets of descriptors, in [0, 1]; None if either has none with a tree number.
 
         ``bma``: the best-match average, (Σ_a max_b s(a,b) + Σ_b max_a s(a,b)) / (|A| + |B|);
-        ``mean``: the mean over all pairs. Descriptors unknown or without tree numbers are left out, doubles too.
+        ``mean``: the mean over all pairs. Unknown descriptors, duplicates and descriptors without tree numbers are left
+        out.
         """
         value: float | None = self.score([a], [b], measure, aggregate)[0].as_py()
         return value
 
     def score(self, sources: Sets, contexts: Sets, measure: str = "lin", aggregate: str = "bma") -> pa.DoubleArray:
-        """(n,) ``set_similarity`` of each source with the context at the same place; null where it is missing.
+        """Return ``set_similarity`` (n,) of each source and the context at the same place; null where it is None.
 
-        No Python loop over rows or pairs. Raises ``ValueError`` for an unknown measure or aggregate, and where the
-        two are not equally many.
+        No Python loop over rows or pairs. Raises ``ValueError`` for an unknown measure or aggregate, and if the numbers
+        of sources and contexts differ.
         """
         similarity.check(measure, aggregate)
-        one, two = self._numbers(sources), self._numbers(contexts)
-        if len(one[0]) != len(two[0]):
-            raise ValueError(f"{len(one[0]) - 1} sources for {len(two[0]) - 1} contexts")
+        source_sets, context_sets = self._numbers(sources), self._numbers(contexts)
+        if len(source_sets[0]) != len(context_sets[0]):
+            raise ValueError(f"{len(source_sets[0]) - 1} sources for {len(context_sets[0]) - 1} contexts")
         scores = similarity.score_sets(
-            one,
-            two,
+            source_sets,
+            context_sets,
             measure,
             aggregate,
             ancestors=(self.ancestor_offsets, self.ancestor_nodes),
@@ -241,22 +241,22 @@ class MeshHierarchy:
         return f"MeshHierarchy({len(self.uis):,} descriptors, {self.num_tree_numbers:,} tree numbers)"
 
     def equals(self, other: "MeshHierarchy") -> bool:
-        """Whether both hold the same descriptors, at the same places, with the same counts and aliases."""
+        """Return whether both hold the same descriptors, at the same places, with the same counts and aliases."""
         pairs = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
         return all(a.equals(b) if isinstance(a, pa.Array) else np.array_equal(a, b) for a, b in pairs)
 
     @property
     def num_tree_numbers(self) -> int:
-        """Tree numbers that a descriptor holds."""
+        """Number of tree numbers that a descriptor holds."""
         return int((self.tree_holder >= 0).sum())
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays."""
+        """Size of all arrays in bytes."""
         return sum(getattr(getattr(self, field.name), "nbytes", 0) for field in fields(self))
 
     def _numbers(self, sets: Sets) -> tuple[npt.NDArray[np.int64], Ints]:
-        """Offsets and descriptor numbers; -1 for what is unknown."""
+        """Return offsets and descriptor numbers; -1 for an unknown UI."""
         if isinstance(sets, tuple) and len(sets) == 2 and isinstance(sets[0], np.ndarray):
             return self._numbers_of_numpy(*sets)
         if isinstance(sets, pa.ChunkedArray):
@@ -274,7 +274,9 @@ class MeshHierarchy:
         offsets, values = np.asarray(offsets), np.asarray(values)
         whole = np.issubdtype(offsets.dtype, np.integer) and offsets.ndim == values.ndim == 1 and len(offsets) > 0
         if not whole or offsets[0] < 0 or offsets[-1] > len(values) or (np.diff(offsets) < 0).any():
-            raise ValueError(f"offsets: whole numbers that rise from 0 or more to at most {len(values)}, the values")
+            raise ValueError(
+                f"offsets: must be whole numbers that rise from 0 or more to at most {len(values)}, the values"
+            )
         if np.issubdtype(values.dtype, np.integer):
             if len(values) and not -1 <= values.min() <= values.max() < len(self.uis):
                 raise ValueError(f"descriptor numbers must lie in [-1, {len(self.uis)})")
@@ -283,10 +285,10 @@ class MeshHierarchy:
         return offsets.astype(np.int64), self.find(uis)
 
 
-def _places(wanted: npt.NDArray[np.bytes_], known: npt.NDArray[np.bytes_]) -> Ints:
-    """Where each of ``wanted`` stands in ``known``, which is sorted and not empty; -1 where it does not."""
-    at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
-    return np.where(known[at] == wanted, at, -1).astype(np.int32)
+def _places(values: npt.NDArray[np.bytes_], known: npt.NDArray[np.bytes_]) -> Ints:
+    """Return the place of each of ``values`` in ``known``, which is sorted and not empty; -1 if it is missing."""
+    at = np.minimum(np.searchsorted(known, values), len(known) - 1)
+    return np.where(known[at] == values, at, -1).astype(np.int32)
 
 
 def _frozen(values: dict[str, Any]) -> dict[str, Any]:

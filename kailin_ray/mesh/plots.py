@@ -17,11 +17,11 @@ _SPREADS: tuple[Literal["corpus", "accepted", "rejected"], ...] = ("corpus", "ac
 NUM_LABELS = 8
 NUM_RARE, NUM_COMMON, LONGEST = 20, 8, 48
 NONE_AT = 0.35
-"""Where none at all stands on an axis of logarithms."""
+"""Position of zero on a logarithmic axis."""
 
 
 def draw_coverage(coverage: Coverage, path: Path) -> None:
-    """Draw what ``mesh.coverage.coverage`` gave as a PNG."""
+    """Draw the result of ``mesh.coverage.coverage`` as a PNG."""
     figure = Figure(figsize=(13, 6.5), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1, 1])
     _letters(left, coverage["letters"])
@@ -52,23 +52,23 @@ def _categories(axes: Axes, level: CoverageLevel) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     if both:
-        turned_down = [(c, r) for c, r in zip(corpus, rejected, strict=True) if c and r]
-        places = [c for c, _ in turned_down], [r for _, r in turned_down]
+        rejected_points = [(c, r) for c, r in zip(corpus, rejected, strict=True) if c and r]
+        places = [c for c, _ in rejected_points], [r for _, r in rejected_points]
         axes.scatter(*places, s=22, facecolors="none", edgecolors=ORANGE, alpha=0.6, label="rejected")
         axes.scatter([c for c, _, _ in both], [a for _, a, _ in both], color=BLUE, s=18, label="accepted")
         lowest, highest = min(corpus[i] for i in range(len(rows)) if corpus[i]), max(max(corpus), max(accepted))
         axes.plot([lowest, highest], [lowest, highest], color=GREY, linewidth=1, zorder=0)
         floor = min(a for _, a, _ in both) / 2
         axes.scatter(missed, [floor] * len(missed), marker="x", color=ORANGE, s=18, label="not reached by accepted")
-        for c, a, row in sorted(both, key=lambda one: -abs(one[1] - one[0]))[:NUM_LABELS]:
-            # Above the diagonal there is room to the left, below it to the right.
+        for c, a, row in sorted(both, key=lambda point: -abs(point[1] - point[0]))[:NUM_LABELS]:
+            # There is space to the left above the diagonal, and to the right below it.
             side, offset = ("right", (-5, 3)) if a > c else ("left", (5, -8))
             label = f"{row['branch']} {row['name'] or ''}"[:34]
             axes.annotate(label, (c, a), xytext=offset, textcoords="offset points", ha=side, fontsize=8)
         axes.set_xlim(right=8 * highest)
         axes.legend(frameon=False, loc="upper left")
-    axes.set_xlabel("share of the corpus' headings, %")
-    axes.set_ylabel("share of the accepted (rejected) abstracts' headings, %")
+    axes.set_xlabel("share of the headings of the corpus, %")
+    axes.set_ylabel("share of the headings of accepted (rejected) abstracts, %")
     axes.set_title(_title("Second level", level), loc="left")
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -84,27 +84,27 @@ def _title(name: str, level: CoverageLevel) -> str:
 
 
 def draw_sampling(reports: Mapping[str, SampleFigures], path: Path) -> None:
-    """Draw one or two samples of one corpus, each by its name and as ``mesh.balance.balance`` gave it, as a PNG."""
+    """Draw one or two samples of one corpus as a PNG; ``reports`` has the result of ``balance.balance`` by name."""
     first = next(iter(reports.values()))
     rows = sorted(
         (row for row in first["categories"]["branches"] if row["documents_before"]),
         key=lambda row: (row["documents_before"], row["branch"]),
     )
-    kept = {
+    counts = {
         name: {row["branch"]: row["documents_after"] for row in report["categories"]["branches"]}
         for name, report in reports.items()
     }
     figure = Figure(figsize=(14, 8), layout="constrained")
     figure.suptitle(_headline(first), fontsize=14, ha="left", x=0.01)
     left, right = figure.subplots(1, 2, width_ratios=[1.35, 1])
-    _all_branches(left, rows, kept, reports)
-    _name_branches(right, rows, kept)
+    _all_branches(left, rows, counts, reports)
+    _name_branches(right, rows, counts)
     with atomic_file(path) as partial:
         figure.savefig(partial, dpi=100, format="png")
 
 
 def _headline(report: SampleFigures) -> str:
-    total, heading = report["num_documents"], "major heading" if report["design"]["major"] else "heading"
+    total, heading = report["num_documents"], "major heading" if report["design"]["major_only"] else "heading"
     return (
         f"{total['after']:,} of {total['before']:,} abstracts chosen: how many have a {heading} "
         "in each branch of MeSH's second level"
@@ -112,16 +112,19 @@ def _headline(report: SampleFigures) -> str:
 
 
 def _all_branches(
-    axes: Axes, rows: list[BranchFigures], kept: Mapping[str, Mapping[str, int]], reports: Mapping[str, SampleFigures]
+    axes: Axes,
+    rows: list[BranchFigures],
+    counts: Mapping[str, Mapping[str, int]],
+    reports: Mapping[str, SampleFigures],
 ) -> None:
     places = range(len(rows))
     axes.set_yscale("log")
     axes.bar(places, [row["documents_before"] for row in rows], color=GREY, alpha=0.45, width=1.0, label="corpus")
-    for name, style in zip(kept, _styles(), strict=False):
+    for name, style in zip(counts, _styles(), strict=False):
         level = reports[name]["categories"]
         largest = f"the largest {level['largest_share']['after']:.1%}"
         label = f"{name}: {level['num_reached']} of {level['num_in_corpus']} branches, {largest}"
-        axes.scatter(places, [kept[name][row["branch"]] or NONE_AT for row in rows], **style, s=20, label=label)
+        axes.scatter(places, [counts[name][row["branch"]] or NONE_AT for row in rows], **style, s=20, label=label)
     _counts_axis(axes.yaxis)
     axes.set_ylim(bottom=NONE_AT * 0.7, top=8 * max((row["documents_before"] for row in rows), default=1))
     axes.set_xlim(-1, len(rows))
@@ -133,23 +136,23 @@ def _all_branches(
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _name_branches(axes: Axes, rows: list[BranchFigures], kept: Mapping[str, Mapping[str, int]]) -> None:
+def _name_branches(axes: Axes, rows: list[BranchFigures], counts: Mapping[str, Mapping[str, int]]) -> None:
     rare, common = rows[:NUM_RARE], rows[NUM_RARE:][-NUM_COMMON:]
-    shown = [*rare, *common]
-    places = [-number - (number >= len(rare)) for number in range(len(shown))]
+    labelled = [*rare, *common]
+    places = [-number - (number >= len(rare)) for number in range(len(labelled))]
     axes.set_xscale("log")
-    axes.barh(places, [row["documents_before"] for row in shown], color=GREY, alpha=0.45, height=0.7)
-    for place, row in zip(places, shown, strict=True):
+    axes.barh(places, [row["documents_before"] for row in labelled], color=GREY, alpha=0.45, height=0.7)
+    for place, row in zip(places, labelled, strict=True):
         axes.annotate(
             f"{row['documents_before']:,}", (row["documents_before"], place), xytext=(7, 0),
             textcoords="offset points", va="center", fontsize=8, color="#5f6368",
         )  # fmt: skip
-    for name, style in zip(kept, _styles(), strict=False):
-        axes.scatter([kept[name][row["branch"]] or NONE_AT for row in shown], places, **style, s=34, label=name)
-    axes.set_yticks(places, [f"{_short(row['name'] or '')}  {row['branch']}" for row in shown], fontsize=8)
+    for name, style in zip(counts, _styles(), strict=False):
+        axes.scatter([counts[name][row["branch"]] or NONE_AT for row in labelled], places, **style, s=34, label=name)
+    axes.set_yticks(places, [f"{_short(row['name'] or '')}  {row['branch']}" for row in labelled], fontsize=8)
     _counts_axis(axes.xaxis)
     axes.set_xlim(NONE_AT * 0.7, 4 * max((row["documents_before"] for row in rows), default=1))
-    axes.set_xlabel("abstracts in the branch; the numbers are the corpus'")
+    axes.set_xlabel("abstracts in the branch; the numbers are those of the corpus")
     axes.set_title(f"The {len(rare)} rarest and the {len(common)} most common", loc="left")
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -159,12 +162,12 @@ def _short(name: str) -> str:
 
 
 def _styles() -> list[Json]:
-    """Keywords of matplotlib's."""
+    """Return keyword arguments for matplotlib, for each sample."""
     return [{"facecolors": "none", "edgecolors": ORANGE, "zorder": 4, "linewidths": 1.3}, {"color": BLUE, "zorder": 3}]
 
 
 def _counts_axis(axis: Any) -> None:
-    """Of logarithms, with a place for none."""
+    """Make the axis logarithmic, with a place for zero."""
     ticks = [10**power for power in range(9)]
     axis.set_major_locator(FixedLocator([NONE_AT, *ticks]))
     axis.set_major_formatter(FixedFormatter(["none", *(f"{tick:,}" for tick in ticks)]))

@@ -1,12 +1,12 @@
-"""Files that hold MeSH, to descriptors.
+"""Read files that hold MeSH into descriptors.
 
-A descriptor, as every reader gives it::
+A descriptor, as every reader yields it::
 
     Descriptor("D003924", "Diabetes Mellitus, Type 2", ("C18.452.394.750.149", "C19.246.300"), ("NIDDM", ...))
 
-Four kinds of file, with or without gzip, told apart by what they hold and never by their names: NLM's descriptor XML
-(``desc2025.xml``), NLM's tree list (``mtrees2025.bin``, names only: there the name is the UI), OBO with tree numbers,
-and a tab-separated table.
+There are four kinds of file, with or without gzip, and they are recognised by content, never by name: NLM's descriptor
+XML (``desc2025.xml``), NLM's tree list (``mtrees2025.bin``; it has only names, so the name is the UI), OBO with tree
+numbers, and a tab-separated table.
 """
 
 import csv
@@ -28,27 +28,27 @@ from kailin_ray.io.compressed import open_unpacked
 
 @dataclass(frozen=True, order=True)
 class Descriptor:
-    """One descriptor of MeSH; tree numbers and entry terms are sorted, each once."""
+    """One descriptor of MeSH; tree numbers and entry terms are sorted and unique."""
 
     ui: str
     name: str
     tree_numbers: tuple[str, ...] = ()
     entry_terms: tuple[str, ...] = ()
-    """Other names that mean it, without ``name``."""
+    """Other names for it, without ``name``."""
 
 
 def descriptor(ui: str, name: str, tree_numbers: Iterable[str] = (), entry_terms: Iterable[str] = ()) -> Descriptor:
-    """A descriptor with its lists in order, white space around each of its strings taken off."""
+    """Return a descriptor with sorted lists, and without white space around its strings."""
     trees = tuple(sorted({tree.strip() for tree in tree_numbers} - {""}))
     terms = tuple(sorted({term.strip() for term in entry_terms} - {"", name.strip()}))
     return Descriptor(ui.strip(), name.strip(), trees, terms)
 
 
 def read_descriptors(path: Path) -> Iterator[Descriptor]:
-    """Stream the descriptors of a file, whichever of the four kinds it is.
+    """Stream the descriptors of a file of any of the four kinds.
 
-    Raises ``ValueError`` that says what is wrong and, where there is one, in which line; ``OSError`` where the file
-    cannot be opened.
+    Raises ``ValueError`` that says what is wrong and, if known, in which line; ``OSError`` if the file cannot be
+    opened.
     """
     try:
         with open_unpacked(path) as stream:
@@ -80,7 +80,7 @@ def _kind(head: bytes) -> str | None:
     return "table" if b"\t" in start.partition(b"\n")[0] else None
 
 
-# Nothing outside the file is read, no entity is expanded, and a bomb meets libxml2's limits.
+# Nothing outside the file is read, no entity is expanded, and libxml2's limits stop an XML bomb.
 _SAFE: dict[str, bool] = {"resolve_entities": False, "no_network": True, "load_dtd": False, "huge_tree": False}
 
 
@@ -91,7 +91,7 @@ def _read_xml(stream: BinaryIO) -> Iterator[Descriptor]:
     stream.seek(0)
     for _, element in etree.iterparse(stream, tag="DescriptorRecord", **_SAFE):
         if next(element.iter(etree.Entity), None) is not None:
-            raise ValueError(f"line {element.sourceline}: a descriptor with an entity of the file's own")
+            raise ValueError(f"line {element.sourceline}: a descriptor with an entity that the file defines")
         ui, name = element.findtext("DescriptorUI", ""), element.findtext("DescriptorName/String", "")
         if not ui.strip() or not name.strip():
             raise ValueError(f"line {element.sourceline}: a descriptor without UI or name")
@@ -99,7 +99,7 @@ def _read_xml(stream: BinaryIO) -> Iterator[Descriptor]:
         terms = (node.text or "" for node in element.iterfind("ConceptList/Concept/TermList/Term/String"))
         yield descriptor(ui, name, trees, terms)
         element.clear()
-        while element.getprevious() is not None:  # what was read leaves the memory
+        while element.getprevious() is not None:  # frees the memory of earlier elements
             del element.getparent()[0]
 
 
@@ -111,8 +111,8 @@ def _read_mtrees(stream: BinaryIO) -> Iterator[Descriptor]:
             if not semicolon or not name:
                 raise ValueError(f"line {number}: expected name;tree number, got {line.strip()[:60]!r}")
             trees.setdefault(name, []).append(tree)
-    for name, held in trees.items():
-        yield descriptor(name, name, held)
+    for name, tree_numbers in trees.items():
+        yield descriptor(name, name, tree_numbers)
 
 
 _SYNONYM = re.compile(r'"((?:[^"\\]|\\.)*)"')
@@ -121,12 +121,12 @@ _SUPPLEMENTARY = re.compile(r"C\d{6,}")
 
 
 def _read_obo(stream: BinaryIO) -> Iterator[Descriptor]:
-    # Tree numbers stand in a property_value or an xref called tree_number or treeNumber. They cannot be made from
-    # is_a: these lead from descriptor to descriptor and say nothing of which place leads to which.
+    # Tree numbers are in a property_value or an xref called tree_number or treeNumber. They cannot be derived from
+    # is_a, which links descriptors but does not say which of their places are linked.
     text = io.TextIOWrapper(stream, "utf-8-sig").read()
-    twice = [ui for ui, number in Counter(_term_ids(text)).items() if number > 1]
-    if twice:  # obonet would keep the last
-        raise ValueError(f"UI given twice: {', '.join(sorted(twice)[:5])}")
+    duplicates = [ui for ui, number in Counter(_term_ids(text)).items() if number > 1]
+    if duplicates:  # obonet would silently keep the last one
+        raise ValueError(f"UI given twice: {', '.join(sorted(duplicates)[:5])}")
     try:
         graph = obonet.read_obo(io.StringIO(text))
     except (ValueError, KeyError, AttributeError) as error:
@@ -134,10 +134,10 @@ def _read_obo(stream: BinaryIO) -> Iterator[Descriptor]:
     any_tree = False
     for identifier, term in graph.nodes(data=True):
         ui = str(identifier).rpartition(":")[2]
-        if not term or _SUPPLEMENTARY.fullmatch(ui):  # only named by others, or a supplementary concept
+        if not term or _SUPPLEMENTARY.fullmatch(ui):  # only referred to by other terms, or a supplementary concept
             continue
-        found = [_TREE_PROPERTY.match(value) for value in (*term.get("property_value", ()), *term.get("xref", ()))]
-        trees = [match[1] for match in found if match]
+        matches = [_TREE_PROPERTY.match(value) for value in (*term.get("property_value", ()), *term.get("xref", ()))]
+        trees = [match[1] for match in matches if match]
         any_tree |= bool(trees)
         terms = [_SYNONYM.match(value) for value in term.get("synonym", ())]
         yield descriptor(ui, term.get("name", ui), trees, (_unescape(match[1]) for match in terms if match))
@@ -160,7 +160,7 @@ def _unescape(text: str) -> str:
 
 
 def _read_table(stream: BinaryIO) -> Iterator[Descriptor]:
-    # With a header that names the columns, or without one: UI, name, entry terms, tree numbers.
+    # The columns are named by a header. Without one, they are UI, name, entry terms, tree numbers.
     columns = ["descriptor_ui", "name", "entry_terms", "tree_numbers"]
     lines = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
     for number, fields in enumerate(lines, start=1):

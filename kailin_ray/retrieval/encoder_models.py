@@ -1,4 +1,4 @@
-"""An encoder that a configuration names: found, checked and pinned."""
+"""Find, check and pin the encoder that a configuration names."""
 
 from dataclasses import replace
 
@@ -9,32 +9,32 @@ from kailin_ray.retrieval.encoder import check_length
 
 
 def resolve_encoder(encoder: Encoder) -> Encoder:
-    """The same encoder, its models checked and pinned. Raises ``ConfigError``, also if the two do not fit together."""
+    """Return the encoder with its models checked and pinned. Raises ``ConfigError``, also if the two do not match."""
     encoder = resolve_model(encoder, "encoder.path")
     check_files("encoder.path", encoder.path)
     if encoder.query:
         encoder = replace(encoder, query=resolve_model(encoder.query, "encoder.query.path"))
-    asked = encoder.query or encoder
-    check_files("encoder.query.path" if encoder.query else "encoder.path", asked.path)
+    query_model = encoder.query or encoder
+    check_files("encoder.query.path" if encoder.query else "encoder.path", query_model.path)
     dimension = _dimension(encoder, encoder, "encoder.max_length", encoder.max_length)
-    others = _dimension(encoder, asked, "encoder.query_max_length", encoder.query_max_length)
-    if dimension and others and dimension != others:
+    query_dimension = _dimension(encoder, query_model, "encoder.query_max_length", encoder.query_max_length)
+    if dimension and query_dimension and dimension != query_dimension:
         raise ConfigError(
-            f"encoder.query.path: {asked.path} gives vectors of {others} dimensions, encoder.path {encoder.path} of "
-            f"{dimension}; they are compared, so they must be of one model pair"
+            f"encoder.query.path: {query_model.path} produces vectors of {query_dimension} dimensions, "
+            f"encoder.path {encoder.path} of {dimension}; they are compared, so both must be of one model pair"
         )
     return encoder
 
 
 def _dimension(encoder: Encoder, model: Encoder | QueryModel, key: str, length: int) -> int | None:
-    """Of a model's vectors; None where its files do not say. Raises ``ConfigError`` for what it cannot do."""
+    """Return the dimension of a model's vectors, None if unknown. Raises ``ConfigError`` for an impossible setting."""
     config = model_json(model, "config.json")
     check_length(key, length, model.path, config)
     if encoder.pooling is None:
         modules = model_json(model, "modules.json")
         if modules is None:
             raise ConfigError(
-                f"encoder.pooling: null, but {model.path} has no modules.json that says how; give mean or cls"
+                f"encoder.pooling: null, but {model.path} has no modules.json that defines it; give mean or cls"
             )
         if {str(module.get("type")).rpartition(".")[2] for module in modules} - {"Transformer", "Pooling", "Normalize"}:
             return None

@@ -1,4 +1,4 @@
-"""Start the retriever actors of a part and stop them."""
+"""Start and stop the retriever actors of stages that run at the same time."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,9 +20,10 @@ from kailin_ray.retrieval.search.folder import Index
 def retrieving(
     config: DistillConfig, index: Index | None, plan: Plan, number: int, given: Sequence[Any] | None
 ) -> Iterator[list[Any]]:
-    """The retrievers of the part ``number``, from 0, ended with the block; or those given, if it has any.
+    """Yield the retrievers of the stages ``plan.phases[number]`` and stop them after the block.
 
-    ``index`` is not needed where some are given.
+    Retrievers that are ``given`` are used instead, without ``index``, and are not stopped. The list is empty if these
+    stages need no retrievers.
     """
     machines = plan.retrievers[number]
     if given is not None:
@@ -30,25 +31,25 @@ def retrieving(
         return
     if index is None:
         raise ValueError("an index or retrievers must be given")
-    # Not waited for here: they start while the engines do, and these wait for them (Searcher).
+    # They start while the engines start, so they are awaited there (Searcher).
     threads = retriever_threads(plan, number)
-    started = [start_retriever(config, index, *one) for one in zip(machines, threads, strict=True)]
+    retrievers = [start_retriever(config, index, *placement) for placement in zip(machines, threads, strict=True)]
     try:
-        yield started
+        yield retrievers
     finally:
-        for one in started:
-            ray.kill(one)  # so that the next part has what it held
+        for retriever in retrievers:
+            ray.kill(retriever)  # frees its resources for the next stages
 
 
 def start_retriever(config: DistillConfig, index: Index, machine: str | None, threads: int) -> Any:
-    """A retriever actor on the index, with the encoder that the index was made with; ``machine``: None for any."""
+    """Start a retriever actor on the index, with the encoder that built it; ``machine`` is None for any machine."""
     encoder = resolve_recorded_encoder(index)
     gpus = config.cluster.gpus_per_encoder
-    # Its process is started again; its calls are not repeated by Ray, which would wait for that: see Searcher.
+    # Ray restarts the process but does not retry its calls: a retry would wait for the restart. See Searcher.
     options: dict[str, Any] = {"num_cpus": 0, "num_gpus": gpus, "max_concurrency": 1_000, "max_restarts": -1}
-    # Of an actor that holds no CPU Ray says one thread, for the encoder and for the search.
+    # Ray allows one thread to an actor that holds no CPU; the encoder and the search use more.
     options["runtime_env"] = {"env_vars": {"OMP_NUM_THREADS": str(threads)}}
     if machine:
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(machine, soft=True)
-    here = replace(index, path=index.path.absolute())
-    return ray.remote(**options)(Retriever).remote(here, encoder, gpus > 0, config.retrieval)
+    absolute_index = replace(index, path=index.path.absolute())
+    return ray.remote(**options)(Retriever).remote(absolute_index, encoder, gpus > 0, config.retrieval)

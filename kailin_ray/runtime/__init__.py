@@ -1,1 +1,1 @@
-"""Ray: session, machines, tasks, signals, faults, job submission."""
+"""Ray: session, machines, tasks, signals, faults and job submission."""

@@ -12,7 +12,7 @@ from kailin_ray.io.files import remove_folder
 
 @contextmanager
 def discard_if_refused(out: Path) -> Iterator[None]:
-    """Remove what the block made of ``out`` if it raises ``ConfigError``."""
+    """Remove ``out`` if the block created it and raises ``ConfigError``."""
     existed = out.exists()
     try:
         yield
@@ -24,7 +24,7 @@ def discard_if_refused(out: Path) -> Iterator[None]:
 
 @contextmanager
 def one_line_faults(log: Path) -> Iterator[None]:
-    """Turn what Ray raises into one line that names the log; the traceback goes there."""
+    """Turn Ray's exceptions into one line that names the log; the traceback goes to the log."""
     from ray.exceptions import RayError
 
     try:
@@ -38,13 +38,15 @@ def one_line_faults(log: Path) -> Iterator[None]:
 
 
 def cause(traceback: str) -> str:
-    """The line of a traceback that says what was wrong: pydantic's, Ray's of a file, or the last exception's."""
-    if unread := re.search(r"^\w+: (.+(?:\n.+)*)\n+Failed to read fragment (.+?) after ", traceback, re.MULTILINE):
-        return f"{unread[2]}: cannot be read: {' '.join(unread[1].split())}"
+    """Return the line of a traceback with the cause: pydantic's, Ray's for a file, or the last exception's."""
+    if file_match := re.search(r"^\w+: (.+(?:\n.+)*)\n+Failed to read fragment (.+?) after ", traceback, re.MULTILINE):
+        return f"{file_match[2]}: cannot be read: {' '.join(file_match[1].split())}"
     # pydantic's: the field, then what is wrong with its value.
-    if wrong := re.search(r"^(\w+)\n\s+(Input should be .+?) \[type=\w+, input_value=(.+?), ", traceback, re.MULTILINE):
-        return f"{wrong[1]}: {wrong[2]} (was {without_secrets(wrong[3], wrong[1])})"
+    if field_match := re.search(
+        r"^(\w+)\n\s+(Input should be .+?) \[type=\w+, input_value=(.+?), ", traceback, re.MULTILINE
+    ):
+        return f"{field_match[1]}: {field_match[2]} (was {without_secrets(field_match[3], field_match[1])})"
     for pattern in (r"^\s*Value error, (.+)", r"^(?:\w+\.)*\w*(?:Error|Exception): (.+)", r"^\s*(\S.*)"):
-        if found := re.findall(pattern, traceback, re.MULTILINE):
-            return str(found[-1])
+        if matches := re.findall(pattern, traceback, re.MULTILINE):
+            return str(matches[-1])
     return "it failed"

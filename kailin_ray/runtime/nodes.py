@@ -1,4 +1,4 @@
-"""The machines of the session's cluster, and what they have."""
+"""The machines of the session's cluster and their resources."""
 
 import shutil
 import subprocess
@@ -14,13 +14,13 @@ from kailin_ray.planning.pools import GIB, Node
 
 
 def cluster_nodes(cluster: Cluster) -> list[Node]:
-    """What the machines of the session's cluster have. Raises ``ConfigError`` if a GPU does not tell its memory."""
+    """Return the machines of the session's cluster. Raises ``ConfigError`` if the memory of a GPU is unknown."""
     alive = [node for node in ray.nodes() if node["Alive"]]
     memory = _gpu_memory([n["NodeID"] for n in alive if n["Resources"].get("GPU")]) if cluster.device == "gpu" else {}
     unknown = [identity for identity, gib in memory.items() if gib is None]
     if unknown and not cluster.nodes:
         raise ConfigError(
-            f"cluster.device: gpu, but {len(unknown)} machines of the cluster do not tell the memory of their GPUs "
+            f"cluster.device: gpu, but {len(unknown)} machines of the cluster do not report the memory of their GPUs "
             "(nvidia-smi); give it as cluster.nodes"
         )
     assumed = cluster.nodes.gpu_memory_gib if cluster.nodes else 0.0
@@ -37,43 +37,43 @@ def cluster_nodes(cluster: Cluster) -> list[Node]:
 
 
 def _gpu_memory(nodes: list[str]) -> dict[str, float | None]:
-    """GiB of the smallest GPU of each node, by node id; None where it cannot be told."""
-    asked = {
+    """Return the memory of each node's smallest GPU in GiB, by node id; None if unknown."""
+    references = {
         node: ray.remote(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))(
             smallest_gpu_gib
         ).remote()
         for node in nodes
     }
-    return {node: ray.get(answer) for node, answer in asked.items()}
+    return {node: ray.get(reference) for node, reference in references.items()}
 
 
 def smallest_gpu_gib() -> float | None:
-    """Memory of this machine's smallest GPU in GiB, asked without touching it; None without NVIDIA's driver."""
+    """Return the memory of this machine's smallest GPU in GiB, without using the GPU; None without NVIDIA's driver."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return None
-    asked = [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    done = subprocess.run(asked, capture_output=True, text=True, timeout=60)
-    sizes = [float(line) for line in done.stdout.split("\n") if line.strip().replace(".", "").isdigit()]
+    command = [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    sizes = [float(line) for line in result.stdout.split("\n") if line.strip().replace(".", "").isdigit()]
     return min(sizes) / 1024 if sizes else None
 
 
 def others_hold(plan: Plan) -> str | None:
-    """A line that says so where the cluster has what a plan takes, but others hold some of it now."""
+    """Return a message if others hold some of the cluster's resources that the plan needs now, else None."""
     free = ray.available_resources()
     lines = []
     for unit, name in (("gpus", "GPU"), ("cpus", "CPU")):
-        need = max(sum(pool.replicas * getattr(pool.demand, unit) for pool in part) for part in plan.parts)
+        need = max(sum(pool.replicas * getattr(pool.demand, unit) for pool in pools) for pools in plan.phases)
         if need > free.get(name, 0.0):
             lines.append(f"{need:g} {name}s are needed, {free.get(name, 0.0):g} are free now")
-    return f"waiting for what others hold: {'; '.join(lines)}" if lines else None
+    return f"waiting for resources that others hold: {'; '.join(lines)}" if lines else None
 
 
 def check_encoders(cluster: Cluster, nodes: list[Node]) -> None:
-    """Raise ``ConfigError``, with the arithmetic, for encoders that Ray would wait for, silently and for ever."""
-    for unit, held in (("cpus", 1.0), ("gpus", cluster.gpus_per_encoder)):
-        need, have = cluster.num_encoders * held, sum(getattr(node, unit) for node in nodes)
-        spare = ", and one more to read and write with" if unit == "cpus" else ""
-        if need > have or (spare and need == have):
-            sums = f"{cluster.num_encoders} encoders x {held:g} = {need:g} {unit.upper()[:3]}s"
-            raise ConfigError(f"cluster: {sums}{spare}; the cluster has {have:g}")
+    """Raise ``ConfigError``, with the arithmetic, if the encoders do not fit: Ray would wait silently and for ever."""
+    for unit, per_encoder in (("cpus", 1.0), ("gpus", cluster.gpus_per_encoder)):
+        need, have = cluster.num_encoders * per_encoder, sum(getattr(node, unit) for node in nodes)
+        extra = ", plus one for reading and writing" if unit == "cpus" else ""
+        if need > have or (extra and need == have):
+            sums = f"{cluster.num_encoders} encoders x {per_encoder:g} = {need:g} {unit.upper()[:3]}s"
+            raise ConfigError(f"cluster: {sums}{extra}; the cluster has {have:g}")

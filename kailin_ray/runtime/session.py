@@ -1,4 +1,4 @@
-"""The Ray session: connect or start, and what its engines are given."""
+"""The Ray session: connect to a cluster or start one, and the environment of its actors."""
 
 import os
 from collections.abc import Iterator
@@ -15,28 +15,30 @@ from kailin_ray.io.logs import log_to
 from kailin_ray.io.terminal import output_to
 
 LINEAGE_BYTES = 32 << 20
-"""What the driver may keep of how finished tasks were made, so that Ray can make a lost block again: about 50 KB a
-block of rows, of which those in flight matter. Ray's own 1 GiB is filled by millions of rows that are long written."""
+"""Bytes that the driver may keep to record how finished tasks ran, so that Ray can recompute a lost block. A block of
+rows takes about 50 KB, and only blocks in flight matter. Ray's default of 1 GiB fills with millions of rows that were
+written long ago."""
 
 START_WAIT = "RAY_raylet_start_wait_time_s"
-"""Ray's own variable: seconds in which a session on this machine must start, 30 by default."""
+"""Ray's own variable: seconds within which a session on this machine must start, 30 by default."""
 
 
 STATE_OF = "RAY_API_SERVER_ADDRESS"
 NOWHERE = "http://127.0.0.1:9"
-"""What the processes of a session on this machine ask for the state of its actors. It has no dashboard that tells. By
-default they ask that of the cluster which ``ray start`` made here last; which knows none of them, and Ray Train takes
-that for the death of its controller and ends the training (2.60, ``placement_group_cleaner.py``)."""
+"""Address that the processes of a session on this machine query for the state of its actors. Such a session has no
+dashboard. By default, they would query the dashboard of the cluster that ``ray start`` created last on this machine. It
+knows none of these actors, so Ray Train assumes that its controller died and ends the training (2.60,
+``placement_group_cleaner.py``)."""
 
 
 @contextmanager
 def ray_session(cluster: Cluster, log: Path, num_cpus: int | None = None) -> Iterator[TextIO]:
-    """Connect to the cluster, or start one on this machine with so many CPUs; yield the person's terminal.
+    """Connect to the cluster, or start one on this machine with ``num_cpus`` CPUs; yield the terminal.
 
-    Inside the block this process's output goes to ``log``: Ray writes there from Python and from C++, and none
-    of it is for the person who watches.
+    Inside the block, this process's output goes to ``log``: Ray writes there from Python and from C++, and none of it
+    is for the person who watches.
 
-    A session that this process has already is used as it is, and goes on after the block.
+    If this process already has a session, it is used as it is and stays open after the block.
 
     Raises ``ConfigError`` if the cluster cannot be reached, ``CommandFailedError`` if none starts here in time.
     """
@@ -54,7 +56,7 @@ def ray_session(cluster: Cluster, log: Path, num_cpus: int | None = None) -> Ite
 
 
 def _start_ray(cluster: Cluster, num_cpus: int | None) -> None:
-    # Without an address Ray would join whatever cluster runs on this machine, somebody else's too.
+    # Without an address, Ray would join any cluster that runs on this machine, even somebody else's.
     address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
     local: dict[str, Any] = {"include_dashboard": False, "num_cpus": num_cpus} if address == "local" else {}
     os.environ.setdefault("RAY_max_lineage_bytes", str(LINEAGE_BYTES))
@@ -62,27 +64,27 @@ def _start_ray(cluster: Cluster, num_cpus: int | None) -> None:
         with _environment({STATE_OF: NOWHERE} if local else {}):
             ray.init(address=address, log_to_driver=False, **local)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        said = without_secrets(f"{address}: {' '.join(str(error).split())}")
-        raise ConfigError(f"cluster.address: {said}") from error
+        message = without_secrets(f"{address}: {' '.join(str(error).split())}")
+        raise ConfigError(f"cluster.address: {message}") from error
     except Exception as error:
-        if "timed out during startup" not in str(error):  # Ray gives it no class of its own
+        if "timed out during startup" not in str(error):  # Ray has no exception class for it
             raise
         seconds = os.environ.get(START_WAIT, "30")
         raise CommandFailedError(
-            f"Ray did not start within {seconds} s; this machine is busy or low on memory: stop what else runs on it "
-            f"(`ray stop` ends all your Ray sessions here), or give it longer with {START_WAIT}=120"
+            f"Ray did not start within {seconds} s; this machine is busy or low on memory: stop other programs on it "
+            f"(`ray stop` ends all your Ray sessions here), or allow more time with {START_WAIT}=120"
         ) from error
 
 
 @contextmanager
-def _environment(given: dict[str, str]) -> Iterator[None]:
-    """Inside the block this process has these variables, and so do the processes that it starts."""
-    before = {name: os.environ.get(name) for name in given}
-    os.environ.update(given)
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Set environment variables inside the block, for this process and the processes that it starts."""
+    previous = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
-        for name, value in before.items():
+        for name, value in previous.items():
             if value is None:
                 del os.environ[name]
             else:
@@ -93,13 +95,13 @@ def _quiet_ray_data() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.memory_usage_poll_interval_s = None  # else a thread for each block, only for Ray Data's own statistics
+    context.memory_usage_poll_interval_s = None  # else a thread runs for each block, only for Ray Data's statistics
 
 
 def engine_environment(cluster: Cluster, num_engines: int) -> dict[str, str]:
-    """Environment of an engine actor, one of ``num_engines`` on its machine.
+    """Return the environment of an engine actor, one of ``num_engines`` on its machine.
 
-    On CPUs: so many threads, free to move, as other actors share the cores.
+    On CPUs, it sets the number of threads and does not bind them to cores, because other actors share the cores.
     """
     if cluster.device == "gpu":
         return {}
@@ -108,7 +110,7 @@ def engine_environment(cluster: Cluster, num_engines: int) -> dict[str, str]:
 
 
 def encoder_environment(cluster: Cluster) -> dict[str, str]:
-    """Environment of an encoder actor: on CPUs, its share of the machines' cores as threads."""
+    """Return the environment of an encoder actor: on CPUs, as many threads as its share of the machines' cores."""
     if cluster.gpus_per_encoder:
         return {}
     cores = _cores()
@@ -116,7 +118,7 @@ def encoder_environment(cluster: Cluster) -> dict[str, str]:
 
 
 def _cores() -> list[int]:
-    """Of each machine that works, as Ray counts them: a container's or an allocation's, and not the host's."""
+    """Return the cores of each live machine, as Ray counts them: of a container or an allocation, not of the host."""
     if not ray.is_initialized():
         return [os.cpu_count() or 1]
     return [int(cpus) for node in ray.nodes() if node["Alive"] and (cpus := node["Resources"].get("CPU"))] or [1]

@@ -1,4 +1,4 @@
-"""Stop requests: SIGTERM, or the end of the time."""
+"""Stop requests: SIGTERM, or the time limit."""
 
 import signal
 import threading
@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def stop_requests(max_hours: float | None) -> Iterator[threading.Event]:
-    """Yield an event that SIGTERM sets, or that so many hours do. It takes the main thread."""
+    """Yield an event that is set by SIGTERM or after ``max_hours``. It must run in the main thread."""
     stop = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    previous = signal.signal(signal.SIGTERM, lambda *_: stop.set())
     timer = threading.Timer((max_hours or 0) * 3600, stop.set)
     timer.daemon = True
     if max_hours is not None:
@@ -19,4 +19,4 @@ def stop_requests(max_hours: float | None) -> Iterator[threading.Event]:
         yield stop
     finally:
         timer.cancel()
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)

@@ -1,8 +1,8 @@
-"""A command as a job of a Ray cluster: checked here, run there, its output and exit code brought back.
+"""Submit a command as a job of a Ray cluster: check it here, run it there, and return its output and exit code.
 
-The driver runs on the cluster under Ray's job supervisor, so a lost terminal or connection takes nothing with it. What
-travels is this package and its configuration (about 1 MB), or nothing where ``job.ship`` is false; data never do: paths
-are the cluster's.
+The driver runs on the cluster under Ray's job supervisor, so a lost terminal or connection does no harm. Only this
+package and its configuration (about 1 MB) are uploaded, or nothing if ``job.ship`` is false. Data are never uploaded:
+paths are those of the cluster.
 """
 
 import asyncio
@@ -28,12 +28,12 @@ logger = logging.getLogger(__name__)
 
 STOPPED = 75
 BETWEEN = 5.0
-"""Seconds after which a lost connection is tried again."""
+"""Seconds before a lost connection is retried."""
 
 
 @dataclass(frozen=True)
 class SubmittedJob:
-    """A command that is a job of a Ray cluster."""
+    """A command that runs as a job of a Ray cluster."""
 
     id: str
     command: str
@@ -41,22 +41,22 @@ class SubmittedJob:
 
     @property
     def address(self) -> str:
-        """Of the cluster's dashboard."""
+        """Address of the cluster's dashboard."""
         return str(self.client.get_address())
 
     def follow(self, out: TextIO) -> int:
-        """Write the job's output to ``out`` until it ends, over lost connections; return its command's exit code."""
+        """Write the job's output to ``out`` until it ends, reconnecting if needed; return its command's exit code."""
         return asyncio.run(follow(self.client, self.id, out))
 
 
 def submit(config: SubmitConfig) -> SubmittedJob:
-    """Submit a command as a job. Raises ``ConfigError`` for what may not be submitted or the cluster refuses."""
+    """Submit a command as a job. Raises ``ConfigError`` if it may not be submitted or the cluster refuses it."""
     _check_secrets(config)
     client = connect(config.job)
     if config.job.id in {job.submission_id for job in client.list_jobs()} - {None}:
         raise ConfigError(f"job.id: {config.job.id} is another job's on this cluster; choose one, or leave it to Ray")
     with tempfile.TemporaryDirectory() as scratch:
-        # The driver drains on SIGTERM; Ray's own patience is three seconds. What it prints goes to a file.
+        # The driver drains after SIGTERM, but by default Ray waits only three seconds. Its output goes to a file.
         patience = {"RAY_JOB_STOP_WAIT_TIME_S": str(config.job.stop_seconds), "PYTHONUNBUFFERED": "1"}
         environment: Json = {"env_vars": patience | config.job.env}
         if config.job.ship:
@@ -76,19 +76,19 @@ def submit(config: SubmitConfig) -> SubmittedJob:
 
 
 def format_submitted(job: SubmittedJob) -> str:
-    """What a person can do with a job."""
+    """Describe what a person can do with a job."""
     where = f"--address {job.address}"
     return "\n".join(
         (
-            f"job {job.id}, of {job.command}",
+            f"job {job.id}, command {job.command}",
             f"  watch it   ray job logs {where} --follow {job.id}",
-            f"  stop it    ray job stop {where} {job.id}      it ends in good order, and the same command goes on",
+            f"  stop it    ray job stop {where} {job.id}      it stops cleanly, and the same command resumes it",
         )
     )
 
 
 def _check_secrets(config: SubmitConfig) -> None:
-    """Raise ``ConfigError`` for what everybody who sees the cluster's jobs would read."""
+    """Raise ``ConfigError`` for a secret that everybody who sees the cluster's jobs could read."""
     for text in config.keys:
         key, _, value = text.partition("=")
         if without_secrets(value, key) != value:
@@ -98,27 +98,27 @@ def _check_secrets(config: SubmitConfig) -> None:
 
 
 def connect(job: Job) -> JobSubmissionClient:
-    """A client of the cluster's dashboard. Raises ``ConfigError`` where none answers or the token is not its own."""
+    """Return a client of the cluster's dashboard. Raises ``ConfigError`` if none answers or the token is wrong."""
     address = job.address or os.environ.get("RAY_API_SERVER_ADDRESS") or "http://127.0.0.1:8265"
-    shown = without_secrets(address)
+    url = without_secrets(address)
     if not address.startswith(("http://", "https://")):
-        raise ConfigError(f"job.address: {shown}: expected the dashboard's address, as http://head:8265")
+        raise ConfigError(f"job.address: {url}: expected the dashboard's address, as http://head:8265")
     try:
         return JobSubmissionClient(address)
     except AuthenticationError as error:
         raise ConfigError(
-            f"job.address: {shown} asks for its token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
+            f"job.address: {url} asks for its token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
             "RAY_AUTH_TOKEN_PATH (else ~/.ray/auth_token is read) to what its head was started with"
         ) from error
     except (ConnectionError, RuntimeError, OSError) as error:
         raise ConfigError(
-            f"job.address: no Ray dashboard answers at {shown}; start a cluster with `ray start --head`, or forward "
+            f"job.address: no Ray dashboard answers at {url}; start a cluster with `ray start --head`, or forward "
             f"its port ({_one_line(error)})"
         ) from error
 
 
 def pack_code(folder: Path) -> Path:
-    """Copy this package and its configuration to ``folder``, as a checkout has them, and nothing else."""
+    """Copy only this package and its configuration to ``folder``, laid out as in a checkout."""
     ignored = shutil.ignore_patterns("__pycache__", "conf")
     shutil.copytree(PACKAGE, folder / "kailin_ray", ignore=ignored)
     shutil.copytree(conf_dir(), folder / "conf", ignore=ignored)
@@ -127,24 +127,24 @@ def pack_code(folder: Path) -> Path:
 
 async def follow(client: JobSubmissionClient, identity: str, out: TextIO) -> int:
     """See ``SubmittedJob.follow``."""
-    written = 0
+    num_written = 0
     while True:
-        said = 0
+        num_read = 0
         try:
-            async for text in client.tail_job_logs(identity):  # each time from its first line on
-                out.write(text[max(0, written - said) :])
+            async for text in client.tail_job_logs(identity):  # always from the first line on
+                out.write(text[max(0, num_written - num_read) :])
                 out.flush()
-                said += len(text)
-                written = max(written, said)
+                num_read += len(text)
+                num_written = max(num_written, num_read)
             if (code := exit_code(client.get_job_info(identity))) is not None:
                 return code
         except (OSError, RuntimeError, aiohttp.ClientError) as error:
-            logger.warning("the connection was lost, the job goes on (%s)", _one_line(error))
+            logger.warning("the connection was lost; the job continues (%s)", _one_line(error))
         await asyncio.sleep(BETWEEN)
 
 
 def exit_code(info: JobDetails) -> int | None:
-    """The exit code of a job's command; None while it runs, 75 of one that was stopped, 1 of one that never began."""
+    """Return the exit code of a job's command: None while it runs, 75 if it was stopped, 1 if it never started."""
     if not info.status.is_terminal():
         return None
     if info.status == JobStatus.STOPPED:

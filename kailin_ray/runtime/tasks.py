@@ -1,4 +1,4 @@
-"""A task an item, as many at once as the cluster has CPUs; only what the tasks report comes to the driver."""
+"""Run one task per item, as many at once as the cluster has CPUs; only the tasks' reports come to the driver."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,13 +15,13 @@ R = TypeVar("R", bound=Mapping[str, object])
 
 
 def each(task: Callable[..., R], items: Sequence[Any], keys: Mapping[str, Any]) -> Iterator[R]:
-    """What ``task(item, **keys)`` reports of each item, in the order in which they end.
+    """Yield the report of ``task(item, **keys)`` for each item, in order of completion.
 
-    Items and reports are JSON values. A task whose machine is lost is done again, so it must be able to.
+    Items and reports are JSON values. A task whose machine is lost runs again, so it must be repeatable.
     """
-    if not items:  # of which Ray Data makes no dataset
+    if not items:  # Ray Data cannot create a dataset from no items
         return
-    # As text: rows of one column's dicts would have to agree on their keys.
+    # As text, because dicts in one column would need the same keys.
     rows = ray.data.from_items([{"item": json.dumps(item)} for item in items], override_num_blocks=len(items))
     for row in rows.map(_run, fn_kwargs={"task": task, "keys": dict(keys)}).iter_rows():
         yield json.loads(row["report"])
@@ -32,9 +32,9 @@ def _run(row: dict[str, str], task: Callable[..., Mapping[str, object]], keys: M
 
 
 def select_rows(block: pa.Table, wanted: Any, done: Any) -> pa.Table:
-    """Those rows of a block that are wanted and not done.
+    """Return the rows of a block that are wanted and not done.
 
-    ``wanted`` (None inside for all) and ``done`` are references to sorted arrays: a node holds each once.
+    ``wanted`` (None inside for all) and ``done`` are references to sorted arrays, of which each node holds one copy.
     """
     pmids = block["pmid"].to_numpy()
     chosen, finished = ray.get([wanted, done])

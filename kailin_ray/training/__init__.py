@@ -1,1 +1,1 @@
-"""Agents and downstream models by SFT and DPO, with TRL and PEFT on Ray Train."""
+"""Train agents and downstream models by SFT and DPO, with TRL and PEFT on Ray Train."""

@@ -1,4 +1,4 @@
-"""Training data in TRL's columns: read, cleaned, split. Knows neither Ray nor TRL.
+"""Read training data in TRL's columns, clean it and split it. Imports neither Ray nor TRL.
 
 =========  ==========================================================================  ===============================
 task       columns                                                                     source
@@ -10,7 +10,7 @@ pretrain   text                                                                 
 sft        prompt, completion (texts)                                                  ``publish``'s config sft
 =========  ==========================================================================  ===============================
 
-A row with a PMID that is held out is in the test split, whatever split it came in.
+A row whose PMID is held out goes into the test split, whichever split it came from.
 """
 
 from collections import Counter
@@ -40,12 +40,12 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "sft": ("prompt", "completion"),
 }
 NOT_ACCEPTED = ("rejected", "removed")
-"""Configs of ``publish`` that nothing may be trained on."""
+"""Configs of ``publish`` that may not be used for training."""
 
 
 @dataclass(frozen=True)
 class Examples:
-    """What is learned from, what is measured on, and how many rows were left out by what."""
+    """The rows to train on, the rows to measure on, and the number of rows left out by reason."""
 
     train: Dataset
     test: Dataset | None
@@ -53,18 +53,19 @@ class Examples:
 
 
 def load_examples(config: TrainConfig, cache: Path) -> Examples:
-    """The examples of a training task; ``cache``: a new folder, see ``load_splits``.
+    """Return the examples of a training task. ``cache`` is a new folder, see ``load_splits``.
 
-    Raises ``ConfigError``: the data cannot be had, lack a column, hold a pair of equal sides, or too few are left.
+    Raises ``ConfigError`` if the data cannot be loaded, lack a column or hold a pair of equal sides, or if too few
+    examples remain.
     """
     splits = _read_splits(config, cache)
     left_out: Counter[str] = Counter()
     columns = [*COLUMNS[config.task], *(name for name in ("margin", "pmid") if name in splits["train"].column_names)]
-    lacking = [name for name in COLUMNS[config.task] if name not in splits["train"].column_names]
-    if lacking:
-        there = ", ".join(splits["train"].column_names)
+    missing = [name for name in COLUMNS[config.task] if name not in splits["train"].column_names]
+    if missing:
+        names = ", ".join(splits["train"].column_names)
         raise ConfigError(
-            f"data: {_format_source(config)} has no column {lacking[0]!r}, which task={config.task} needs: {there}"
+            f"data: {_format_source(config)} has no column {missing[0]!r}, which task={config.task} needs: {names}"
         )
     splits = {name: split.select_columns(columns) for name, split in splits.items()}
     if config.task == "dpo":
@@ -78,10 +79,10 @@ def load_examples(config: TrainConfig, cache: Path) -> Examples:
     if config.limit:
         train = train.select(range(min(config.limit, len(train))))
     if len(train) < config.min_examples:
-        why = "".join(f", {number:,} left out as {name}" for name, number in sorted(left_out.items()))
+        reasons = "".join(f", {number:,} left out as {name}" for name, number in sorted(left_out.items()))
         raise ConfigError(
             f"data: {_format_source(config)} leaves {len(train):,} examples to train on, fewer than min_examples="
-            f"{config.min_examples:,}{why}, {len(test) if test else 0:,} held out"
+            f"{config.min_examples:,}{reasons}, {len(test) if test else 0:,} held out"
         )
     return Examples(train, test, dict(left_out))
 
@@ -94,19 +95,19 @@ def _format_source(config: TrainConfig) -> str:
 def _read_splits(config: TrainConfig, cache: Path) -> dict[str, Dataset]:
     if not isinstance(config.data, TrlRows):
         if config.task != "question":
-            raise ConfigError(f"data.kind: {config.data.kind} gives questions; task={config.task} needs kind: trl")
+            raise ConfigError(f"data.kind: {config.data.kind} provides questions; task={config.task} needs kind: trl")
         rows = read_questions(config.data, cache)
         return {"train": Dataset.from_list([question_example(row) for row in rows])}
     if config.data.name in NOT_ACCEPTED:
-        raise ConfigError(f"data.name: {config.data.name}: what was not accepted is not trained on")
-    found = load_splits(config.data.path, config.data.name, config.data.revision, cache)
-    if "train" not in found:
-        raise ConfigError(f"data.path: {config.data.path} has no split train; there are: {', '.join(found)}")
-    return {split: found[split] for split in ("train", "test") if split in found}
+        raise ConfigError(f"data.name: {config.data.name}: rows that were not accepted are not used for training")
+    splits = load_splits(config.data.path, config.data.name, config.data.revision, cache)
+    if "train" not in splits:
+        raise ConfigError(f"data.path: {config.data.path} has no split train; there are: {', '.join(splits)}")
+    return {split: splits[split] for split in ("train", "test") if split in splits}
 
 
 def question_example(row: Row) -> Row:
-    """An abstract with its question, as the question agents are asked."""
+    """Return an abstract with its question, in the form in which the question agents are asked."""
     return {
         "prompt": question.messages(row, "any", examples=False),
         "completion": [ask("assistant", row["question"])],
@@ -115,18 +116,18 @@ def question_example(row: Row) -> Row:
 
 
 def text_of(side: Any) -> str:
-    """A side of an example, of messages or plain, as one text."""
+    """Return one side of an example, messages or plain text, as one text."""
     return side if isinstance(side, str) else "\n".join(message["content"] for message in side)
 
 
-def _check_pairs(pairs: Dataset, shown: str) -> None:
+def _check_pairs(pairs: Dataset, source: str) -> None:
     for number, (chosen, rejected) in enumerate(zip(pairs["chosen"], pairs["rejected"], strict=True)):
         if text_of(chosen).strip() == text_of(rejected).strip():
-            raise ConfigError(f"data: {shown}: chosen equals rejected in row {number}: {text_of(chosen)[:80]!r}")
+            raise ConfigError(f"data: {source}: chosen equals rejected in row {number}: {text_of(chosen)[:80]!r}")
 
 
 def _pairs(pairs: Dataset, dpo: Dpo, left_out: Counter[str]) -> Dataset:
-    """Those with a margin and of sides that do not differ by their length alone."""
+    """Keep the pairs with a large enough margin, if margins are used, and with sides of similar length."""
     by_margin = bool(dpo.min_margin or dpo.weight_by_margin)
     if by_margin and "margin" not in pairs.column_names:
         raise ConfigError("dpo.min_margin, dpo.weight_by_margin: the data have no column margin")
@@ -141,7 +142,7 @@ def _pairs(pairs: Dataset, dpo: Dpo, left_out: Counter[str]) -> Dataset:
 
 
 def _without_repeats(rows: Dataset, left_out: Counter[str]) -> Dataset:
-    """The first of rows that say the same: what is learned twice is learned by heart."""
+    """Keep the first of the rows with equal texts; a repeated example would be memorised."""
     seen: set[int] = set()
     sides = [name for name in ("prompt", "completion", "chosen", "rejected", "text") if name in rows.column_names]
 
@@ -155,7 +156,7 @@ def _without_repeats(rows: Dataset, left_out: Counter[str]) -> Dataset:
 
 
 def _clean(rows: Dataset, benchmarks: Benchmarks, left_out: Counter[str]) -> Dataset:
-    """Those without a benchmark's abstract or text."""
+    """Keep the rows without a benchmark's abstract or text."""
     bad = np.zeros(len(rows), bool)
     if "pmid" in rows.column_names:
         pmids = np.array([-1 if pmid is None else pmid for pmid in rows["pmid"]], np.int64)
@@ -163,11 +164,13 @@ def _clean(rows: Dataset, benchmarks: Benchmarks, left_out: Counter[str]) -> Dat
     left_out["benchmark_pmid"] += int(bad.sum())
     for side in ("prompt", "completion", "chosen", "rejected", "text"):
         if side in rows.column_names:
-            # Of a conversation what the data say: our own system text and tasks are in every row.
-            found = benchmarks.find([text_of(value[-1:] if isinstance(value, list) else value) for value in rows[side]])
-            has = np.array([match is not None for match in found], bool)
-            left_out["benchmark_text"] += int((has & ~bad).sum())
-            bad |= has
+            # Only the last message of a conversation is data; our own system text and tasks are in every row.
+            matches = benchmarks.find(
+                [text_of(value[-1:] if isinstance(value, list) else value) for value in rows[side]]
+            )
+            has_match = np.array([match is not None for match in matches], bool)
+            left_out["benchmark_text"] += int((has_match & ~bad).sum())
+            bad |= has_match
     return rows.select(np.flatnonzero(~bad))
 
 
@@ -178,10 +181,10 @@ def _keep_rows(rows: Dataset, why: Callable[[Row], str | None], left_out: Counte
 
 
 def _split_rows(splits: dict[str, Dataset]) -> tuple[Dataset, Dataset | None]:
-    every = concatenate_datasets(list(splits.values()))
-    if "pmid" not in every.column_names:
+    all_rows = concatenate_datasets(list(splits.values()))
+    if "pmid" not in all_rows.column_names:
         return splits["train"], splits.get("test")
-    out = np.array([pmid is not None and is_held_out(pmid) for pmid in every["pmid"]], bool)
-    given = np.concatenate([np.full(len(rows), name == "test") for name, rows in splits.items()])
-    test = every.select(np.flatnonzero(out | given))
-    return every.select(np.flatnonzero(~(out | given))), test if len(test) else None
+    held_out = np.array([pmid is not None and is_held_out(pmid) for pmid in all_rows["pmid"]], bool)
+    in_test = np.concatenate([np.full(len(rows), name == "test") for name, rows in splits.items()])
+    test = all_rows.select(np.flatnonzero(held_out | in_test))
+    return all_rows.select(np.flatnonzero(~(held_out | in_test))), test if len(test) else None

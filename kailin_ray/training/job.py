@@ -1,7 +1,7 @@
-"""The ``train`` command: examples to an adapter or a model, on Ray Train.
+"""The ``train`` command: train an adapter or a model on examples, on Ray Train.
 
-Beside ``out`` lies ``.<out>.training`` while it works: the examples as token ids, checkpoints, and ``job.json``, which
-says what is trained on what; the same command goes on from the last checkpoint.
+While it works, the scratch folder ``.<out>.training`` next to ``out`` holds the examples as token ids, the checkpoints,
+and ``job.json``, which records the training's inputs. The same command resumes from the last checkpoint.
 """
 
 import importlib.util
@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 from transformers import AutoTokenizer
 
 from kailin_ray.config import TrainConfig, settings
+from kailin_ray.config.renamed import rename_keys
 from kailin_ray.distill.identity import flat
 from kailin_ray.engines.adapters import Adapter, AdapterManifest, Base, ExampleCounts, TrainingInputs, find_trained
 from kailin_ray.engines.models import check_files, model_identity, resolve_adapter, resolve_model
@@ -37,59 +38,60 @@ from kailin_ray.training.tokens import tokenize
 from kailin_ray.versions import versions
 
 MANY_ROWS = 20_000
-"""Rows from which on tokenizing takes more than one process."""
+"""Above this number of rows, tokenizing uses several processes."""
 MEASURED = 1_000
-"""Held-out examples that are measured on: all of a small set, enough of a large one."""
+"""At most this many held-out examples are measured: all of a small set, enough of a large set."""
 JOB, AFTER = "job.json", "after.json"
-"""Files in the scratch folder, written last: when the examples are prepared, and when the training is done."""
+"""Files in the scratch folder. The first marks that the examples are prepared, the second that the training is done."""
 STOP = "stop"
 """The file in the scratch folder that asks the workers to stop."""
 FREE = ("out", "cluster", "workers", "optimization.save_steps", "min_examples")
-"""What may change between two calls of one job."""
+"""Keys that may change between two calls of one job."""
 
 
 def check_training(config: TrainConfig) -> TrainConfig:
-    """The configuration with its model found. Raises ``ConfigError`` for what cannot be trained."""
+    """Return the configuration with its model resolved. Raises ``ConfigError`` if it cannot be trained."""
     if importlib.util.find_spec("trl") is None:
         raise ConfigError("trl is not installed: pip install '.[train]'")
     config = replace(config, model=resolve_model(config.model, "model.path"))
     check_files("model.path", config.model.path)
     if config.model.adapter:
         if not config.lora:
-            raise ConfigError("lora: null, but model.adapter is to be trained on; give both or neither")
+            raise ConfigError("lora: null, but model.adapter is set; set both or neither")
         adapter = resolve_adapter(config.model.adapter, "model.adapter")
         config = replace(config, model=replace(config.model, adapter=adapter))
     if config.optimization.packing and config.task != "pretrain":
-        raise ConfigError(f"optimization.packing: true, but task={config.task}; whole texts alone are packed")
-    if config.merge and not config.lora:
-        raise ConfigError("merge: true, but lora is null: there is no adapter to merge")
+        raise ConfigError(f"optimization.packing: true, but task={config.task}; only task=pretrain packs texts")
+    if config.merge_adapter and not config.lora:
+        raise ConfigError("merge_adapter: true, but lora is null: there is no adapter to merge")
     shared = config.workers.num * config.at_once
     if config.optimization.batch_size % shared:
         raise ConfigError(
-            f"optimization.batch_size: {config.optimization.batch_size} is no multiple of {shared}, which "
-            f"{config.workers.num} workers take at once (optimization.per_device_batch_size)"
+            f"optimization.batch_size: {config.optimization.batch_size} is not a multiple of {shared}, which "
+            f"{config.workers.num} workers process at once (optimization.per_device_batch_size)"
         )
     return config
 
 
 def scratch_of(out: Path) -> Path:
-    """Where a training is while it works."""
+    """Return the folder that a training works in."""
     return out.with_name(f".{out.name}.training")
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What ``train`` made, or found made already."""
+    """What ``train`` wrote, or found finished."""
 
     adapter: Adapter
     made_already: bool
 
 
 def train(config: TrainConfig) -> TrainResult:
-    """Train an adapter or a model and write it to ``config.out``; a folder that is there must be of the same training.
+    """Train an adapter or a model and write it to ``config.out``.
 
-    Raises ``ConfigError``; ``CommandFailedError`` where a worker failed; ``StoppedError`` after SIGTERM, once the step
-    that was begun is in a checkpoint. The same call goes on from there.
+    If ``out`` already holds the result of the same training, return that. Raises ``ConfigError``;
+    ``CommandFailedError`` if a worker failed; ``StoppedError`` after SIGTERM, once the current step is in a checkpoint.
+    The same call resumes from there.
     """
     config = check_training(config)
     out = config.out.absolute()
@@ -101,7 +103,7 @@ def train(config: TrainConfig) -> TrainResult:
 
 
 def _train(config: TrainConfig, out: Path) -> Adapter:
-    from kailin_ray.runtime.session import ray_session  # here, as Ray is not needed to refuse
+    from kailin_ray.runtime.session import ray_session  # imported here: refusing does not need Ray
 
     scratch = scratch_of(out)
     inputs = open_job(config, scratch)
@@ -110,7 +112,7 @@ def _train(config: TrainConfig, out: Path) -> Adapter:
     started = time.monotonic()
     if not (scratch / AFTER).exists():
         (scratch / STOP).unlink(missing_ok=True)
-        # Ray takes SIGTERM for itself when it starts: the training's own handler comes after.
+        # Ray installs its own SIGTERM handler when it starts, so the training's handler is installed after it.
         with ray_session(config.cluster, log_file(out)) as terminal, stop_requests(None) as stop:
             _fit(config, scratch, terminal, stop)
     if not (scratch / AFTER).exists():
@@ -126,11 +128,11 @@ def _train(config: TrainConfig, out: Path) -> Adapter:
 
 
 def _manifest(config: TrainConfig, scratch: Path, seconds: float) -> AdapterManifest:
-    job, after, before = read_json(scratch / JOB), read_json(scratch / AFTER), scratch / "before.json"
+    job, after, before = _read_job(scratch), read_json(scratch / AFTER), scratch / "before.json"
     values = {name: job[name] for name in ("config", "base", "adapter", "data", "examples")} | {
-        "kind": "model" if config.merge or not config.lora else "adapter",
+        "kind": "model" if config.merge_adapter or not config.lora else "adapter",
         "task": config.task,
-        # What it is asked with: see model.<agent>.examples.
+        # The prompts have no worked examples: see model.<agent>.examples.
         "worked_examples": False,
         "steps": after["steps"],
         "before": read_json(before) if before.exists() else None,
@@ -143,11 +145,11 @@ def _manifest(config: TrainConfig, scratch: Path, seconds: float) -> AdapterMani
 
 
 def open_job(config: TrainConfig, scratch: Path) -> TrainingInputs:
-    """What is trained on what. Raises ``ConfigError`` if the scratch folder holds another job that has begun."""
+    """Return the training's inputs. Raises ``ConfigError`` if the scratch folder holds another job that has begun."""
     inputs = job_of(config)
     note = scratch / JOB
     if note.exists():
-        _refuse_another(TypeAdapter(TrainingInputs).validate_python(read_json(note)), inputs, scratch)
+        _refuse_another(TypeAdapter(TrainingInputs).validate_python(_read_job(scratch)), inputs, scratch)
     else:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
@@ -155,20 +157,25 @@ def open_job(config: TrainConfig, scratch: Path) -> TrainingInputs:
 
 
 def _write_job(config: TrainConfig, inputs: TrainingInputs, scratch: Path) -> None:
-    """Prepare the examples and write down what is trained on what, last."""
+    """Prepare the examples, then record the training's inputs in ``job.json``."""
     disable_progress_bars()
     tokenizer = AutoTokenizer.from_pretrained(config.model.path, revision=config.model.revision)
     if config.task in ("question", "judge", "dpo") and not tokenizer.chat_template:
         raise ConfigError(
-            f"model.path: {config.model.path} has no chat template, which the agents' prompts are made with; take an "
-            "instruct model"
+            f"model.path: {config.model.path} has no chat template, which the agents' prompts need; use an instruct "
+            "model"
         )
     counts = write_examples(config, tokenizer, load_examples(config, scratch / "cache"), scratch)
     write_json(scratch / JOB, asdict(inputs) | {"examples": asdict(counts)})
 
 
+def _read_job(scratch: Path) -> Json:
+    job = read_json(scratch / JOB)
+    return job | {"config": rename_keys(job["config"])}
+
+
 def job_of(config: TrainConfig) -> TrainingInputs:
-    """What is trained on what."""
+    """Return the training's inputs: settings, base model, adapter and data."""
     return TrainingInputs(
         config=settings(config),
         base=Base(name=_name(config.model.path), identity=model_identity(config.model.path, config.model.revision)),
@@ -178,30 +185,30 @@ def job_of(config: TrainConfig) -> TrainingInputs:
 
 
 def open_finished(config: TrainConfig) -> Adapter:
-    """The folder ``out``. Raises ``ConfigError`` if that was made from something else, or by something else."""
+    """Open the finished folder ``out``. Raises ``ConfigError`` if another training or another command wrote it."""
     adapter = find_trained(config.out, "out")
     if adapter is None:
-        raise ConfigError(f"out: {config.out} exists and `train` did not make it; choose another")
+        raise ConfigError(f"out: {config.out} exists and `train` did not write it; choose another")
     _refuse_another(adapter.manifest, job_of(config), config.out)
     return adapter
 
 
-def _refuse_another(made: TrainingInputs, asked: TrainingInputs, place: Path) -> None:
-    before, now = _matters(made), _matters(asked)
+def _refuse_another(earlier: TrainingInputs, inputs: TrainingInputs, path: Path) -> None:
+    before, now = _matters(earlier), _matters(inputs)
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if changed:
         key = changed[0]
         raise ConfigError(
-            f"out: {place} holds a training with another {key.removeprefix('config.')} "
+            f"out: {path} holds a training with another {key.removeprefix('config.')} "
             f"({before.get(key)!r}, now {now.get(key)!r}); choose a new out="
         )
 
 
 def _matters(job: TrainingInputs) -> Json:
     values = flat({"config": job.config, "base": asdict(job.base), "adapter": job.adapter, "data": job.data})
-    places = ("config.model.path", "config.model.adapter", "config.data.path")
-    free = tuple(f"config.{name}" for name in FREE)
-    return {key: value for key, value in values.items() if not key.startswith(free) and key not in places}
+    path_keys = ("config.model.path", "config.model.adapter", "config.data.path")
+    free_keys = tuple(f"config.{name}" for name in FREE)
+    return {key: value for key, value in values.items() if not key.startswith(free_keys) and key not in path_keys}
 
 
 def _name(path: str) -> str:
@@ -209,7 +216,7 @@ def _name(path: str) -> str:
 
 
 def data_identity(config: TrainConfig) -> str:
-    """Which data they are: a checksum of what is on this machine, or the hub's name."""
+    """Return what identifies the data: a checksum of local data, or the hub's name and revision."""
     path = Path(config.data.path)
     name = getattr(config.data, "name", None)
     local = path / name if path.is_dir() and name and (path / name).is_dir() else path
@@ -217,9 +224,9 @@ def data_identity(config: TrainConfig) -> str:
 
 
 def write_examples(config: TrainConfig, tokenizer: Any, examples: Examples, scratch: Path) -> ExampleCounts:
-    """Write token ids as Parquet; return the counts."""
+    """Write the examples as token ids in Parquet; return the counts. Raises ``ConfigError`` if too few fit."""
     left_out = dict(examples.left_out)
-    numbers: dict[str, int] = {}
+    counts: dict[str, int] = {}
     splits: list[tuple[str, Dataset | None]] = [("train", examples.train), ("test", examples.test)]
     for name, rows in splits:
         if rows is None:
@@ -227,20 +234,20 @@ def write_examples(config: TrainConfig, tokenizer: Any, examples: Examples, scra
         if name == "test":
             rows = rows.select(range(min(len(rows), MEASURED)))
         num_proc = min(os.cpu_count() or 1, 16) if len(rows) > MANY_ROWS else None
-        made, too_long = tokenize(rows, config, tokenizer, num_proc)
+        tokenized, too_long = tokenize(rows, config, tokenizer, num_proc)
         left_out["too_long"] = left_out.get("too_long", 0) + too_long
-        numbers[name] = len(made)
-        if len(made):
-            made.to_parquet(str(scratch / f"{name}.parquet"))
+        counts[name] = len(tokenized)
+        if len(tokenized):
+            tokenized.to_parquet(str(scratch / f"{name}.parquet"))
             if config.task == "judge" and name == "test":
                 rows.to_parquet(str(scratch / "judge-test.parquet"))
-    if numbers["train"] < config.min_examples:
+    if counts["train"] < config.min_examples:
         raise ConfigError(
-            f"optimization.max_length: of {len(examples.train):,} examples {numbers['train']:,} fit into "
+            f"optimization.max_length: of {len(examples.train):,} examples {counts['train']:,} fit into "
             f"{config.optimization.max_length:,} tokens, fewer than min_examples={config.min_examples:,}"
         )
     return ExampleCounts(
-        train=numbers["train"], test=numbers.get("test", 0), left_out={k: v for k, v in left_out.items() if v}
+        train=counts["train"], test=counts.get("test", 0), left_out={k: v for k, v in left_out.items() if v}
     )
 
 
@@ -278,12 +285,12 @@ def _fit(config: TrainConfig, scratch: Path, terminal: TextIO, stop: threading.E
 
 
 def _check_room(config: TrainConfig) -> None:
-    """Raise ``ConfigError`` if the workers would wait for ever for what the cluster has not."""
+    """Raise ``ConfigError`` if the cluster lacks resources: the workers would wait for them forever."""
     import ray
 
-    there, workers = ray.cluster_resources(), config.workers
+    resources, workers = ray.cluster_resources(), config.workers
     for name, key, each in (("GPU", "gpus", workers.gpus), ("CPU", "cpus", workers.cpus)):
-        needed, has = workers.num * each, there.get(name, 0)
+        needed, has = workers.num * each, resources.get(name, 0)
         if needed > has:
             raise ConfigError(
                 f"workers.{key}: {workers.num} workers of {each:g} need {needed:g} {name}s, the cluster has {has:g}"
@@ -291,17 +298,17 @@ def _check_room(config: TrainConfig) -> None:
 
 
 def _watch(scratch: Path, task: str, terminal: TextIO, stop: threading.Event, done: threading.Event) -> None:
-    """The line that a person watches: steps, and the loss of the last one. Hands on the wish to stop."""
+    """Show the steps and the last loss in a progress bar, and pass a request to stop on to the workers."""
     file = scratch / "progress.json"
     with progress_bar(terminal, f"train {task}", None, unit=" steps") as bar:
         while True:
-            over = done.wait(0.5)
+            ended = done.wait(0.5)
             if stop.is_set():
                 (scratch / STOP).touch()
             if file.exists():
-                told = read_json(file)
-                bar.total = told["steps"]
-                bar.set_postfix(loss=f"{told['loss']:.3f}", refresh=False)
-                bar.update(told["step"] - bar.n)
-            if over:
+                progress = read_json(file)
+                bar.total = progress["steps"]
+                bar.set_postfix(loss=f"{progress['loss']:.3f}", refresh=False)
+                bar.update(progress["step"] - bar.n)
+            if ended:
                 return

@@ -1,7 +1,7 @@
-"""What each worker of Ray Train does: TRL's trainer on examples that lie as Parquet in the scratch folder.
+"""The work of each Ray Train worker: run TRL's trainer on the examples, Parquet files in the scratch folder.
 
-The only module that knows TRL and PEFT. Checkpoints are transformers' own, in ``checkpoints/``; one counts that holds
-``trainer_state.json``, which is written last.
+The only module that imports TRL and PEFT. The checkpoints in ``checkpoints/`` are transformers' own. A checkpoint is
+complete when it holds ``trainer_state.json``, which is written last.
 """
 
 import os
@@ -32,33 +32,33 @@ LOGGED = ("step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm")
 
 
 class TokenizedDPOTrainer(DPOTrainer):
-    """TRL's trainer on pairs that are token ids: it tokenizes texts itself, and parses special tokens out of them."""
+    """TRL's trainer on pairs of token ids. TRL itself would tokenize texts, and parse special tokens in them."""
 
     def _prepare_dataset(self, dataset: Any, *arguments: Any, **options: Any) -> Any:
         return dataset
 
 
 class Progress(TrainerCallback):
-    """Tells the driver through a file how far the training has come."""
+    """Writes the training's progress to a file, for the driver."""
 
     def __init__(self, path: Path):
         self._path = path
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **_: Any) -> None:
-        """Write the step, and the loss where the log has one."""
+        """Write the step and the loss, if the log has a loss."""
         if state.is_world_process_zero and logs and "loss" in logs:
             write_json(self._path, {"step": state.global_step, "steps": state.max_steps, "loss": float(logs["loss"])})
 
 
 class Stop(TrainerCallback):
-    """Ends the training after a step, with a checkpoint and in all workers at once, when the driver's file is there."""
+    """Ends the training after a step once the driver's file exists, in all workers at once and with a checkpoint."""
 
     def __init__(self, path: Path):
         self._path = path
         self.asked = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Ask the others too: one may see the file a step before another."""
+        """Agree with the other workers: one may see the file a step before another."""
         seen = torch.tensor(float(self._path.exists()), device=args.device)
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(seen, op=torch.distributed.ReduceOp.MAX)
@@ -67,14 +67,14 @@ class Stop(TrainerCallback):
 
 
 class WorkerArguments(TypedDict):
-    """What the driver gives each worker."""
+    """The arguments that the driver passes to each worker."""
 
     config: TrainConfig
     scratch: Path
 
 
 def train_worker(given: WorkerArguments) -> None:
-    """Train from the last checkpoint on, measure, and leave the result in the scratch folder, unless stopped."""
+    """Train from the last checkpoint on, measure, and write the result to the scratch folder, unless stopped."""
     import ray.train
 
     config, scratch = given["config"], given["scratch"]
@@ -84,7 +84,7 @@ def train_worker(given: WorkerArguments) -> None:
     assert train is not None
     trainer = make_trainer(config, train, test, scratch / "checkpoints")
     trainer.add_callback(Progress(scratch / "progress.json"))
-    # Before the first step; a run that goes on has written it then.
+    # Measured before the first step; a resumed training has this file already.
     before = scratch / "before.json"
     if test is not None and not before.exists():
         figures = evaluate(trainer, config, test)
@@ -116,41 +116,41 @@ def _read_split(file: Path) -> Dataset | None:
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The newest whole checkpoint; those that are not whole are removed by the first worker that finds them."""
-    whole = []
+    """Return the newest complete checkpoint. The worker of rank 0 removes incomplete checkpoints."""
+    complete = []
     for path in folder.glob("checkpoint-*"):
         if (path / "trainer_state.json").exists():
-            whole.append(path)
+            complete.append(path)
         elif int(os.environ.get("RANK", 0)) == 0:
             shutil.rmtree(path, ignore_errors=True)
-    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
+    return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2]))) if complete else None
 
 
 def make_trainer(config: TrainConfig, train: Dataset, test: Dataset | None, folder: Path) -> Any:
-    """TRL's trainer of the task, on token ids."""
+    """Return TRL's trainer for the task, on token ids."""
     dpo, on_gpu = config.task == "dpo", bool(config.workers.gpus)
     if not on_gpu:
-        # TRL scores the whole vocabulary at every token of the prompt too, to drop it, where it has no Triton (1.16,
-        # add_fused_lm_head: for accelerators that compile per shape). On CPUs that was half of a question's training.
+        # Without Triton, TRL also scores the whole vocabulary at every prompt token and drops the result (1.16,
+        # add_fused_lm_head: for accelerators that compile per shape). On CPUs this was half of a question's training.
         trl_utils._use_triton = lambda device: True
-    asked = config.optimization
+    optimization = config.optimization
     shared = config.workers.num * config.at_once
     options: dict[str, Any] = {
         "output_dir": str(folder),
         "seed": config.seed,
-        "num_train_epochs": asked.num_train_epochs,
-        "max_steps": asked.max_steps or -1,
-        "learning_rate": asked.learning_rate,
-        "lr_scheduler_type": asked.lr_scheduler_type,
-        "warmup_steps": asked.warmup_steps,
+        "num_train_epochs": optimization.num_train_epochs,
+        "max_steps": optimization.max_steps or -1,
+        "learning_rate": optimization.learning_rate,
+        "lr_scheduler_type": optimization.lr_scheduler_type,
+        "warmup_steps": optimization.warmup_steps,
         "per_device_train_batch_size": config.at_once,
         "per_device_eval_batch_size": config.at_once,
-        "gradient_accumulation_steps": max(1, asked.batch_size // shared),
-        "max_length": asked.max_length,
-        "weight_decay": asked.weight_decay,
-        "max_grad_norm": asked.max_grad_norm,
-        "gradient_checkpointing": asked.gradient_checkpointing,
-        "save_steps": asked.save_steps,
+        "gradient_accumulation_steps": max(1, optimization.batch_size // shared),
+        "max_length": optimization.max_length,
+        "weight_decay": optimization.weight_decay,
+        "max_grad_norm": optimization.max_grad_norm,
+        "gradient_checkpointing": optimization.gradient_checkpointing,
+        "save_steps": optimization.save_steps,
         "save_total_limit": 2,
         "logging_steps": 1,
         "report_to": "none",
@@ -161,7 +161,7 @@ def make_trainer(config: TrainConfig, train: Dataset, test: Dataset | None, fold
         "dataloader_pin_memory": on_gpu,
     }
     tokenizer = AutoTokenizer.from_pretrained(config.model.path, revision=config.model.revision)
-    given: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "model": load_model(config),
         "processing_class": tokenizer,
         "train_dataset": _sample_by_margin(train, config) if dpo and config.dpo.weight_by_margin else train,
@@ -169,16 +169,20 @@ def make_trainer(config: TrainConfig, train: Dataset, test: Dataset | None, fold
         "peft_config": _lora(config) if config.lora and not config.model.adapter else None,
     }
     if dpo:
-        return TokenizedDPOTrainer(args=DPOConfig(**options, beta=config.dpo.beta), **given)
-    plain = config.task == "pretrain"
-    own: dict[str, Any] = {"packing": plain and asked.packing, "completion_only_loss": not plain, "eval_packing": False}
-    return SFTTrainer(args=SFTConfig(**options, **own), **given)
+        return TokenizedDPOTrainer(args=DPOConfig(**options, beta=config.dpo.beta), **arguments)
+    is_plain_text = config.task == "pretrain"
+    sft_options: dict[str, Any] = {
+        "packing": is_plain_text and optimization.packing,
+        "completion_only_loss": not is_plain_text,
+        "eval_packing": False,
+    }
+    return SFTTrainer(args=SFTConfig(**options, **sft_options), **arguments)
 
 
 def load_model(config: TrainConfig) -> Model:
-    """The model to train, with the adapter that it goes on from."""
-    # Weights that are trained stay in float32. CPUs also compute faster so: in bfloat16 what is a matrix product
-    # (autocast), where weights of bfloat16 take 1.5 times as long (docs/decisions.md).
+    """Load the model to train, with the adapter to continue from."""
+    # Trained weights stay in float32. This is also faster on CPUs: autocast computes matrix products in bfloat16, while
+    # weights in bfloat16 take 1.5 times as long (docs/decisions.md).
     dtype = config.model.dtype if config.lora and config.workers.gpus else "float32"
     model = AutoModelForCausalLM.from_pretrained(
         config.model.path, revision=config.model.revision, dtype=getattr(torch, dtype), use_safetensors=True
@@ -202,52 +206,52 @@ def _lora(config: TrainConfig) -> LoraConfig:
 
 
 def _sample_by_margin(train: Dataset, config: TrainConfig) -> Dataset:
-    """As many pairs, drawn by their margins."""
+    """Draw as many pairs with replacement, in proportion to their margins."""
     margins = np.array(train["margin"], float)
     drawn = np.random.default_rng(config.seed).choice(len(train), len(train), p=margins / margins.sum())
     return train.select(drawn)
 
 
 def evaluate(trainer: Any, config: TrainConfig, test: Dataset) -> Figures:
-    """The test split's loss, and of DPO and the judge what they are for."""
+    """Measure the loss on the test split; for DPO also how it ranks pairs, for the judge also its accuracy."""
     names: list[_Measured] = ["loss", "mean_token_accuracy"]
-    if trainer.state.global_step:  # before, policy and reference are one, and rank nothing
+    if trainer.state.global_step:  # before the first step, policy and reference are equal and rank nothing
         names += ["rewards/accuracies", "rewards/margins"]
-    told = trainer.evaluate()
-    found = Figures()
+    metrics = trainer.evaluate()
+    figures = Figures()
     for name in names:
-        if f"eval_{name}" in told:
-            found[name] = round(float(told[f"eval_{name}"]), 5)
+        if f"eval_{name}" in metrics:
+            figures[name] = round(float(metrics[f"eval_{name}"]), 5)
     if config.task == "judge":
-        found.update(judge_figures(trainer, config))
-    return found
+        figures.update(judge_figures(trainer, config))
+    return figures
 
 
 def judge_figures(trainer: Any, config: TrainConfig) -> Figures:
-    """See ``judged``; untrained also with the worked examples before the prompt, as it is asked in a run."""
+    """See ``compute_accuracy``. An untrained judge is also asked with the worked examples, as in a run."""
     scratch = Path(trainer.args.output_dir).parent
     rows = Dataset.from_parquet(str(scratch / "judge-test.parquet"), cache_dir=str(scratch / "cache"))
     says_a = np.array([completion[0]["content"] == "A" for completion in rows["completion"]])
     arguments = tuple(sorted(config.model.chat_template.items()))
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
-    asked: dict[Literal["bare", "with_examples"], list[Any]] = {"bare": list(rows["prompt"])}
+    prompts_by_form: dict[Literal["bare", "with_examples"], list[Any]] = {"bare": list(rows["prompt"])}
     if not trainer.state.global_step:
-        asked["with_examples"] = [with_examples(prompt) for prompt in rows["prompt"]]
-    found = Figures()
-    for name, prompts in asked.items():
-        # No autocast: logits of bfloat16 are a sixteenth apart, at which a judge that hardly knows ties.
+        prompts_by_form["with_examples"] = [with_examples(prompt) for prompt in rows["prompt"]]
+    figures = Figures()
+    for name, prompts in prompts_by_form.items():
+        # No autocast: bfloat16 logits are a sixteenth apart, so a judge with a slight preference would tie.
         shown_a = probabilities(model, trainer.processing_class, prompts, arguments)
-        found[name] = compute_accuracy(shown_a, says_a, rows["pmid"])
+        figures[name] = compute_accuracy(shown_a, says_a, rows["pmid"])
     model.train()
-    return found
+    return figures
 
 
 def save(trainer: Any, config: TrainConfig, folder: Path) -> None:
-    """The adapter; or the whole model with its tokenizer."""
+    """Save the adapter, or the whole model with its tokenizer."""
     shutil.rmtree(folder, ignore_errors=True)
     model = trainer.accelerator.unwrap_model(trainer.model)
     if isinstance(model, PeftModel):
-        if not config.merge:
+        if not config.merge_adapter:
             model.save_pretrained(str(folder), selected_adapters=["default"])
             return
         model.set_adapter("default")

@@ -1,20 +1,19 @@
-"""The loop: distil, learn from the preferences, distil again, and say what it was worth.
+"""The refinement loop: distil, learn from the preferences, distil again, and compare.
 
-Each step is a command of its own, with a folder of its own, run as a person would run it; so each can be looked at,
-done again, or gone on with::
+Each step is a command of its own with its own folder, run as a person would run it. So each step can be inspected,
+repeated or resumed::
 
-    out/question             train task=question     where question data are given
+    out/question             train task=question     if question data are configured
     out/round-0/run          distill                 with the agents as they are
-    out/round-1/dataset      publish                 of round 0: judge labels, preferences
+    out/round-1/dataset      publish                 round 0: judge labels, preferences
     out/round-1/judge        train task=judge        on the MeSH rule's labels
-    out/round-1/question     train task=dpo          on the preferences, from the question agent so far
+    out/round-1/question     train task=dpo          on the preferences, from the latest question agent
     out/round-1/run          distill                 with both adapters
-    out/round-1/comparison   compare                 round 0 with round 1, on abstracts that were held out
-    out/lineage.json         which folder was made from which, by what command
+    out/round-1/comparison   compare                 round 0 with round 1, on held-out abstracts
+    out/lineage.json         which folder was made from which, by which command
 """
 
 import logging
-import os
 import shlex
 import signal
 import subprocess
@@ -23,9 +22,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
-from kailin_ray.config import RefineConfig
+from kailin_ray.config import CompareConfig, DistillConfig, PublishConfig, RefineConfig, TrainConfig, load
 from kailin_ray.errors import CommandFailedError, ConfigError
 from kailin_ray.io.files import read_json, sha256, write_json
 from kailin_ray.io.locks import hold_lock
@@ -34,8 +33,14 @@ from kailin_ray.io.manifests import has_manifest, manifest_checksum
 logger = logging.getLogger(__name__)
 
 ENGINE_KEYS = ("model=", "model.", "retrieval=", "retrieval.", "evaluation=", "evaluation.", "cluster=", "cluster.")
-"""Of distill, what compare's judge needs, too."""
+"""The keys of ``distill`` that the judge of ``compare`` needs too."""
 LINEAGE = "lineage.json"
+CONFIGS: dict[str, type[Any]] = {
+    "distill": DistillConfig,
+    "publish": PublishConfig,
+    "train": TrainConfig,
+    "compare": CompareConfig,
+}
 
 
 @dataclass(frozen=True)
@@ -50,12 +55,12 @@ class Step:
 
     @property
     def done(self) -> bool:
-        """Its folder is whole. What this does not know of, such as a higher limit, the command itself will find."""
+        """Whether ``publish`` or ``compare`` has its folder. The other commands find out themselves what is done."""
         return self.command in ("publish", "compare") and self.out.exists()
 
 
 class StepFailedError(CommandFailedError):
-    """A step of the loop ended with another exit code than 0, which is its own to explain."""
+    """A step of the loop ended with an exit code other than 0; the step itself has printed why."""
 
     def __init__(self, step: Step, code: int):
         super().__init__(f"{step.command} out={step.out} ended with exit code {code}")
@@ -63,41 +68,41 @@ class StepFailedError(CommandFailedError):
 
 
 def steps(config: RefineConfig) -> list[Step]:
-    """The commands of the loop, in order."""
-    out, every = config.out.absolute(), []
-    learned: Path | None = None
+    """Return the commands of the loop, in order."""
+    out, loop_steps = config.out.absolute(), []
+    adapter: Path | None = None
     if config.question is not None:
-        learned = out / "question"
-        every.append(_train("question", config.question, learned, ()))
-    before = out / "round-0" / "run"
-    arguments = (*config.distill, *_asking(config, learned), f"out={before}")
-    every.append(Step("distill", arguments, before, (learned,) if learned else ()))
+        adapter = out / "question"
+        loop_steps.append(_train("question", config.question, adapter, ()))
+    last_run = out / "round-0" / "run"
+    arguments = (*config.distill, *_asking(config, adapter), f"out={last_run}")
+    loop_steps.append(Step("distill", arguments, last_run, (adapter,) if adapter else ()))
     for number in range(1, config.rounds + 1):
         folder = out / f"round-{number}"
         dataset, judge, refined, run = (folder / name for name in ("dataset", "judge", "question", "run"))
-        every.append(Step("publish", (*config.publish, f"run={before}", f"out={dataset}"), dataset, (before,)))
+        loop_steps.append(Step("publish", (*config.publish, f"run={last_run}", f"out={dataset}"), dataset, (last_run,)))
         data = f"data.path={dataset}"
-        every.append(_train("judge", (*config.judge, data), judge, (dataset,)))
-        start = (f"model.adapter={learned}",) if learned else ()
-        made_from = (dataset, learned) if learned else (dataset,)
-        every.append(_train("dpo", (*config.dpo, data, *start), refined, made_from))
-        judging = (f"model.judge.adapter={judge}", "model.judge.examples=false", "evaluation.judge.form=pairwise")
+        loop_steps.append(_train("judge", (*config.judge, data), judge, (dataset,)))
+        start = (f"model.adapter={adapter}",) if adapter else ()
+        made_from = (dataset, adapter) if adapter else (dataset,)
+        loop_steps.append(_train("dpo", (*config.dpo, data, *start), refined, made_from))
+        judging = (f"model.judge.adapter={judge}", "model.judge.examples=false", "evaluation.judge.mode=pairwise")
         arguments = (*config.distill, *_asking(config, refined), *judging, *config.refined, f"out={run}")
-        every.append(Step("distill", arguments, run, (judge, refined)))
+        loop_steps.append(Step("distill", arguments, run, (judge, refined)))
         comparison = folder / "comparison"
         engines = tuple(text for text in config.distill if text.startswith(ENGINE_KEYS))
-        compared = (*engines, f"old={before}", f"new={run}", f"out={comparison}", *judging, *config.compare)
-        every.append(Step("compare", compared, comparison, (before, run, judge)))
-        before, learned = run, refined
-    return every
+        compare_arguments = (*engines, f"old={last_run}", f"new={run}", f"out={comparison}", *judging, *config.compare)
+        loop_steps.append(Step("compare", compare_arguments, comparison, (last_run, run, judge)))
+        last_run, adapter = run, refined
+    return loop_steps
 
 
-def _train(task: str, given: Sequence[str], out: Path, made_from: tuple[Path, ...]) -> Step:
-    return Step("train", (f"task={task}", *given, f"out={out}"), out, made_from)
+def _train(task: str, arguments: Sequence[str], out: Path, made_from: tuple[Path, ...]) -> Step:
+    return Step("train", (f"task={task}", *arguments, f"out={out}"), out, made_from)
 
 
 def _asking(config: RefineConfig, adapter: Path | None) -> Iterator[str]:
-    """The agents that are refined ask with the adapter, as it was trained."""
+    """Yield the keys that make the refined agents ask with the adapter, in the form that it was trained on."""
     for agent in config.agents if adapter else ():
         yield from (f"model.{agent}.adapter={adapter}", f"model.{agent}.examples=false", f"model.{agent}.persona=any")
 
@@ -107,17 +112,17 @@ class Origin(TypedDict):
 
     command: list[str]
     made_from: dict[str, str]
-    """Folders of the loop, each with its checksum at that time."""
+    """Folders of the loop and their checksums at that time."""
     checksum: str
 
 
 Lineage = dict[str, Origin]
-"""By folder, as its path in the loop's own."""
+"""By folder: its path relative to the loop's folder."""
 
 
 @dataclass(frozen=True)
 class RefineResult:
-    """A loop that was gone through."""
+    """A finished loop."""
 
     out: Path
     lineage: Lineage
@@ -126,14 +131,16 @@ class RefineResult:
 def refine(config: RefineConfig, tell: Callable[[str], object] = logger.info) -> RefineResult:
     """Run the steps that are not done, each as a command of its own that writes to this process's output.
 
-    ``tell`` is given a line before each step. Raises ``StepFailedError``; the same call goes on from there. Raises
-    ``ConfigError`` if a folder that is there was made from something that has changed since.
+    ``tell`` receives a line before each step. Raises ``StepFailedError``; the same call resumes from there. Raises
+    ``ConfigError`` before the first step runs if any step has a wrong key, and for a folder whose source has changed
+    since it was made.
     """
-    every, out = steps(config), config.out.absolute()
+    loop_steps, out = steps(config), config.out.absolute()
+    check_keys(loop_steps)
     with hold_lock(out):
         out.mkdir(parents=True, exist_ok=True)
-        for number, step in enumerate(every, start=1):
-            tell(f"[{number} of {len(every)}] kailin-ray {step.command} {shlex.join(step.arguments)}")
+        for number, step in enumerate(loop_steps, start=1):
+            tell(f"[{number} of {len(loop_steps)}] kailin-ray {step.command} {shlex.join(step.arguments)}")
             if step.done:
                 _check_same_source(out, step)
                 tell(f"{step.out}: made already")
@@ -143,48 +150,55 @@ def refine(config: RefineConfig, tell: Callable[[str], object] = logger.info) ->
         return RefineResult(config.out, read_lineage(out))
 
 
+def check_keys(every: Sequence[Step]) -> None:
+    """Raise ``ConfigError`` for the first step whose keys its command would refuse."""
+    for step in every:
+        try:
+            load(CONFIGS[step.command], step.command, step.arguments)
+        except ConfigError as error:
+            raise ConfigError(f"{step.command} out={step.out}: {error}") from error
+
+
 def read_lineage(out: Path) -> Lineage:
-    """Which folder of a loop was made from which; empty before the first one is."""
+    """Return which folder of a loop was made from which; empty before the first step is done."""
     path = out / LINEAGE
     lineage: Lineage = read_json(path) if path.exists() else {}
     return lineage
 
 
 def _check_same_source(out: Path, step: Step) -> None:
-    """Raise ``ConfigError`` if what a folder was made from has changed since, such as a run with a higher limit."""
-    noted = read_lineage(out).get(step.out.relative_to(out).as_posix())
-    for name, checksum in noted["made_from"].items() if noted else ():
+    """Raise ``ConfigError`` if a source of the step's folder has changed since, such as a run with a higher limit."""
+    origin = read_lineage(out).get(step.out.relative_to(out).as_posix())
+    for name, checksum in origin["made_from"].items() if origin else ():
         if checksum != _checksum(out / name):
-            raise ConfigError(f"out: {step.out} was made from {name} before that changed; remove it to make it anew")
+            raise ConfigError(f"out: {step.out} was made from {name}, which has changed since; remove it to rebuild it")
 
 
 def _run(command: list[str]) -> int:
-    # Ours is set so that Hydra raises what is wrong (__main__); a person's own would ask for tracebacks.
-    environment = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
-    process = subprocess.Popen(command, env=environment)
+    process = subprocess.Popen(command)
     with _forward_sigterm(process):
         return process.wait()
 
 
 @contextmanager
 def _forward_sigterm(process: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """SIGTERM stops the step in good order; Ctrl-C reaches it by itself."""
-    before = signal.signal(signal.SIGTERM, lambda *_: process.send_signal(signal.SIGTERM))
+    """Pass SIGTERM to the step, so that it stops cleanly. Ctrl-C reaches it directly."""
+    previous_handler = signal.signal(signal.SIGTERM, lambda *_: process.send_signal(signal.SIGTERM))
     try:
         yield
     except KeyboardInterrupt:
         process.wait()
         raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous_handler)
 
 
 def _note(out: Path, step: Step) -> None:
-    """Write down by which command a folder was made, and from which others, each with its manifest's checksum."""
+    """Record the command that made a folder, and its source folders with their manifests' checksums."""
     lineage = read_lineage(out)
     lineage[step.out.relative_to(out).as_posix()] = {
         "command": [step.command, *step.arguments],
-        "made_from": {one.relative_to(out).as_posix(): _checksum(one) for one in step.made_from},
+        "made_from": {source.relative_to(out).as_posix(): _checksum(source) for source in step.made_from},
         "checksum": _checksum(step.out),
     }
     write_json(out / LINEAGE, lineage)

@@ -1,4 +1,4 @@
-"""What a person looks at of a training: its summary, its folder's card, the picture of its losses."""
+"""Write a training's summary, README card and loss plot."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,21 +14,21 @@ from kailin_ray.io.plots import BLUE, GREY, ORANGE
 USE = {
     "question": ("general", " model.general.persona=any"),
     "dpo": ("general", " model.general.persona=any"),
-    "judge": ("judge", " evaluation.judge.form=pairwise"),
+    "judge": ("judge", " evaluation.judge.mode=pairwise"),
 }
-"""Whose adapter it is, and what else its use needs."""
+"""For each task, the agent that uses its adapter, and the other keys that this needs."""
 SMOOTHED = 20
-"""Points of the line through the steps' losses."""
+"""The running mean spans the number of steps divided by this."""
 
 
 def draw_losses(log: Sequence[LogRow], path: Path) -> None:
-    """Draw the loss of each step, a running mean through them, and the held-out loss, as a PNG."""
+    """Draw the loss of each step, its running mean and the held-out loss, as a PNG."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     steps, losses = _series(log, "loss")
     axes.plot(steps, losses, color=GREY, linewidth=0.8, label="each step")
     width = max(1, len(losses) // SMOOTHED)
-    means = [_mean(losses[max(0, at - width) : at + 1]) for at in range(len(losses))]
+    means = [_mean(losses[max(0, i - width) : i + 1]) for i in range(len(losses))]
     axes.plot(steps, means, color=BLUE, linewidth=2, label=f"mean of {width + 1} steps")
     held_out = _series(log, "eval_loss")
     axes.plot(*held_out, color=ORANGE, marker="o", linestyle="none", label="held out")
@@ -47,31 +47,31 @@ def _series(log: Sequence[LogRow], name: Literal["loss", "eval_loss"]) -> tuple[
 
 
 def format_training(adapter: Adapter) -> str:
-    """What a person wants to know of a training, and how to use what it made."""
-    made = adapter.manifest
+    """Return a training's summary, and the keys that use its adapter."""
+    manifest = adapter.manifest
     lines = _summary(adapter)
-    if made.kind == "adapter" and made.task in USE:  # others are downstream models, not agents
-        agent, more = USE[made.task]
-        lines.append(f"use it      model.{agent}.adapter={adapter.path} model.{agent}.examples=false{more}")
+    if manifest.kind == "adapter" and manifest.task in USE:  # others are downstream models, not agents
+        agent, keys = USE[manifest.task]
+        lines.append(f"use it      model.{agent}.adapter={adapter.path} model.{agent}.examples=false{keys}")
     return "\n".join(lines)
 
 
 def _summary(adapter: Adapter) -> list[str]:
-    made, examples = adapter.manifest, adapter.manifest.examples
+    manifest, examples = adapter.manifest, adapter.manifest.examples
     lines = [
-        f"{adapter.path}: {made.task} on {made.base.name}: {examples.train:,} examples, {examples.test:,} held out, "
-        f"{made.steps:,} steps"
+        f"{adapter.path}: {manifest.task} on {manifest.base.name}: {examples.train:,} examples, "
+        f"{examples.test:,} held out, {manifest.steps:,} steps"
     ]
     if examples.left_out:
         lines.append("left out: " + ", ".join(f"{number:,} {name}" for name, number in examples.left_out.items()))
-    losses = [row["loss"] for row in made.log if "loss" in row]
+    losses = [row["loss"] for row in manifest.log if "loss" in row]
     if losses:
-        lines.append(f"loss        {_mean(losses[:10]):.3f} at first, {_mean(losses[-10:]):.3f} at last")
-    return lines + figures(made)
+        lines.append(f"loss        {_mean(losses[:10]):.3f} at the start, {_mean(losses[-10:]):.3f} at the end")
+    return lines + figures(manifest)
 
 
 def figures(manifest: AdapterManifest) -> list[str]:
-    """Lines of what was measured on the held-out examples, before and after."""
+    """Return lines of what was measured on the held-out examples, before and after."""
     before, after = manifest.before, manifest.after
     if not after:
         return ["held out    none: nothing was measured"]
@@ -83,10 +83,10 @@ def figures(manifest: AdapterManifest) -> list[str]:
         accuracies = before["mean_token_accuracy"], after["mean_token_accuracy"]
         lines.append(f"held out    token accuracy: {accuracies[0]:.3f} before, {accuracies[1]:.3f} after")
     if "rewards/accuracies" in after:
-        lines.append(f"held out    pairs ranked as they were preferred: {after['rewards/accuracies']:.3f}")
+        lines.append(f"held out    pairs ranked as preferred: {after['rewards/accuracies']:.3f}")
     if "bare" in after:
         rows = (("untrained, with the worked examples", before["with_examples"]), ("untrained", before["bare"]))
-        lines += [f"judge       {told}: {_judge(one)}" for told, one in (*rows, ("trained", after["bare"]))]
+        lines += [f"judge       {state}: {_judge(accuracy)}" for state, accuracy in (*rows, ("trained", after["bare"]))]
     return lines
 
 
@@ -94,8 +94,8 @@ def _judge(figures: JudgeAccuracy) -> str:
     low, high = figures["interval"]
     bias = figures["position_bias"]
     return (
-        f"agrees with the rule on {figures['accuracy']} of {figures['abstracts']} ({low} to {high}); "
-        f"P of what is shown first {bias['first']}, turns with the order {bias['flipped']}"
+        f"agrees with the rule on {figures['accuracy']} of {figures['abstracts']} abstracts ({low} to {high}); "
+        f"candidate shown first: mean probability {bias['first']}, share of flipped verdicts {bias['flipped']}"
     )
 
 
@@ -104,10 +104,10 @@ def _mean(values: list[float]) -> float:
 
 
 def card(manifest: AdapterManifest, name: str) -> str:
-    """The folder's README: what it is, of what it was made, what it gave."""
+    """Return the folder's README: what it holds, its data and settings, and the training's figures."""
     base = manifest.base.name
     peft = [f"base_model: {base}", "library_name: peft"] if manifest.kind == "adapter" else []
-    told = "\n".join(f"- {line}" for line in format_training(Adapter(Path(name), manifest)).splitlines()[1:])
+    summary = "\n".join(f"- {line}" for line in format_training(Adapter(Path(name), manifest)).splitlines()[1:])
     return "\n".join(
         [
             "---",
@@ -118,9 +118,10 @@ def card(manifest: AdapterManifest, name: str) -> str:
             f"# {manifest.task} on {base}",
             "",
             f"Made by `kailin-ray train task={manifest.task}` ({manifest.versions.get('commit', '')}).",
-            f"Data: `{manifest.config['data']['path']}`, identity `{manifest.data[:16]}`. All settings: `{NAME}`.",
+            f"Data: `{manifest.config['data']['path']}`, identity `{manifest.data[:16]}`. "
+            f"All settings are in `{NAME}`.",
             "",
-            told,
+            summary,
             "",
             "![losses](loss.png)",
             "",

@@ -1,7 +1,7 @@
-"""Examples as token ids, made as the engines make theirs: no special token is parsed from data.
+"""Turn examples into token ids as the engines do: no special token is parsed from data.
 
-What TRL's trainers take as tokenized: ``input_ids`` and ``completion_mask``; for DPO ``prompt_ids``, ``chosen_ids`` and
-``rejected_ids``.
+The columns are those that TRL's trainers accept as tokenized: ``input_ids`` and ``completion_mask``; for DPO
+``prompt_ids``, ``chosen_ids`` and ``rejected_ids``.
 """
 
 from typing import Any
@@ -14,21 +14,21 @@ from kailin_ray.schema import Row
 
 
 def tokenize(rows: Dataset, config: TrainConfig, tokenizer: Any, num_proc: int | None) -> tuple[Dataset, int]:
-    """The examples as ids, and how many were left out as longer than ``max_length``; of plain text none is."""
+    """Return the examples as ids, and how many were left out as longer than ``max_length``; plain texts all stay."""
     arguments = tuple(sorted(config.model.chat_template.items()))
     make = {"dpo": _pair, "pretrain": _text}.get(config.task, _tokenize_answer)
     kept = [name for name in ("pmid", "margin") if name in rows.column_names]
-    made = rows.map(
+    tokenized = rows.map(
         make,
         fn_kwargs={"tokenizer": tokenizer, "arguments": arguments},
         remove_columns=[name for name in rows.column_names if name not in kept],
         num_proc=num_proc,
     )
     if config.task == "pretrain":
-        return made, 0
-    most = config.optimization.max_length
-    fitting = made.filter(lambda row: _length(row) <= most, num_proc=num_proc)
-    return fitting, len(made) - len(fitting)
+        return tokenized, 0
+    max_length = config.optimization.max_length
+    fitting = tokenized.filter(lambda row: _length(row) <= max_length, num_proc=num_proc)
+    return fitting, len(tokenized) - len(fitting)
 
 
 def _length(row: Row) -> int:
@@ -65,7 +65,7 @@ def _reply(reply: Any, tokenizer: Any, arguments: Arguments) -> list[int]:
 
 
 def _opening(tokenizer: Any) -> list[int]:
-    """What the tokenizer itself puts before a text, such as Llama's BOS."""
-    alone = tokenizer("a")["input_ids"]
+    """Return the tokens that the tokenizer itself puts before a text, such as Llama's BOS."""
+    with_opening = tokenizer("a")["input_ids"]
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-    return list(alone[: alone.index(bare[0])])
+    return list(with_opening[: with_opening.index(bare[0])])

@@ -14,7 +14,7 @@ from tests.support.runs import record, run
 
 
 def test_fetch_finds_what_is_there(kailin_subprocess: Command) -> None:
-    done = kailin_subprocess("fetch", "assets=[mesh]", f"to={ASSETS}")
+    done = kailin_subprocess("fetch", "assets=[mesh]", f"out={ASSETS}")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"mesh: {ASSETS}/mesh.tsv\n", "")
 
 

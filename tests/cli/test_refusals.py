@@ -34,7 +34,10 @@ def refused(kailin: Command, folder: Path, *arguments: object, names: tuple[str,
         (["ingest", "source.path={at}/none.xml", "out={at}/o"], ["source.path", "none.xml", "does not exist"]),
         (["ingest", "source.path={at}/empty", "out={at}/o"], ["source.path", "empty", "no .xml or .xml.gz"]),
         (["ingest", "source.path={at}/*.zip", "out={at}/o"], ["source.path", "matches no file"]),
-        (["select", "corpus={at}", "out={at}/o", "sample.by=title"], ["sample.by", "'title'", "'letters'"]),
+        (
+            ["select", "corpus={at}", "out={at}/o", "sample.stratify_by=title"],
+            ["sample.stratify_by", "'title'", "'letters'"],
+        ),
         (["ingest", "out={at}/o"], ["source.path", "missing"]),
         (["ingest", "source.path={at}", "out={at}/o", "sauce=1"], ["sauce"]),
         (["index", "documents={at}/none", "out={at}/o"], ["documents", "none", "not a directory"]),
@@ -78,7 +81,7 @@ def test_a_damaged_file_among_whole_ones(kailin: Command, tmp_path: Path, small_
     assert done.returncode == 1
     assert "cut.xml.gz" in done.stderr
     assert "500 citations" in done.stdout
-    again = kailin("ingest", f"source.path={tmp_path}/in", f"out={tmp_path}/documents", "tolerate=true")
+    again = kailin("ingest", f"source.path={tmp_path}/in", f"out={tmp_path}/documents", "tolerate_damaged=true")
     # It is tried again, as it may have been mended.
     assert (again.returncode, "500 citations" in again.stdout, "cut.xml.gz" in again.stderr) == (0, True, True)
     (tmp_path / "in" / "cut.xml.gz").write_bytes(small_shard.read_bytes())
@@ -107,11 +110,11 @@ def test_a_damaged_file_among_whole_ones(kailin: Command, tmp_path: Path, small_
         (["+model.answer.sampling.seed=1"], ["model.answer.sampling.seed", "Unexpected"]),
         (["mesh={documents}/none.tsv"], ["mesh", "none.tsv"]),
         (["mesh={documents}/manifest.json"], ["mesh", "manifest.json", "not MeSH: neither"]),
-        (["evaluation.by=coin"], ["evaluation.by", "'rule', 'judge' or 'rule_then_judge'", "coin"]),
-        (["evaluation.judge.form=threewise"], ["evaluation.judge.form", "'pairwise' or 'pointwise'", "threewise"]),
+        (["evaluation.method=coin"], ["evaluation.method", "'rule', 'judge' or 'rule_then_judge'", "coin"]),
+        (["evaluation.judge.mode=threewise"], ["evaluation.judge.mode", "'pairwise' or 'pointwise'", "threewise"]),
         (["documents={index}"], ["documents", "holds index, not documents"]),
         (["index={documents}"], ["index", "holds documents, not index"]),
-        (["retrieval.lexical_weight=0.5"], ["retrieval.lexical_weight", "no index of words", "lexical=true"]),
+        (["retrieval.lexical_weight=0.5"], ["retrieval.lexical_weight", "no lexical index", "lexical=true"]),
     ],
 )
 def test_wrong_distillations(
@@ -158,7 +161,7 @@ NODES = "cluster.nodes={{count: 1, cpus: 16, memory_gib: 64, gpus: {gpus}, gpu_m
         (
             2, 80,
             ["model.path={at}/llama-3-8b", "model.biomedical.path={at}/mistral-7b", "model.answer.path={at}/llama-3-8b",
-             "+model.answer.engine.max_num_seqs=8", "cluster.cut=never"],
+             "+model.answer.engine.max_num_seqs=8", "cluster.stage_placement=together"],
             ["3 stages side by side need 1 x 1 (general) + 1 x 1 (biomedical) + 1 x 1 (answer) = 3 GPUs", "has 2"],
         ),
         (1, 80, ["model.path={at}/llama-3-8b", "retrieval.top_k=40"], ["13,800 (contexts)", "longer than the 8,192"]),

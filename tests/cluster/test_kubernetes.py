@@ -14,7 +14,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from kailin_ray.cli.main import check_keys
+from kailin_ray.cli.main import read_config
 from kailin_ray.config import DistillConfig, check, conf_dir
 from kailin_ray.errors import ConfigError
 from kailin_ray.planning.plan import make_plan
@@ -250,7 +250,7 @@ def check_commands(entrypoint: str) -> list[str]:
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
         for python, module, package, name, *keys in commands(entrypoint):
             assert (python, module, package) == ("python", "-m", "kailin_ray")
-            check_keys(name, keys)
+            read_config(name, keys)
             paths = [value for key in keys for _, _, value in [key.partition("=")] if "/" in value]
             assert all(path.startswith("/data/") for path in paths), "the head has no other folder for good"
             ran.append(name)
@@ -293,8 +293,8 @@ def test_the_plan_uses_every_gpu_and_no_head(overlay: str, engines: int, size: i
     path = config_only(tmp_path, "qwen3.8-27b-fp8") if size else MODEL
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
         config = check(DistillConfig, compose("distill", [*keys, f"model.path={path}"]))
-    (part,) = make_plan(config, machines(overlay)).parts
-    (pool,) = part
+    (phase,) = make_plan(config, machines(overlay)).phases
+    (pool,) = phase
     assert (pool.replicas, pool.demand.gpus) == (engines, size)
     assert pool.replicas * pool.demand.gpus == GPUS[overlay]
     assert None not in pool.machines

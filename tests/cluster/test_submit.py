@@ -86,7 +86,7 @@ def test_a_lost_connection_repeats_and_loses_nothing(
     assert job.follow(out) == 0
     assert out.getvalue() == "one\ntwo\nthree\n"
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "the job goes on" in caplog.text
+    assert "the job continues" in caplog.text
 
 
 @pytest.mark.parametrize(

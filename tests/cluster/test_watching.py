@@ -50,7 +50,7 @@ def run(head: Head, documents: Path, index: Path, tmp_path_factory: pytest.TempP
     """A run on the cluster that takes some ten seconds, with an engine that answers after a moment."""
     out = tmp_path_factory.mktemp("watched") / "watched-run"
     paths = [f"documents={documents}", f"index={index}", f"mesh={MESH}", f"out={out}", f"limit={LIMIT}"]
-    sizes = ["cluster.rows_per_block=4", "cluster.rows_in_flight=4", "retrieval=brief", "evaluation.by=rule"]
+    sizes = ["cluster.block_rows=4", "cluster.max_concurrent_rows=4", "retrieval=brief", "evaluation.method=rule"]
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.support.distil_with_a_fake_engine", *paths, *sizes],
         cwd=ROOT, env=os.environ | head.environment | {"RAY_ADDRESS": head.address},

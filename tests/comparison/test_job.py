@@ -69,7 +69,9 @@ def test_the_folder_and_the_terminal_tell_the_same(tmp_path: Path, compared: Com
     run(tmp_path / "old", rows(HELD_OUT))
     adapted = MODEL | {"adapter": "question-1"}
     new = run(
-        tmp_path / "new", rows(HELD_OUT, seed=5), evaluation={"measure": "resnik", "aggregate": "bma", "by": "judge"}
+        tmp_path / "new",
+        rows(HELD_OUT, seed=5),
+        evaluation={"measure": "resnik", "aggregate": "bma", "method": "judge"},
     )
     manifest = json.loads((new / "manifest.json").read_text())
     (new / "manifest.json").write_text(json.dumps(manifest | {"models": {"general": adapted}}))
@@ -80,7 +82,7 @@ def test_the_folder_and_the_terminal_tell_the_same(tmp_path: Path, compared: Com
     assert list(tmp_path.glob(".*")) == []
     readme = (tmp_path / "out" / "README.md").read_text()
     assert "general small + question-1" in readme
-    assert "Besides the models, the runs differ in: `evaluation.by`." in readme
+    assert "Besides the models, the runs differ in: `evaluation.method`." in readme
     for line in lines(found["figures"]):
         assert f"{line.measure.name} " in found["printed"]
         assert f"| {line.label} | " in readme
@@ -169,12 +171,12 @@ def test_of_a_few_abstracts_nothing_is_said(tmp_path: Path, compared: Compared) 
     [
         (
             {"documents": OF_OLD["documents"] | {"id": "d2"}},
-            r"new: .*/new is of other documents \(d2\) than .*/old \(d1\)",
+            r"new: .*/new has other documents \(d2\) than .*/old \(d1\)",
         ),
         ({"kind": "dataset"}, "new: .*/new holds dataset, not run"),
         ({"sha256": {"mesh": "m2"}}, "new: .*/new was scored with another mesh than .*/old"),
         ({"config": {"evaluation": {"measure": "lin", "aggregate": "bma"}}}, "scored with another evaluation.measure"),
-        (None, "new: .*/new has no manifest.json: not made by `distill`, or not to its end"),
+        (None, "new: .*/new has no manifest.json: not made by `distill`, or not finished"),
     ],
 )
 def test_runs_that_cannot_be_compared_are_refused(

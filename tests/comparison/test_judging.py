@@ -30,7 +30,7 @@ from tests.support.runs import Record, candidate, record, run
 GOOD = "Does aspirin reduce the recurrence of colorectal adenomas?"
 OTHER = "How does the moon move the water of the sea?"
 JUDGE = JudgeIdentity(
-    form="pairwise",
+    mode="pairwise",
     model=UsedModel(name="fake", revision=None, adapter=None, identity="f1"),
     prompts="p1",
     runs={"old": "o1", "new": "n1"},
@@ -82,9 +82,9 @@ def test_a_dead_engine_ends_it_and_the_same_call_goes_on(
     run(tmp_path / "new", new, pieces=4)
     asked = [f"{side}={tmp_path}/{side}" for side in ("old", "new", "out")]
     asked += [
-        "evaluation.judge.form=pairwise",
-        "cluster.rows_per_block=2",
-        "cluster.rows_in_flight=4",
+        "evaluation.judge.mode=pairwise",
+        "cluster.block_rows=2",
+        "cluster.max_concurrent_rows=4",
         "retrieval=brief",
     ]
     config = load(CompareConfig, "compare", asked)
@@ -125,7 +125,7 @@ def test_the_judge_compares_and_goes_on_where_it_was(kailin: Command, tmp_path: 
     run(tmp_path / "old", rows(OTHER))
     run(tmp_path / "new", rows(GOOD))
     asked = [f"old={tmp_path}/old", f"new={tmp_path}/new", f"out={tmp_path}/out", "held_out=false"]
-    asked += ["evaluation.judge.form=pairwise", "retrieval=brief"]
+    asked += ["evaluation.judge.mode=pairwise", "retrieval=brief"]
     # What a call left that was stopped after it had judged the last abstract.
     config = check_judge(load(CompareConfig, "compare", asked))
     left = job.judging_folder(config.out)
@@ -150,7 +150,7 @@ def test_the_judge_compares_and_goes_on_where_it_was(kailin: Command, tmp_path: 
     probability = found["figures"]["preferred.judge_probability"]
     assert probability["abstracts"] == 5
     assert 0.0 < probability["new"][0] < 1.0
-    assert found["judge"]["form"] == "pairwise"
+    assert found["judge"]["mode"] == "pairwise"
     assert found["judge"]["model"]["name"] == "smollm2-135m-instruct"
     assert not left.exists()
     assert "preferred, judge: not judged: 1 abstract_too_long" in (tmp_path / "out" / "README.md").read_text()
@@ -160,12 +160,12 @@ def test_verdicts_of_other_runs_are_not_gone_on_with(tmp_path: Path, keys: list[
     config = load(CompareConfig, "compare", ["old=a", "new=b", f"out={tmp_path}/out"])
     left = job.judging_folder(config.out)
     (left / "verdicts").mkdir(parents=True)
-    write_json(left / "asked.json", asdict(replace(JUDGE, form="pointwise")))
+    write_json(left / "asked.json", asdict(replace(JUDGE, mode="pointwise")))
     verdict = {"key": keys[0], "old": 0.75, "new": 0.25}
     pq.write_table(pa.Table.from_pylist([verdict], VERDICTS), left / "verdicts" / "a.parquet")
     nothing = np.zeros(0, np.int64)
     assert (
-        judging.judge_pairs(config, replace(JUDGE, form="pointwise"), nothing, tmp_path / "log")["key"].to_pylist()
+        judging.judge_pairs(config, replace(JUDGE, mode="pointwise"), nothing, tmp_path / "log")["key"].to_pylist()
         == keys[:1]
     )
     assert judging.judge_pairs(config, JUDGE, nothing, tmp_path / "log").num_rows == 0

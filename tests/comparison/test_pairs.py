@@ -70,7 +70,7 @@ def test_abstracts_are_those_of_both_runs_that_are_held_out(tmp_path: Path) -> N
         (
             [*HELD_OUT[:2], *TRAINED_ON[:4]],
             TRAINED_ON[:3],
-            "share 3 abstracts, of which none is held out; held_out=false takes them: "
+            "share 3 abstracts, of which none is held out; held_out=false compares them: "
             "{old} has 6 (2 held out), {new} has 3 (0 held out)",
         ),
     ],

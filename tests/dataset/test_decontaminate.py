@@ -52,10 +52,10 @@ def test_what_the_documents_were_cleaned_of_must_be_at_hand(benchmark: Path) -> 
     assert load_benchmarks((), cleaned_of) is None
     assert load_benchmarks(None, cleaned_of) is not None
     benchmark.write_text("[]")
-    with pytest.raises(ConfigError, match=r"benchmark\.json, of which .* has changed since"):
+    with pytest.raises(ConfigError, match=r"benchmark\.json, which .* has changed since"):
         load_benchmarks(None, cleaned_of)
     benchmark.unlink()
-    with pytest.raises(ConfigError, match=r"does not exist any more; name the files as benchmarks=\[...\]"):
+    with pytest.raises(ConfigError, match=r"no longer exists; name the files as benchmarks=\[...\]"):
         load_benchmarks(None, cleaned_of)
     with pytest.raises(ConfigError, match=r"benchmarks: .* does not exist"):
         load_benchmarks((benchmark,), {})

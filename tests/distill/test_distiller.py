@@ -185,7 +185,7 @@ def test_a_prompt_that_is_too_long_loses_its_last_contexts_first(run: Run) -> No
     assert (row["status"], row["contexts_text"]) == ("ok", ["Skin neoplasms"])
 
 
-PAIRWISE = Judge(form="pairwise", min_margin=0.0)
+PAIRWISE = Judge(mode="pairwise", min_margin=0.0)
 
 
 def pairwise(of_clinical: tuple[float, float]) -> Callable[[str], float]:
@@ -201,7 +201,7 @@ def pairwise(of_clinical: tuple[float, float]) -> Callable[[str], float]:
 
 def test_the_pairwise_judge_is_asked_in_both_orders_and_the_mean_decides(run: Run) -> None:
     # It likes what is shown first, but the mechanism question more.
-    row = run(DOCUMENT, FakeEngine(REPLIES, judge=pairwise((0.6, 0.1))), by="judge", judge=PAIRWISE)
+    row = run(DOCUMENT, FakeEngine(REPLIES, judge=pairwise((0.6, 0.1))), method="judge", judge=PAIRWISE)
     assert (row["status"], row["preferred"], row["preferred_by"]) == ("ok", 1, "judge")
     assert row["judge_orders"] == pytest.approx([0.6, 0.1])
     assert [c["judge_probability"] for c in row["candidates"]] == pytest.approx([0.35, 0.65])
@@ -216,7 +216,7 @@ def test_the_pointwise_judge_sees_each_candidate_alone(run: Run) -> None:
         assert (CLINICAL in task) != (MECHANISM in task)
         return 0.9 if CLINICAL in task else 0.4
 
-    row = run(DOCUMENT, FakeEngine(REPLIES, judge=judge), by="judge")  # the default form
+    row = run(DOCUMENT, FakeEngine(REPLIES, judge=judge), method="judge")  # the default form
     assert (row["preferred"], row["preferred_by"], row.get("judge_orders")) == (0, "judge", None)
     assert [c["judge_probability"] for c in row["candidates"]] == [0.9, 0.4]
     assert row["margin"] == pytest.approx(0.5)
@@ -224,29 +224,29 @@ def test_the_pointwise_judge_sees_each_candidate_alone(run: Run) -> None:
 
 def test_the_judge_abstains_under_its_margin(run: Run) -> None:
     strict = replace(PAIRWISE, min_margin=0.4)
-    row = run(DOCUMENT, FakeEngine(REPLIES, judge=pairwise((0.6, 0.1))), by="judge", judge=strict)
+    row = run(DOCUMENT, FakeEngine(REPLIES, judge=pairwise((0.6, 0.1))), method="judge", judge=strict)
     assert (row["status"], row["reason"], row["preferred"]) == ("rejected", "no_preference", None)
     assert "judge_probability [0.35, 0.65]" in row["detail"]
 
 
 def test_rule_then_judge_asks_only_where_the_rule_abstains(run: Run) -> None:
-    row = run(DOCUMENT, FakeEngine(REPLIES), by="rule_then_judge", judge=PAIRWISE)  # a judge would raise
+    row = run(DOCUMENT, FakeEngine(REPLIES), method="rule_then_judge", judge=PAIRWISE)  # a judge would raise
     assert (row["status"], row["preferred_by"]) == ("ok", "rule")
     assert all(c["judge_probability"] is None for c in row["candidates"])
     engine = FakeEngine(REPLIES, judge=pairwise((0.6, 0.1)))
-    row = run(DOCUMENT, engine, by="rule_then_judge", min_margin=0.9, judge=PAIRWISE)
+    row = run(DOCUMENT, engine, method="rule_then_judge", min_margin=0.9, judge=PAIRWISE)
     assert (row["preferred"], row["preferred_by"], row["margin"]) == (1, "judge", pytest.approx(0.3))
 
 
 def test_a_judge_needs_no_mesh_headings(run: Run) -> None:
     for by in ("judge", "rule_then_judge"):
-        row = run(DOCUMENT | {"mesh": []}, FakeEngine(REPLIES, judge=pairwise((0.9, 0.9))), by=by, judge=PAIRWISE)
+        row = run(DOCUMENT | {"mesh": []}, FakeEngine(REPLIES, judge=pairwise((0.9, 0.9))), method=by, judge=PAIRWISE)
         assert (row["status"], row["preferred_by"]) == ("ok", "judge")
         assert [c["mesh_score"] for c in row["candidates"]] == [None, None]
 
 
 def test_a_lone_candidate_is_not_judged(run: Run) -> None:
-    row = run(DOCUMENT, FakeEngine(REPLIES | {TASKS["mechanism"]: "I cannot say."}), by="judge")
+    row = run(DOCUMENT, FakeEngine(REPLIES | {TASKS["mechanism"]: "I cannot say."}), method="judge")
     assert (row["status"], row["preferred_by"]) == ("ok", "only")
 
 
@@ -256,15 +256,17 @@ def test_a_judge_s_prompt_that_is_too_long_loses_its_last_contexts_first(run: Ru
     def short(task: str) -> Any:
         return PromptTooLongError("too long") if "[2]" in task else judge(task)
 
-    row = run(DOCUMENT, FakeEngine(REPLIES, judge=short), by="judge", judge=PAIRWISE)
+    row = run(DOCUMENT, FakeEngine(REPLIES, judge=short), method="judge", judge=PAIRWISE)
     assert (row["status"], row["preferred"]) == ("ok", 0)
     assert len(row["contexts_text"]) == 2  # the answer has room for both
-    row = run(DOCUMENT, FakeEngine(REPLIES, judge=lambda task: PromptTooLongError("9 fit")), by="judge", judge=PAIRWISE)
+    row = run(
+        DOCUMENT, FakeEngine(REPLIES, judge=lambda task: PromptTooLongError("9 fit")), method="judge", judge=PAIRWISE
+    )
     assert (row["status"], row["reason"]) == ("rejected", "abstract_too_long")
 
 
 def test_a_verdict_s_line_for_the_log_shows_both_orders(run: Run) -> None:
-    row = run(DOCUMENT, FakeEngine(REPLIES, judge=pairwise((0.6, 0.1))), by="judge", judge=PAIRWISE)
+    row = run(DOCUMENT, FakeEngine(REPLIES, judge=pairwise((0.6, 0.1))), method="judge", judge=PAIRWISE)
     assert format_verdict(row) == (
         "judge: PMID 1: P(general) shown first 0.600, shown second 0.100; general 0.350, biomedical 0.650; "
         "prefers biomedical by 0.300"
@@ -275,7 +277,7 @@ def test_a_verdict_s_line_for_the_log_shows_both_orders(run: Run) -> None:
 def test_each_agent_asks_with_its_own_adapter(config: DistillConfig, toy_mesh: MeshHierarchy) -> None:
     agents = ("general", "biomedical", "judge", "answer")
     adapted = {name: replace(getattr(config.model, name), adapter=f"lora/{name}") for name in agents}
-    by = replace(config.evaluation, by="judge", judge=PAIRWISE)
+    by = replace(config.evaluation, method="judge", judge=PAIRWISE)
     changed = replace(config, model=replace(config.model, **adapted), evaluation=by)
 
     async def search(question: str, k: int, exclude: int | None) -> list[Hit]:

@@ -40,7 +40,7 @@ DistilHere = Callable[..., str]
 def arguments(documents: Path, index: Path, run: Path, keys: tuple[str, ...], command: str) -> list[str]:
     """A command with its keys, and for `distill` those that it needs besides."""
     paths = [f"documents={documents}", f"index={index}", f"mesh={MESH}", f"out={run}", f"limit={ROWS}"]
-    sizes = ["cluster.rows_per_block=4", "cluster.rows_in_flight=16", "retrieval=brief", "evaluation.by=rule"]
+    sizes = ["cluster.block_rows=4", "cluster.max_concurrent_rows=16", "retrieval=brief", "evaluation.method=rule"]
     given = {key.split("=")[0] for key in keys}
     defaults = [*paths, *sizes] if command == "distill" else []
     return [command, *(key for key in defaults if key.split("=")[0] not in given), *keys]
@@ -218,7 +218,7 @@ def test_a_row_that_kills_every_engine_is_failed_alone(
 def test_a_row_that_kills_vllm_is_failed_alone(distil_here: DistilHere, documents: Path, tmp_path: Path) -> None:
     limit, place = 8, 3
     title = pq.read_table(sorted(documents.glob("*.parquet"))[0])["title"][place].as_py()
-    keys = [f"limit={limit}", "cluster.rows_in_flight=8", "cluster.rows_per_block=2", "max_failed_fraction=0.5"]
+    keys = [f"limit={limit}", "cluster.max_concurrent_rows=8", "cluster.block_rows=2", "max_failed_fraction=0.5"]
     distil_here(*keys, real=True, deadly=[f"Title: {title}"])
     (failed,) = [row for row in whole(tmp_path / "run", limit) if row["status"] == "failed"]
     assert (failed["reason"], failed["stage"]) == ("engine_died", "question")
@@ -264,7 +264,7 @@ def test_sigterm_finishes_what_is_begun_and_the_same_command_goes_on(
     process = distil(latency=0.3)
     until(lambda: written(run) >= 3)
     process.send_signal(signal.SIGTERM)
-    assert "the same command goes on" in finish(process, 75)
+    assert "the same command resumes" in finish(process, 75)
     before = rows(run)
     assert 0 < len(before) < ROWS
     assert not (run / "manifest.json").exists()
@@ -358,7 +358,7 @@ def test_answers_are_made_again_without_asking_again(distil_here: DistilHere, tm
     assert {row["reason"] for row in whole(first)} >= {"answer_truncated"}
     again = [f"from={first}", f"out={second}"]
     said = distil_here(*again, "stages=[answer]", "retrieval.top_k=2", code=2)
-    assert f"from: {first} was made with another retrieval.top_k (4, now 2), which concerns the question" in said
+    assert f"from: {first} was made with another retrieval.top_k (4, now 2), which affects the question step" in said
     assert not second.exists()
     distil_here(*again, "stages=[answer]", "model.answer.sampling.max_tokens=99")
     before, after = whole(first), whole(second)
@@ -412,7 +412,7 @@ def test_a_replay_that_is_killed_goes_on(distil: Distil, distil_here: DistilHere
     process.send_signal(signal.SIGKILL)
     process.wait()
     # What is free may differ: the replay is the same.
-    said = distil_here(*keys, "cluster.rows_in_flight=8", command="replay")
+    said = distil_here(*keys, "cluster.max_concurrent_rows=8", command="replay")
     assert f"of {cut:,} abstracts to distil" in said
     assert f"{cut:,} of {cut:,}" not in said
     assert all(row["reason"] != "answer_truncated" for row in whole(run))

@@ -12,7 +12,7 @@ from kailin_ray.distill.preflight import Inputs
 from kailin_ray.errors import ConfigError
 
 
-@pytest.mark.parametrize("begun", ["records", "parts/general"])
+@pytest.mark.parametrize("begun", ["records", "phases/general"])
 def test_a_start_binds_nobody_until_a_row_was_worked(
     config: DistillConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: str
 ) -> None:

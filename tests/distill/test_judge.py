@@ -26,10 +26,10 @@ def base(documents: Path, index: Path) -> list[str]:
 def pairwise(kailin: Command, base: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose judge decides everything, pairwise."""
     out = tmp_path_factory.mktemp("judged") / "pairwise"
-    done = kailin(*base, f"out={out}", "evaluation.by=judge", "evaluation.judge.form=pairwise")
+    done = kailin(*base, f"out={out}", "evaluation.method=judge", "evaluation.judge.mode=pairwise")
     assert done.returncode == 0, done.stderr
     assert "rule and judge agree on" in done.stdout
-    assert "the judge gives what is shown first" in done.stdout
+    assert "judge: the candidate shown first gets" in done.stdout
     return out
 
 
@@ -124,7 +124,7 @@ def test_rule_then_judge_asks_pointwise_only_where_the_rule_abstains(
     kailin: Command, base: list[str], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    by = ["evaluation.by=rule_then_judge", "evaluation.judge.form=pointwise", "evaluation.min_margin=0.1"]
+    by = ["evaluation.method=rule_then_judge", "evaluation.judge.mode=pointwise", "evaluation.min_margin=0.1"]
     done = kailin(*base, f"out={out}", *by)
     assert done.returncode == 0, done.stderr
     rows = records(out)

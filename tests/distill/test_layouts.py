@@ -29,7 +29,7 @@ LIMIT = 5
 def base(documents: Path, index: Path) -> list[str]:
     return [
         "distill", f"documents={documents}", f"index={index}", f"mesh={MESH}", f"limit={LIMIT}", "retrieval=brief",
-        "cluster.rows_per_block=2", "model.engine.kv_cache_memory_bytes=536870912",
+        "cluster.block_rows=2", "model.engine.kv_cache_memory_bytes=536870912",
     ]  # fmt: skip
 
 
@@ -51,7 +51,7 @@ def checked(run: Path, sessions: int = 1, limit: int = LIMIT) -> dict[str, Any]:
     assert len({row["pmid"] for row in rows}) == len(rows) == limit
     assert {row["status"] for row in rows} <= {"ok", "rejected"}
     assert all(set(row) == set(RECORDS.names) for row in rows)
-    assert not (run / "parts").exists()
+    assert not (run / "phases").exists()
     manifest: dict[str, Any] = json.loads((run / "manifest.json").read_text())
     assert manifest["sessions"] == sessions
     for stage in manifest["engines"].values():
@@ -87,8 +87,8 @@ def test_two_models_are_cut_in_two_where_one_fits_and_go_on_after_a_kill(
     # On two CPUs two engines of one CPU each leave none to read and write with.
     keys = [f"out={run}", f"model.answer.path={other_model}"]
     process = start([*base, *keys])
-    part = run / "parts" / "general+biomedical"
-    wait_for(lambda: len(list(part.glob("*.parquet"))) > 0, process)
+    phase = run / "phases" / "general+biomedical"
+    wait_for(lambda: len(list(phase.glob("*.parquet"))) > 0, process)
     process.kill()
     process.wait()
     assert not list((run / "records").glob("*.parquet"))
@@ -101,9 +101,9 @@ def test_two_models_are_cut_in_two_where_one_fits_and_go_on_after_a_kill(
     of_two_models(run, [["general+biomedical"], ["answer"]], sessions=2)
 
 
-def of_two_models(run: Path, parts: list[list[str]], sessions: int = 1) -> None:
+def of_two_models(run: Path, phases: list[list[str]], sessions: int = 1) -> None:
     manifest = checked(run, sessions)
-    assert [[pool["stage"] for pool in part] for part in manifest["plan"]] == parts
+    assert [[pool["stage"] for pool in phase] for phase in manifest["plan"]] == phases
     assert set(manifest["engines"]) == {"general+biomedical", "answer"}
     names = {agent: model["name"] for agent, model in manifest["models"].items()}
     assert names == {"general": MODEL.name, "biomedical": MODEL.name, "answer": "smollm2-changed"}
@@ -123,7 +123,7 @@ def test_adapters_share_their_base_s_engine_and_each_is_used(kailin: Command, ba
     done = kailin(*base, f"out={run}", f"model.general.adapter={one}", f"model.answer.adapter={two}")
     assert done.returncode == 0, done.stderr
     manifest = checked(run)
-    assert [[pool["stage"] for pool in part] for part in manifest["plan"]] == [["general+biomedical+answer"]]
+    assert [[pool["stage"] for pool in phase] for phase in manifest["plan"]] == [["general+biomedical+answer"]]
     assert {agent: model["adapter"] for agent, model in manifest["models"].items()} == {
         "general": "one", "biomedical": None, "answer": "two",
     }  # fmt: skip
@@ -147,7 +147,7 @@ def test_an_engine_process_that_is_killed_is_replaced_and_counted(base: list[str
     run, limit = tmp_path / "run", 20  # enough to be at work for long after the metrics are there
     keys = [key for key in base if key != f"limit={LIMIT}"]
     process = start(
-        [*keys, f"limit={limit}", "cluster.threads_per_engine=1", f"out={run}", "cluster.rows_in_flight=2"],
+        [*keys, f"limit={limit}", "cluster.threads_per_engine=1", f"out={run}", "cluster.max_concurrent_rows=2"],
         RAY_metrics_report_interval_ms="500",
     )
     wait_for(lambda: len(list((run / "records").glob("*.parquet"))) > 0, process)

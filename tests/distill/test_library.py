@@ -46,7 +46,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> DistillConfig:
     trained(folder / "adapter", base=Base(name=MODEL.name, identity=sha256(MODEL)))
     keys = [
         f"documents={MADE / 'documents'}", f"index={folder / 'index'}", f"mesh={MESH}", f"out={folder / 'run'}",
-        f"limit={LIMIT}", f"model.path={MODEL}", "retrieval=brief", "evaluation.by=rule", "cluster.num_engines=1",
+        f"limit={LIMIT}", f"model.path={MODEL}", "retrieval=brief", "evaluation.method=rule", "cluster.num_engines=1",
         f"model.general.adapter={folder / 'adapter'}", "model.general.examples=false",
     ]  # fmt: skip
     return load(DistillConfig, "distill", keys)

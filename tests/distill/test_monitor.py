@@ -54,9 +54,9 @@ def watched(config: DistillConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def watch(engine: Engine, terminal: Terminal) -> Watch:
         progress = SimpleNamespace(state=SimpleNamespace(remote=engine.state))
         session: Any = SimpleNamespace(update=lambda *_: None)
-        part: Any = (SimpleNamespace(stage=SimpleNamespace(name="all"), replicas=1),)
+        phase: Any = (SimpleNamespace(stage=SimpleNamespace(name="all"), replicas=1),)
         asked = replace(config, out=tmp_path / "run")
-        return Watch(progress, session, 0, part, (300, 0), asked, threading.Event(), terminal)
+        return Watch(progress, session, 0, phase, (300, 0), asked, threading.Event(), terminal)
 
     return watch
 

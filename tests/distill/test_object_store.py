@@ -192,7 +192,7 @@ def test_a_run_in_a_store_is_made_and_published(
         (corpus / file.relative_to(documents).as_posix()).write_bytes(file.read_bytes())
     command = [
         sys.executable, "-m", "tests.support.distil_with_a_fake_engine", f"documents={corpus}", f"index={index}",
-        f"mesh={MESH}", f"out={run}", f"limit={LIMIT}", "cluster.rows_per_block=2", "cluster.rows_in_flight=2",
+        f"mesh={MESH}", f"out={run}", f"limit={LIMIT}", "cluster.block_rows=2", "cluster.max_concurrent_rows=2",
     ]  # fmt: skip
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TMPDIR": str(tmp_path), "RAY_TMPDIR": "/tmp"}
     killed = killed_midway(command, environment, run) if killed_first else set()

@@ -80,10 +80,10 @@ def test_engines_of_one_gpu_leave_a_machine_to_the_engine_of_four(
     keys = ["model=chat", f"model.path={tmp_path}/llama-3-8b", "cluster=gpu", *PAPER]
     asked = configured(*(key.replace("{models}", str(tmp_path)) for key in keys))
     described = Nodes(count=2, cpus=8, memory_gib=64, gpus=4, gpu_memory_gib=80)
-    settings = replace(asked.cluster, rows_per_block=4, rows_in_flight=8, nodes=described)
+    settings = replace(asked.cluster, block_rows=4, max_concurrent_rows=8, nodes=described)
     config = replace(config, model=asked.model, cluster=settings, documents=documents, out=tmp_path / "run", limit=12)
     plan = make_plan(config, cluster_nodes(settings))
-    ((general, biomedical, answer),) = plan.parts
+    ((general, biomedical, answer),) = plan.phases
     # The engine of four takes a machine for itself, so the others share the second.
     assert general.machines == biomedical.machines != answer.machines
     assert len(answer.machines) == 1
@@ -97,7 +97,7 @@ def test_engines_of_one_gpu_leave_a_machine_to_the_engine_of_four(
     distill(config, plan, work, MeshHierarchy.load(MESH), sys.stderr, start_engine, [retriever])
     check_complete(config, work)
     assert records(config.out).count_rows() == 12
-    for pool in plan.parts[0]:
+    for pool in plan.phases[0]:
         started = [path.name.split(".")[-3] for path in tmp_path.glob(f"{Path(pool.stage.engine.path).name}.*.*")]
         assert sorted(started) == sorted(pool.machines)
     # Ray lets go of the actors, and each stops its engine in good order.

@@ -35,11 +35,11 @@ def test_no_row_is_begun_while_a_run_drains() -> None:
     assert progress.tell("a", {"seconds": 1.0})
 
 
-@pytest.mark.parametrize("rows_in_flight", [1, 8, 48, 512])
-def test_a_row_is_deadly_once_it_was_alone_and_not_at_its_first_death(rows_in_flight: int) -> None:
-    deaths = next(number for number in range(10) if is_deadly(number, rows_in_flight))
+@pytest.mark.parametrize("max_concurrent_rows", [1, 8, 48, 512])
+def test_a_row_is_deadly_once_it_was_alone_and_not_at_its_first_death(max_concurrent_rows: int) -> None:
+    deaths = next(number for number in range(10) if is_deadly(number, max_concurrent_rows))
     assert 2 <= deaths <= 4
-    assert group_size(deaths - 1, rows_in_flight) == 1
-    assert not is_deadly(1, rows_in_flight)
-    sizes = [group_size(number, rows_in_flight) for number in range(1, deaths)]
+    assert group_size(deaths - 1, max_concurrent_rows) == 1
+    assert not is_deadly(1, max_concurrent_rows)
+    sizes = [group_size(number, max_concurrent_rows) for number in range(1, deaths)]
     assert sizes == sorted(sizes, reverse=True)

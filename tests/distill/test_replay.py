@@ -55,7 +55,7 @@ def test_a_record_that_ended_before_the_step_stays_as_it_is() -> None:
         ("model.general.sampling.top_p", "question"),
         ("retrieval.top_k", "question"),
         ("inputs.models.biomedical", "question"),
-        ("evaluation.judge.form", "evaluation"),
+        ("evaluation.judge.mode", "evaluation"),
         ("evaluation.measure", "question"),
         ("inputs.prompts.evaluation", "evaluation"),
         ("model.answer.sampling.max_tokens", "answer"),

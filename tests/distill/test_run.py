@@ -65,7 +65,7 @@ def stop_midway(arguments: list[str], run: Path, number: int) -> int:
 def keys(documents: Path, index: Path) -> list[str]:
     return [
         "distill", f"documents={documents}", f"index={index}", f"mesh={MESH}", f"limit={LIMIT}", "retrieval=brief",
-        "cluster.rows_per_block=2", "cluster.rows_in_flight=4", "model.engine.kv_cache_memory_bytes=536870912",
+        "cluster.block_rows=2", "cluster.max_concurrent_rows=4", "model.engine.kv_cache_memory_bytes=536870912",
     ]  # fmt: skip
 
 

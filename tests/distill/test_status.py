@@ -46,8 +46,8 @@ def run(tmp_path: Path) -> Path:
 def session(run: Path, name: str = "20270115T080000-a", **progress: Any) -> None:
     marks = [[NOW - 610, 20], [NOW - 300, 40], [NOW - 10, 60]]
     default = {
-        "state": "running", "why": None, "part": 1, "parts": 1, "total": 1260, "done": 60, "marks": marks,
-        "engines": {"ready": 1, "wanted": 2, "begun": 2}, "host": "node7", "updated": NOW - 10,
+        "state": "running", "outcome": None, "why": None, "phase": 1, "phases": 1, "total": 1260, "done": 60,
+        "marks": marks, "engines": {"ready": 1, "wanted": 2, "begun": 2}, "host": "node7", "updated": NOW - 10,
     }  # fmt: skip
     seconds = {"total": 100.0, "engine_start": 10.0, "distill": 90.0}
     write_json(
@@ -71,22 +71,37 @@ def test_a_run_at_work_says_how_far_how_fast_what_fails_and_until_when(run: Path
         },
     }  # fmt: skip
     said = format_status(found)
-    for words in ("on node7, last word 10 s ago", "60 of 1,260 abstracts, 4.8 %", "5 h 0 min left", "1 of 2 ready"):
+    for words in ("on node7, last report 10 s ago", "60 of 1,260 abstracts, 4.8 %", "5 h 0 min left", "1 of 2 ready"):
         assert words in said
-    assert "answer_truncated: the answer ran into its token limit" in said
+    assert "answer_truncated: the answer reached its token limit" in said
+
+
+@pytest.mark.parametrize(
+    ("why", "state"),
+    [("done", "between"), ("stopped; the same command goes on from there", "stopped"), ("30 of 60 failed", "failed")],
+)
+def test_a_session_of_before_is_read(run: Path, why: str, state: str) -> None:
+    """One without an outcome, and with parts where phases are now."""
+    session(run, state="ended", why=why)
+    (path,) = (run / "sessions").glob("*.json")
+    note = json.loads(path.read_text())
+    note["progress"] |= {"part": note["progress"].pop("phase"), "parts": note["progress"].pop("phases")}
+    del note["progress"]["outcome"]
+    path.write_text(json.dumps(note))
+    assert status(run, NOW).state == state
 
 
 @pytest.mark.parametrize(
     ("progress", "state", "words"),
     [
-        ({"updated": NOW - 91}, "dead", "no word from node7 for 1 min 31 s"),
-        ({"updated": NOW - 89}, "running", "at work"),
+        ({"updated": NOW - 91}, "dead", "no report from node7 for 1 min 31 s"),
+        ({"updated": NOW - 89}, "running", "running on node7"),
         ({"state": "stopping"}, "stopping", "stopping on node7"),
-        ({"state": "ended", "why": "stopped; the same command goes on from there"}, "stopped", "in good order"),
-        ({"state": "ended", "why": "30 of 60 rows failed"}, "failed", "30 of 60 rows failed"),
-        ({"state": "ended", "why": "done"}, "between", "all abstracts are done"),
-        ({"part": 1, "parts": 2, "done": 60}, "running", "part 1 of 2: 60 of 1,260"),
-        ({"marks": []}, "running", "at work"),
+        ({"state": "ended", "outcome": "stopped", "why": "stopped"}, "stopped", "in good order"),
+        ({"state": "ended", "outcome": "failed", "why": "30 of 60 rows failed"}, "failed", "30 of 60 rows failed"),
+        ({"state": "ended", "outcome": "done", "why": "done"}, "between", "all abstracts are done"),
+        ({"phase": 1, "phases": 2, "done": 60}, "running", "phase 1 of 2: 60 of 1,260"),
+        ({"marks": []}, "running", "running on node7"),
     ],
 )
 def test_each_state_is_told_by_name(run: Path, progress: dict[str, Any], state: str, words: str) -> None:

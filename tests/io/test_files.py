@@ -52,7 +52,7 @@ def test_a_folder_s_checksum_sees_names_and_contents_but_no_hidden_files(tmp_pat
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     with (
         hold_lock(tmp_path / "run"),
-        pytest.raises(BlockingIOError, match="run: another process is at work on it"),
+        pytest.raises(BlockingIOError, match="run: another process is using it"),
         hold_lock(tmp_path / "run"),
     ):
         pass

@@ -55,12 +55,12 @@ def test_a_manifest_without_a_version_is_the_first_and_may_say_more(tmp_path: Pa
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (None, r"in: .* has no manifest.json: not made by `pack`, or not to its end"),
+        (None, r"in: .* has no manifest.json: not made by `pack`, or not finished"),
         ("{", r"in: .*manifest.json is damaged: "),
         ("[]", r"in: .* holds something else, not boxes"),
         ('{"kind": "cups"}', r"in: .* holds cups, not boxes"),
         ('{"kind": "boxes", "format_version": 3}', r"in: .* is of format version 3; this kailin_ray reads up to 2"),
-        ('{"kind": "boxes", "format": 0}', r"in: .* was made by an earlier version of kailin_ray; make it anew"),
+        ('{"kind": "boxes", "format": 0}', r"in: .* was made by an earlier version of kailin_ray; make it again"),
         ('{"kind": "boxes", "parts": [{"name": "a"}]}', r"in: .* is damaged: parts.0.rows: Field required"),
     ],
 )

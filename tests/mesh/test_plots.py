@@ -18,7 +18,7 @@ def test_samples_of_any_size_are_drawn(
     mesh, table = toy_mesh.with_counts(COUNTS), random_documents(100)[:number]
     reports = {}
     for name in names:
-        design = Design(budget=10, seed=1, by="categories" if name == "stratified" else None)
+        design = Design(size=10, seed=1, stratify_by="categories" if name == "stratified" else None)
         whole = sketch(table, mesh, design)
         reports[name] = balance(whole, draw(whole, design), mesh, design)
     draw_sampling(reports, tmp_path / "picture.png")

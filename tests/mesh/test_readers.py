@@ -133,7 +133,7 @@ BOMB = '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa">' + "".join(
          "&j;</String></DescriptorName></DescriptorRecord></DescriptorRecordSet>".encode(), "damaged|an entity"),
         (b'<!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/passwd">]><DescriptorRecordSet><DescriptorRecord><DescriptorUI>'
          b"D1</DescriptorUI><DescriptorName><String>&e;</String></DescriptorName></DescriptorRecord>"
-         b"</DescriptorRecordSet>", "an entity of the file's own"),
+         b"</DescriptorRecordSet>", "an entity that the file defines"),
         (b"D1\tOne\t" + b"x" * 200_000 + b"\tC1\n", "damaged: field larger than field limit"),
         (obo([*ROWS, ROWS[1]]).encode(), "UI given twice: mesh:D11"),
         (obo([*ROWS[:2], Descriptor("D7", "Odd", ("C1.1x",))]).encode(), "malformed tree number: C1.1x"),

@@ -147,7 +147,7 @@ def test_wrong_input_is_refused_by_name() -> None:
         MESH.score([["D11"], ["D12"]], [["D11"]])
     with pytest.raises(ValueError, match=r"descriptor numbers must lie in \[-1, 11\)"):
         MESH.score((np.array([0, 1]), np.array([99])), [["D11"]])
-    with pytest.raises(ValueError, match="offsets: whole numbers that rise"):
+    with pytest.raises(ValueError, match="offsets: must be whole numbers that rise"):
         MESH.score((np.array([0, 5]), np.array([1])), [["D11"]])
 
 

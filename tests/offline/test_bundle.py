@@ -82,7 +82,7 @@ def made(offered: Path, kailin_subprocess: Command, tmp_path_factory: pytest.Tem
         f"lock={offered}/tiny.lock",
         f"models=[{offered}/model]",
         "assets=[mesh]",
-        f"assets_in={ASSETS}",
+        f"assets_dir={ASSETS}",
         "part_mib=16",
     )
     assert done.returncode == 0, done.stderr
@@ -341,7 +341,7 @@ def test_a_full_disk_is_refused_with_what_is_needed(
         tmp_path,
         "bundle",
         *(f"out={tmp_path}/out", f"python={PYTHON}", f"lock={offered}/tiny.lock", f"models=[{offered}/model]"),
-        f"assets_in={tmp_path}/none",
+        f"assets_dir={tmp_path}/none",
         names=("out: ", "0.0 GB free", "0.3 GB are needed"),
     )
 
@@ -395,7 +395,7 @@ def test_a_model_of_the_hub_is_pinned_and_only_safetensors_are_taken(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     (model,) = packing.resolve_models(["good/model@main"], tmp_path)
     assert (model.name, model.revision, model.size) == ("good--model", "c0ffee", 100)
-    with pytest.raises(FetchError, match="good/model@main: ConnectionError: gone; what came is kept"):
+    with pytest.raises(FetchError, match="good/model@main: ConnectionError: gone; finished downloads are kept"):
         packing._download_model(model)
     assert (asked["repo"], asked["revision"], asked["local_dir"]) == ("good/model", "c0ffee", model.path)
     assert not {"*.bin", "*.py"} & set(asked["allow_patterns"])

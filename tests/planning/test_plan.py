@@ -56,7 +56,7 @@ PAPER = (
 
 
 def replicas(plan: Plan) -> list[list[tuple[str, int, float]]]:
-    return [[(pool.stage.name, pool.replicas, pool.demand.gpus) for pool in part] for part in plan.parts]
+    return [[(pool.stage.name, pool.replicas, pool.demand.gpus) for pool in phase] for phase in plan.phases]
 
 
 def test_one_model_takes_every_gpu(plan: Make) -> None:
@@ -67,11 +67,11 @@ def test_one_model_takes_every_gpu(plan: Make) -> None:
 
 def test_stages_stand_side_by_side_with_replicas_by_their_work(plan: Make) -> None:
     found = plan([BIG] * 4, *PAPER)
-    ((general, biomedical, answer),) = found.parts
-    assert [pool.demand.gpus for pool in found.parts[0]] == [1, 1, 4]
-    assert sum(pool.replicas * pool.demand.gpus for pool in found.parts[0]) <= 32
+    ((general, biomedical, answer),) = found.phases
+    assert [pool.demand.gpus for pool in found.phases[0]] == [1, 1, 4]
+    assert sum(pool.replicas * pool.demand.gpus for pool in found.phases[0]) <= 32
     # No pool starves another: each could give what the slowest does, and with one replica fewer it could not.
-    slowest = max(pool.work / pool.replicas for pool in found.parts[0])
+    slowest = max(pool.work / pool.replicas for pool in found.phases[0])
     for pool in (general, biomedical):
         assert pool.work / pool.replicas <= slowest
         assert pool.replicas == 1 or pool.work / (pool.replicas - 1) >= 0.8 * slowest
@@ -82,7 +82,7 @@ def test_stages_stand_side_by_side_with_replicas_by_their_work(plan: Make) -> No
 def test_what_does_not_fit_side_by_side_is_cut(plan: Make) -> None:
     four = replace(BIG, gpus=4)
     assert replicas(plan([four], *PAPER)) == [[("general", 2, 1), ("biomedical", 2, 1)], [("answer", 1, 4)]]
-    assert [len(part) for part in plan([BIG], *PAPER, "cluster.cut=always").parts] == [1, 1, 1]
+    assert [len(phase) for phase in plan([BIG], *PAPER, "cluster.stage_placement=sequential").phases] == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -97,9 +97,9 @@ def test_what_does_not_fit_side_by_side_is_cut(plan: Make) -> None:
         ([BIG], "llama-3-70b", (), r"a GPU has 80 x 0.92 = 73.6; tensor_parallel_size=2 would do"),
         (
             [replace(BIG, gpus=2)], "llama-3-8b", (*PAPER[:1], "model.answer.path={models}/llama-3-8b",
-             "+model.answer.engine.max_num_seqs=8", "cluster.cut=never"),
+             "+model.answer.engine.max_num_seqs=8", "cluster.stage_placement=together"),
             r"3 stages side by side need 1 x 1 \(general\) \+ 1 x 1 \(biomedical\) \+ 1 x 1 \(answer\) = 3 GPUs; "
-            r"the cluster has 2; cluster.cut=auto runs them one after another",
+            r"the cluster has 2; cluster.stage_placement=auto runs them one after another",
         ),
         (
             [BIG], "llama-3-8b", ("retrieval.top_k=40",),
@@ -125,7 +125,7 @@ def test_what_does_not_fit_side_by_side_is_cut(plan: Make) -> None:
         (
             [replace(BIG, gpus=3)] * 2, "llama-3-70b",
             ("+model.engine.tensor_parallel_size=2", "cluster.num_engines=3"),
-            r"3 x 2 GPUs of 80 GiB and 1 CPUs \(general\+biomedical\+answer\) find no place on its 2 machines",
+            r"3 x 2 GPUs of 80 GiB and 1 CPUs \(general\+biomedical\+answer\) do not fit on its 2 machines",
         ),
         (
             [Node(cpus=8, memory_gib=24)], "llama-3-70b", ("cluster.device=cpu",),
@@ -140,7 +140,7 @@ def test_what_does_not_fit_side_by_side_is_cut(plan: Make) -> None:
             [Node(cpus=2, memory_gib=24)] * 2, "llama-3-8b",
             ("cluster.device=cpu", "+model.engine.kv_cache_memory_bytes=4294967296", "cluster.cpus_per_engine=1.5",
              "cluster.num_engines=2"),
-            r"2 x 1.5 CPUs and 19.0 GiB \(general\+biomedical\+answer\) find no place on its 2 machines",
+            r"2 x 1.5 CPUs and 19.0 GiB \(general\+biomedical\+answer\) do not fit on its 2 machines",
         ),
         (
             [Node(cpus=8, memory_gib=24)], "llama-3-8b",
@@ -159,12 +159,12 @@ def test_what_cannot_run_is_refused_with_the_arithmetic(
 def test_a_model_of_an_unknown_kind_is_refused(plan: Make, models: Path) -> None:
     (models / "odd").mkdir()
     (models / "odd" / "config.json").write_text('{"model_type": "nonesuch"}')
-    with pytest.raises(ConfigError, match=r"model.general: the size of .*odd cannot be told"):
+    with pytest.raises(ConfigError, match=r"model.general: the size of .*odd cannot be computed"):
         plan([BIG], model="odd")
 
 
 def test_the_memory_adds_up(plan: Make) -> None:
-    (pool,) = plan([BIG], "+model.engine.tensor_parallel_size=2", model="llama-3-70b").parts[0]
+    (pool,) = plan([BIG], "+model.engine.tensor_parallel_size=2", model="llama-3-70b").phases[0]
     assert pool.weights_gib == pytest.approx(131.4 / 2, abs=0.1)
     assert pool.cache_gib == pytest.approx(80 * 0.92 - 2 - 131.4 / 2, abs=0.1)
     # 320 KiB a token over two GPUs; the longest call reads 550 + 345 + 1,380 + 40 and writes 102 tokens
@@ -173,9 +173,9 @@ def test_the_memory_adds_up(plan: Make) -> None:
 
 def test_engines_find_the_machines_whose_gpus_are_big_enough(plan: Make) -> None:
     mixed = [replace(SMALL, identity="small"), replace(BIG, gpus=2, identity="big")]
-    (pool,) = plan(mixed, "+model.engine.max_num_seqs=64", "model.engine.max_model_len=4096").parts[0]
+    (pool,) = plan(mixed, "+model.engine.max_num_seqs=64", "model.engine.max_model_len=4096").phases[0]
     assert (pool.replicas, pool.demand.gpu_memory_gib) == (3, 24)  # 15 GiB of weights: everywhere
-    (pool,) = plan(mixed, "+model.engine.dtype=float32").parts[0]
+    (pool,) = plan(mixed, "+model.engine.dtype=float32").phases[0]
     assert (pool.demand.gpu_memory_gib, pool.machines) == (80, ("big", "big"))
 
 
@@ -183,13 +183,13 @@ def test_each_machine_whose_engines_ask_has_a_retriever_with_its_gpu(plan: Make)
     nodes = [replace(BIG, gpus=3, identity="a"), replace(BIG, gpus=3, identity="b")]
     found = plan(nodes, "cluster.gpus_per_encoder=0.5")
     # The fullest machine is filled first; were its GPUs all the engines', the retriever would have none.
-    assert [sorted(pool.machines) for pool in found.parts[0]] == [["a", "a", "b", "b"]]
+    assert [sorted(pool.machines) for pool in found.phases[0]] == [["a", "a", "b", "b"]]
     assert found.retrievers == (("a", "b"),)
     assert plan(nodes[:1]).retrievers == (("a",),)
     with pytest.raises(
         ConfigError,
         match=r"5 x 1 GPUs of 80 GiB and 1 CPUs \(.*\), on each machine whose engines ask 0.5 of a GPU \(retriever\) "
-        "find no place on its 2 machines",
+        "do not fit on its 2 machines",
     ):
         plan(nodes, "cluster.gpus_per_encoder=0.5", "cluster.num_engines=5")
     with pytest.raises(ConfigError, match=r"6 x 1 \(.*\) \+ 1 x 0.5 \(retriever\) = 6.5 GPUs; the cluster has 6"):
@@ -200,7 +200,7 @@ def test_so_many_retrievers_are_shared_out_among_the_engines_that_ask(plan: Make
     nodes = [replace(BIG, identity="a"), replace(BIG, gpus=1, identity="b"), Node(8, 64, identity="c")]
     for number, machines in ((1, ["a"]), (3, ["a", "a", "b"]), (9, ["a"] * 8 + ["b"])):
         made = plan(nodes, f"cluster.num_retrievers={number}")
-        assert made.parts[0][0].replicas == 9
+        assert made.phases[0][0].replicas == 9
         assert sorted(made.retrievers[0]) == machines
     # The one GPU of b is an engine's, so all go where two are left.
     (found,) = plan(
@@ -216,9 +216,7 @@ def test_no_retriever_lies_across_two_gpus(plan: Make) -> None:
     keys = ("cluster.gpus_per_encoder=0.4", "cluster.num_retrievers=5")
     assert replicas(plan(four, *keys)) == [[("general+biomedical+answer", 1, 1)]]
     # 5 x 0.4 is 2, but two GPUs hold four retrievers of 0.4.
-    with pytest.raises(
-        ConfigError, match=r"2 x 1 GPUs .* 5 x 0.4 of a GPU \(retriever\) find no place on its 1 machines"
-    ):
+    with pytest.raises(ConfigError, match=r"2 x 1 GPUs .* 5 x 0.4 of a GPU \(retriever\) do not fit on its 1 machines"):
         plan(four, *keys, "cluster.num_engines=2")
 
 
@@ -233,15 +231,15 @@ def test_a_part_without_question_agents_has_no_retriever(plan: Make) -> None:
     found = plan([replace(BIG, gpus=4, identity="a")], *PAPER, "cluster.num_retrievers=2")
     assert found.retrievers == (("a", "a"), ())
     assert [line for line in describe(found).splitlines() if "retrievers" in line] == [
-        "  retrievers of part 1: 2, on 1 of 1 machines (2)"
+        "  retrievers of phase 1: 2, on 1 of 1 machines (2)"
     ]
     found = plan(nodes_of(Nodes(count=3, cpus=8, memory_gib=64, gpus=1, gpu_memory_gib=80)), "cluster.num_engines=2")
     assert "  retrievers: 2, on 2 of 3 machines" in describe(found).splitlines()
 
 
 def test_an_adapter_reads_the_abstract_for_itself(plan: Make) -> None:
-    (shared,) = plan([BIG]).parts[0]
-    (apart,) = plan([BIG], "model.answer.adapter=some/where").parts[0]
+    (shared,) = plan([BIG]).phases[0]
+    (apart,) = plan([BIG], "model.answer.adapter=some/where").phases[0]
     assert apart.calls["answer"].fresh == shared.calls["answer"].fresh + 345
     assert apart.calls["biomedical"] == shared.calls["biomedical"]
 
@@ -255,30 +253,30 @@ def test_an_adapter_reads_the_abstract_for_itself(plan: Make) -> None:
 )
 @settings(max_examples=40)
 def test_every_plan_does_every_step_once_with_what_there_is(
-    plan: Make, nodes: list[Node], cut: str, own: bool, number: int | None, share: float
+    plan: Make, nodes: list[Node], placement: str, own: bool, number: int | None, share: float
 ) -> None:
     keys = [*(PAPER[:1] if own else PAPER), f"cluster.num_retrievers={'null' if number is None else number}"]
     nodes = [replace(node, identity=str(i)) for i, node in enumerate(nodes)]
     try:
-        found = plan(nodes, *keys, f"cluster.cut={cut}", f"cluster.gpus_per_encoder={share}")
+        found = plan(nodes, *keys, f"cluster.stage_placement={placement}", f"cluster.gpus_per_encoder={share}")
     except ConfigError:
         return
-    steps = [step for part in found.parts for pool in part for step in pool.stage.steps]
+    steps = [step for phase in found.phases for pool in phase for step in pool.stage.steps]
     assert sorted(steps) == ["answer", "biomedical", "general", "rule"]
     assert steps[-2:] == ["rule", "answer"]
-    for part, retrievers in zip(found.parts, found.retrievers, strict=True):
-        assert sum(pool.replicas * pool.demand.gpus for pool in part) <= sum(node.gpus for node in nodes)
-        assert all(pool.replicas >= 1 for pool in part)
-        asking = [machine for pool in part if "general" in pool.stage.agents for machine in pool.machines]
-        asking += [machine for pool in part if "biomedical" in pool.stage.agents for machine in pool.machines]
+    for phase, retrievers in zip(found.phases, found.retrievers, strict=True):
+        assert sum(pool.replicas * pool.demand.gpus for pool in phase) <= sum(node.gpus for node in nodes)
+        assert all(pool.replicas >= 1 for pool in phase)
+        asking = [machine for pool in phase if "general" in pool.stage.agents for machine in pool.machines]
+        asking += [machine for pool in phase if "biomedical" in pool.stage.agents for machine in pool.machines]
         if number is None:
             assert sorted(retrievers) == sorted(set(asking))
         else:
             assert len(retrievers) == (number if asking else 0)
         for machine, node in enumerate(nodes):
-            held = sum(pool.demand.gpus * pool.machines.count(str(machine)) for pool in part)
+            held = sum(pool.demand.gpus * pool.machines.count(str(machine)) for pool in phase)
             assert held + share * retrievers.count(str(machine)) <= node.gpus
-    assert len(found.parts) == 1 or cut != "never"
+    assert len(found.phases) == 1 or placement != "together"
 
 
 def test_the_table_shows_the_arithmetic(plan: Make) -> None:
@@ -286,7 +284,7 @@ def test_the_table_shows_the_arithmetic(plan: Make) -> None:
     for line in (
         "1 x  4 GPUs of 80 GiB, 64 CPUs, 512 GiB of memory",
         "llama-3-70b: 70.55 B parameters, 131.4 GiB of weights, 320 KiB of KV cache a token, 8,192 tokens long",
-        "the parts run one after another over all abstracts",
+        "the phases run one after another over all abstracts",
     ):
         assert line in shown
     assert [line.split()[:5] for line in shown.splitlines() if line.startswith(("  1     ", "  2     "))] == [
@@ -306,21 +304,21 @@ def test_the_table_shows_the_arithmetic(plan: Make) -> None:
 )
 def test_a_preset_fits_what_it_is_for(tmp_path: Path, preset: str, model: str, nodes: list[Node]) -> None:
     found = make_plan(configured(f"model={preset}", f"model.path={config_only(tmp_path, model)}", "cluster=gpu"), nodes)
-    assert [len(part) for part in found.parts] == [1]
-    assert found.parts[0][0].room > 16
+    assert [len(phase) for phase in found.phases] == [1]
+    assert found.phases[0][0].room > 16
 
 
 def test_the_paper_s_preset_fits_eight_gpus(models: Path) -> None:
     paths = {"general": "llama-3-8b", "biomedical": "mistral-7b", "judge": "llama-3-70b", "answer": "llama-3-70b"}
     keys = [f"model.{agent}.path={models}/{name}" for agent, name in paths.items()]
-    found = make_plan(configured("model=paper", "cluster=gpu", "evaluation.by=judge", *keys), [BIG])
-    assert [pool.stage.name for pool in found.parts[0]] == ["general", "biomedical", "judge+answer"]
+    found = make_plan(configured("model=paper", "cluster=gpu", "evaluation.method=judge", *keys), [BIG])
+    assert [pool.stage.name for pool in found.phases[0]] == ["general", "biomedical", "judge+answer"]
 
 
 def test_encoders_that_the_cluster_lacks_are_refused() -> None:
     cluster = configured("cluster.num_encoders=4").cluster
     check_encoders(cluster, [Node(cpus=5, memory_gib=8)])
-    with pytest.raises(ConfigError, match="4 encoders x 1 = 4 CPUs, and one more to read and write with; .* has 4"):
+    with pytest.raises(ConfigError, match="4 encoders x 1 = 4 CPUs, plus one for reading and writing; .* has 4"):
         check_encoders(cluster, [Node(cpus=4, memory_gib=8)])
     with pytest.raises(ConfigError, match=r"4 encoders x 0.5 = 2 GPUs; the cluster has 1"):
         check_encoders(replace(cluster, gpus_per_encoder=0.5), [Node(8, 8, gpus=1)])

@@ -10,10 +10,12 @@ from kailin_ray.planning.stages import Stage, make_stages
 A, B, C = "models/a", "models/b", "models/c"
 
 
-def with_models(config: DistillConfig, common: str | None, by: str = "rule", **agents: dict[str, Any]) -> DistillConfig:
+def with_models(
+    config: DistillConfig, common: str | None, method: str = "rule", **agents: dict[str, Any]
+) -> DistillConfig:
     changed = {name: replace(getattr(config.model, name), **fields) for name, fields in agents.items()}
     model = replace(config.model, path=common, engine={"max_model_len": 512}, **changed)
-    return replace(config, model=model, evaluation=replace(config.evaluation, by=by))
+    return replace(config, model=model, evaluation=replace(config.evaluation, method=method))
 
 
 def steps(stages: tuple[Stage, ...]) -> list[tuple[str, tuple[str, ...]]]:
@@ -24,7 +26,7 @@ def test_one_model_is_one_stage(config: DistillConfig) -> None:
     (stage,) = make_stages(with_models(config, A))
     assert stage.steps == ("general", "biomedical", "rule", "answer")
     assert (stage.name, stage.engine.float32_head) == ("general+biomedical+answer", False)
-    (stage,) = make_stages(with_models(config, A, by="judge"))
+    (stage,) = make_stages(with_models(config, A, method="judge"))
     assert stage.steps == ("general", "biomedical", "rule", "judge", "answer")
     assert stage.engine.float32_head
 
@@ -32,7 +34,7 @@ def test_one_model_is_one_stage(config: DistillConfig) -> None:
 def test_agents_that_follow_one_another_on_one_model_are_a_stage(config: DistillConfig) -> None:
     answered = with_models(config, A, answer={"path": B})
     assert steps(make_stages(answered)) == [(A, ("general", "biomedical", "rule")), (B, ("answer",))]
-    papers = with_models(config, C, by="judge", general={"path": A}, biomedical={"path": B})
+    papers = with_models(config, C, method="judge", general={"path": A}, biomedical={"path": B})
     assert steps(make_stages(papers)) == [(A, ("general",)), (B, ("biomedical", "rule")), (C, ("judge", "answer"))]
 
 
@@ -43,7 +45,7 @@ def test_the_question_agents_are_ordered_so_that_stages_are_few(config: DistillC
 
 
 def test_later_steps_alone_are_stages_of_their_own(config: DistillConfig) -> None:
-    papers = with_models(config, C, by="judge", general={"path": A}, biomedical={"path": B})
+    papers = with_models(config, C, method="judge", general={"path": A}, biomedical={"path": B})
     (stage,) = make_stages(replace(papers, stages=("evaluation", "answer")))
     assert (stage.engine.path, stage.steps) == (C, ("rule", "judge", "answer"))
     (stage,) = make_stages(replace(papers, stages=("answer",)))

@@ -268,7 +268,7 @@ def test_what_fits_together_is_found_and_made_absolute(models: Path, monkeypatch
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["encoder.query.path={}/wide"], r"^encoder\.query\.path: .*wide gives vectors of 24 dim.*articles of 16"),
+        (["encoder.query.path={}/wide"], r"^encoder\.query\.path: .*wide produces vectors of 24 dim.*articles of 16"),
         (["encoder.path={}/gone"], r"^encoder\.path: .*gone: no such directory"),
         (["encoder.query.path={}"], r"^encoder\.query\.path: .* is not a model directory: it has no config\.json"),
         (["encoder.query.path={}/pickled"], r"^encoder\.query\.path: .*pickled has no \*\.safetensors, only pytorch_m"),
@@ -362,7 +362,7 @@ def test_a_run_needs_the_model_of_questions_alone_and_as_it_was(models: Path, tm
     with pytest.raises(ConfigError, match=r"^index: i was made with .*asked, which has changed since"):
         check_encoder(index)
     shutil.rmtree(asked)
-    with pytest.raises(ConfigError, match=r"^index: i was made with an encoder that is needed: .*asked: no such dir"):
+    with pytest.raises(ConfigError, match=r"^index: i needs its encoder: .*asked: no such dir"):
         check_encoder(index)
     del recorded["pooling"]
     with pytest.raises(ConfigError, match=r"^index: made by an older version"):

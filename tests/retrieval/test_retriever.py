@@ -16,7 +16,7 @@ from kailin_ray.retrieval.search.index import Hit
 from tests.support.manifests import index_manifest
 
 RETRIEVAL = Retrieval(
-    top_k=4, exclude_source=True, jaccard=0.8, lexical_weight=0.0, mesh_weight=0.0, max_context_words=None
+    top_k=4, exclude_source=True, dedup_threshold=0.8, lexical_weight=0.0, mesh_weight=0.0, max_context_words=None
 )
 
 FOLDER = folder.Index(Path("there"), index_manifest())

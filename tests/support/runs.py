@@ -13,7 +13,7 @@ from kailin_ray.schema import RECORDS
 
 Record = dict[str, Any]
 MODEL = {"name": "small", "revision": None, "adapter": None, "identity": "a"}
-SETTINGS = {"evaluation": {"measure": "resnik", "aggregate": "bma", "by": "rule"}, "limit": None}
+SETTINGS = {"evaluation": {"measure": "resnik", "aggregate": "bma", "method": "rule"}, "limit": None}
 
 
 OF_OLD = json.loads((Path(__file__).parents[1] / "data" / "ca469ee" / "run" / "manifest.json").read_text())

@@ -92,10 +92,10 @@ def test_what_is_left_out_of_the_pairs_is_counted(tmp_path: Path) -> None:
     ("keys", "said"),
     [
         (["min_examples=9"], "leaves 2 examples to train on, fewer than min_examples=9"),
-        (["data.name=rejected"], "data.name: rejected: what was not accepted is not trained on"),
+        (["data.name=rejected"], "data.name: rejected: rows that were not accepted are not used for training"),
         (["data.name=other"], "data.path: .*other"),
         (["task=judge", "data.name=preference"], "has no column 'completion', which task=judge needs: prompt, chosen"),
-        (["data=pubmedqa"], "data.kind: pubmedqa gives questions; task=dpo needs kind: trl"),
+        (["data=pubmedqa"], "data.kind: pubmedqa provides questions; task=dpo needs kind: trl"),
     ],
 )
 def test_data_that_cannot_be_trained_on_are_refused(tmp_path: Path, keys: list[str], said: str) -> None:

@@ -135,7 +135,7 @@ def test_dpo_from_an_adapter_takes_it_as_its_reference_and_saves_one_adapter(
 def test_a_merged_model_says_what_the_adapter_does(published: Path, tiny: Path, tmp_path: Path) -> None:
     trainer, given = trained(published, tiny, tmp_path / "a", "sft")
     loop.save(trainer, given, tmp_path / "adapter")
-    merging = config("sft", published, f"model.path={tiny}", *KEYS, "merge=true")
+    merging = config("sft", published, f"model.path={tiny}", *KEYS, "merge_adapter=true")
     ids = torch.arange(100, 140)[None]
     base = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
     bare = base(input_ids=ids).logits

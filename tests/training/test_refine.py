@@ -17,12 +17,12 @@ def config(out: Path, *keys: str) -> RefineConfig:
     return load(RefineConfig, "refine", [f"out={out}", *keys])
 
 
-BASE = ("distill=['documents=d','model.path=m','limit=9']", "question=['data.path=q.json']")
+BASE = ("distill=['documents=d','index=i','mesh=m','model.path=m','limit=9']", "question=['data.path=q.json']")
 
 
 def test_two_rounds_are_nine_commands_each_from_the_one_before(tmp_path: Path) -> None:
     every = loop.steps(
-        config(tmp_path, *BASE, "rounds=2", "judge=['seed=3']", "refined=['evaluation.by=rule_then_judge']")
+        config(tmp_path, *BASE, "rounds=2", "judge=['seed=3']", "refined=['evaluation.method=rule_then_judge']")
     )
     told = [(step.command, step.out.relative_to(tmp_path).as_posix()) for step in every]
     assert told == [
@@ -35,10 +35,11 @@ def test_two_rounds_are_nine_commands_each_from_the_one_before(tmp_path: Path) -
     first, dpo, second, comparison = every[1], every[4], every[5], every[6]
     asking = ("model.general.examples=false", "model.general.persona=any")
     adapter = f"model.general.adapter={tmp_path}/question"
-    assert first.arguments == ("documents=d", "model.path=m", "limit=9", adapter, *asking, f"out={first.out}")
+    given = ("documents=d", "index=i", "mesh=m", "model.path=m", "limit=9")
+    assert first.arguments == (*given, adapter, *asking, f"out={first.out}")
     assert f"model.adapter={tmp_path}/question" in dpo.arguments
     assert {f"model.general.adapter={dpo.out}", *asking, f"model.judge.adapter={tmp_path}/round-1/judge",
-            "evaluation.by=rule_then_judge", "documents=d"} <= set(second.arguments)  # fmt: skip
+            "evaluation.method=rule_then_judge", "documents=d"} <= set(second.arguments)  # fmt: skip
     assert {f"old={first.out}", f"new={second.out}", "model.path=m"} <= set(comparison.arguments)
     assert "documents=d" not in comparison.arguments
     assert "seed=3" in every[3].arguments
@@ -107,6 +108,24 @@ def test_a_step_that_fails_ends_the_loop_and_the_same_command_goes_on(
             assert lineage[folder]["checksum"] == checksum
 
 
+@pytest.mark.parametrize(
+    ("key", "fault"),
+    [
+        ("dpo=['merge=true']", "train out={out}/round-1/question: merge: was renamed; give merge_adapter"),
+        ("compare=['held_out=perhaps']", "compare out={out}/round-1/comparison: held_out: .*perhaps"),
+        ("refined=['evaluation.methd=rule']", "distill out={out}/round-1/run: .*evaluation.methd"),
+    ],
+)
+def test_a_wrong_key_of_any_step_is_refused_before_the_first_one_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, fault: str
+) -> None:
+    commands = Commands()
+    monkeypatch.setattr(loop, "_run", commands)
+    with pytest.raises(ConfigError, match=fault.format(out=tmp_path)):
+        loop.refine(config(tmp_path, *BASE, key))
+    assert commands.run == []
+
+
 def test_a_dataset_of_a_run_that_went_on_since_is_not_taken_for_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,7 +133,9 @@ def test_a_dataset_of_a_run_that_went_on_since_is_not_taken_for_its_own(
     loop.refine(config(tmp_path, *BASE))
     write_json(tmp_path / "round-0" / "run" / "manifest.json", {"num_documents": 20})
     monkeypatch.setattr(loop, "_run", lambda command: 0)
-    with pytest.raises(ConfigError, match="round-1/dataset was made from round-0/run before that changed; remove it"):
+    with pytest.raises(
+        ConfigError, match="round-1/dataset was made from round-0/run, which has changed since; remove it"
+    ):
         loop.refine(config(tmp_path, *BASE))
 
 

@@ -113,7 +113,7 @@ def test_several_workers_train_one_model(kailin: Command, base: list[str], tmp_p
         (["model.path=no/such"], "model.path: no/such"),
         (
             ["optimization.batch_size=6", "optimization.per_device_batch_size=4"],
-            "optimization.batch_size: 6 is no multiple of 4",
+            "optimization.batch_size: 6 is not a multiple of 4",
         ),
         (["optimization.packing=true"], "optimization.packing: true, but task=question"),
         (["lora=null", "model.adapter=x"], "lora: null, but model.adapter"),
@@ -152,7 +152,7 @@ def test_workers_that_would_wait_for_ever_are_refused(
 def test_what_stands_at_out_is_left_alone(kailin_here: Command, base: list[str], tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     done = kailin_here(*base, f"out={tmp_path}")
-    assert (done.returncode, "exists and `train` did not make it" in done.stderr) == (2, True)
+    assert (done.returncode, "exists and `train` did not write it" in done.stderr) == (2, True)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 

@@ -46,7 +46,7 @@ def test_it_is_used_with_what_the_summary_says(config: DistillConfig, tmp_path: 
             {"examples": False},
             "model.general.adapter: .* was trained as judge; allowed: question or",
         ),
-        ("answer", "dpo", {"examples": False}, "model.answer.adapter: .* was trained as dpo; allowed: none of train's"),
+        ("answer", "dpo", {"examples": False}, "model.answer.adapter: .* was trained as dpo; allowed: none; train"),
     ],
 )
 def test_another_use_is_refused(
@@ -79,5 +79,8 @@ def test_the_summary_names_what_was_learned_and_how_to_use_it() -> None:
     assert "judge on m: 40 examples, 18 held out, 20 steps" in told
     assert "left out: 2 duplicate" in told
     assert "held out    loss: 1.900 before, 0.400 after" in told
-    assert "trained: agrees with the rule on 0.8 of 9 (0.2 to 0.8); P of what is shown first 0.5" in told
-    assert told.endswith("model.judge.adapter=adapters/judge model.judge.examples=false evaluation.judge.form=pairwise")
+    assert (
+        "trained: agrees with the rule on 0.8 of 9 abstracts (0.2 to 0.8); candidate shown first: mean probability 0.5"
+        in told
+    )
+    assert told.endswith("model.judge.adapter=adapters/judge model.judge.examples=false evaluation.judge.mode=pairwise")

@@ -1,9 +1,8 @@
-"""PubMed XML to a folder of documents, as two streaming Ray Data passes; and again, with files that came since.
+"""Ingest citation files into a folder of documents, or update the folder with new files, in two streaming passes.
 
-First a task a file parses it (``parse.py``); then a task a bucket of PMIDs takes what is known of them, and what the
-new files say, to the documents (``merge.py``). A bucket is all that is ever in memory; the driver sees counts only.
-Buckets of which the new files say nothing are not touched. A job that is killed goes on with the files that were
-parsed.
+First, one task per file parses it (``parse.py``). Then, one task per bucket of PMIDs merges the bucket's documents with
+the new rows (``merge.py``). No task holds more than one bucket in memory, and the driver sees only counts. Buckets
+without new rows are not touched. After a job was killed, the same command reuses the files that were parsed.
 """
 
 import json
@@ -43,51 +42,53 @@ from kailin_ray.io.terminal import progress_bar, terminal
 logger = logging.getLogger(__name__)
 
 ROWS_PER_BUCKET = 1 << 14
-"""Citations of a bucket, at least on average: of a small corpus from all over PubMed a bucket is a wider range."""
+"""Minimum average number of citations per bucket. If a small corpus is spread over PubMed, its buckets cover wider
+ranges."""
 MAX_ROWS_PER_BUCKET = 1 << 17
-"""More would fill the memory: 131,072 citations take about 1.7 GB to merge (measured: 72,000 in 0.95 GB)."""
+"""Maximum average. More would fill the memory: 131,072 citations take about 1.7 GB to merge (measured: 72,000 in 0.95
+GB)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class IngestResult:
-    """What ``ingest`` did."""
+    """The result of ``ingest``."""
 
     documents: Documents
     num_known: int | None
-    """Files that the documents hold and the source does not, where there was no new file; else None."""
+    """Number of files in the documents but not in the source, if there was no new file; else None."""
     updated: bool
-    """Whether documents that were there got an update."""
+    """Whether existing documents were updated."""
     damaged: tuple[str, ...]
-    """Why files were left out."""
+    """Why files were left out, one message per file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Merged:
-    """What the second pass did."""
+    """The result of the second pass."""
 
     counts: Counter[str]
-    """Of all documents, also those of before: documents, with_mesh, citations, deleted."""
+    """Totals including existing documents: documents, with_mesh, citations, deleted."""
     changes: dict[str, int]
     parts: int
 
 
 def ingest(config: IngestConfig) -> IngestResult:
-    """Take a source into documents, or into those that are there.
+    """Ingest a source into new or existing documents.
 
-    Raises ``ConfigError`` where no file could be read or no document is left; the folder is then as it was. Raises
-    ``CommandFailedError`` where Ray fails.
+    Raises ``ConfigError`` if no file could be read or no document is left; the folder then does not change. Raises
+    ``CommandFailedError`` if Ray fails.
     """
     with hold_lock(config.out):
-        made = resume_documents(config.out, "ingest")
+        existing = resume_documents(config.out, "ingest")
         files = source_files(config.source, config.out, terminal())
         columns = table_columns(config.source)
-        known = made.manifest.files if made else ()
+        known = existing.manifest.files if existing else ()
         fresh = new_files(files, columns, known)
-        if made and not fresh:
-            return IngestResult(documents=made, num_known=len(known) - len(files), updated=False, damaged=())
+        if existing and not fresh:
+            return IngestResult(documents=existing, num_known=len(known) - len(files), updated=False, damaged=())
         damaged = _find_all_damaged(fresh, columns)
-        if damaged and made:
-            return IngestResult(documents=made, num_known=None, updated=False, damaged=damaged)
+        if damaged and existing:
+            return IngestResult(documents=existing, num_known=None, updated=False, damaged=damaged)
         if damaged:
             raise ConfigError(f"source.path: no file could be read: {damaged[0]}")
         from kailin_ray.runtime.faults import one_line_faults
@@ -95,15 +96,15 @@ def ingest(config: IngestConfig) -> IngestResult:
 
         log = log_file(config.out)
         with one_line_faults(log), ray_session(config.cluster, log) as shown:
-            return make_documents(config, fresh, made, shown)
+            return make_documents(config, fresh, existing, shown)
 
 
 def format_ingest(result: IngestResult) -> str:
-    """What the documents hold, for a person."""
+    """Return a summary of the documents for people."""
     documents, manifest = result.documents, result.documents.manifest
     lines = []
     if result.num_known is not None:
-        lines.append(f"{documents.path}: made already, of these files and {result.num_known} others")
+        lines.append(f"{documents.path}: made already, from these files and {result.num_known} others")
     left_out = ", ".join(f"{number:,} {name}" for name, number in manifest.num_left_out.items() if number)
     lines.append(
         f"{documents.path}: {manifest.num_documents:,} documents ({manifest.num_with_mesh:,} with MeSH headings) of "
@@ -112,46 +113,46 @@ def format_ingest(result: IngestResult) -> str:
     if result.updated:
         lines.append(format_update(manifest))
     if manifest.num_skipped:
-        lines.append("records that are no citation: " + json.dumps(manifest.num_skipped))
+        lines.append("records that are not citations: " + json.dumps(manifest.num_skipped))
     return "\n".join(lines)
 
 
 def new_files(files: list[Path], columns: dict[str, str] | None, known: Sequence[SourceFile]) -> list[Path]:
-    """Those of ``files`` that the documents do not know yet, by name. ``columns``: of tables.
+    """Return the ``files`` that the documents do not have yet, compared by name. ``columns`` are those of tables.
 
-    Raises ``ConfigError`` for one that has changed since it was taken, or was read in another way.
+    Raises ``ConfigError`` for a file that has changed since it was ingested, or was read with other columns.
     """
-    taken = {file.name: file for file in known}
+    ingested = {file.name: file for file in known}
     for file in files:
-        if file.name not in taken:
+        if file.name not in ingested:
             continue
-        before = taken[file.name]
+        before = ingested[file.name]
         if before.bytes != file.stat().st_size:
             raise ConfigError(
-                f"source.path: {file} has {file.stat().st_size:,} bytes, and had {before.bytes:,} when it was "
-                "taken; to read it anew, make the documents anew"
+                f"source.path: {file} has {file.stat().st_size:,} bytes, but had {before.bytes:,} when it was "
+                "ingested; to read it again, create the documents from scratch"
             )
         if before.columns != columns:
             raise ConfigError(
-                f"source.columns: {file} was taken with other columns ({before.columns}); to read it anew, make "
-                "the documents anew"
+                f"source.columns: {file} was ingested with other columns ({before.columns}); to read it again, create "
+                "the documents from scratch"
             )
-    return [file for file in files if file.name not in taken]
+    return [file for file in files if file.name not in ingested]
 
 
 def _find_all_damaged(files: list[Path], columns: dict[str, str] | None) -> tuple[str, ...]:
-    """Why each file cannot be read; empty as soon as one of them can, since the job then has something to do."""
-    faults = []
+    """Return why each file cannot be read. Return nothing if one of them can be read, since the job then has work."""
+    messages = []
     for file in files:
-        fault = find_damage(file, columns)
-        if not fault:
+        message = find_damage(file, columns)
+        if not message:
             return ()
-        faults.append(fault)
-    return tuple(faults)
+        messages.append(message)
+    return tuple(messages)
 
 
 def make_documents(config: IngestConfig, files: list[Path], made: Documents | None, shown: TextIO) -> IngestResult:
-    """Take new files into the folder of documents. Needs a Ray session. Raises as ``ingest`` does."""
+    """Ingest new files into the folder of documents. Needs a Ray session. Raises the same errors as ``ingest``."""
     started = time.monotonic()
     out = config.out.absolute()
     dealt = out.with_name(f".{out.name}.dealt")
@@ -186,7 +187,7 @@ def make_documents(config: IngestConfig, files: list[Path], made: Documents | No
 def _manifest(
     config: IngestConfig,
     reports: list[FileReport],
-    made: Documents | None,
+    existing: Documents | None,
     merged: Merged,
     bits: int,
     damaged: tuple[str, ...],
@@ -194,15 +195,15 @@ def _manifest(
 ) -> DocumentsManifest:
     import ray
 
-    total, before = merged.counts, made.manifest if made else None
+    total, before = merged.counts, existing.manifest if existing else None
     if not total["documents"]:
-        raise ConfigError(f"source.path: no document is left of {total['citations']:,} citations")
+        raise ConfigError(f"source.path: none of {total['citations']:,} citations became a document")
     skipped: Counter[str] = Counter(before.num_skipped if before else {})
     for report in reports:
         skipped.update(report["skipped"])
     files = [
-        SourceFile(name=one["name"], bytes=one["bytes"], sha256=one["sha256"], columns=one["columns"])
-        for one in reports
+        SourceFile(name=report["name"], bytes=report["bytes"], sha256=report["sha256"], columns=report["columns"])
+        for report in reports
     ]
     update = DocumentsUpdate(files=len(files), parts=merged.parts, seconds=seconds, changes=merged.changes)
     return DocumentsManifest(
@@ -226,25 +227,25 @@ def _manifest(
 
 
 def _bucket_bits(reports: Sequence[FileReport]) -> int:
-    """How many bits of a PMID a bucket of a new corpus holds; it stays so for good."""
-    at_most = max(1, sum(report["citations"] for report in reports) // ROWS_PER_BUCKET)
+    """Return the bits of a bucket of a new corpus, which then never change: a bucket covers ``2**bits`` PMIDs."""
+    max_buckets = max(1, sum(report["citations"] for report in reports) // ROWS_PER_BUCKET)
     buckets = {bucket for report in reports for bucket in report["buckets"]}
     bits = BUCKET_BITS
-    while len(buckets) > at_most and bits < 62:
+    while len(buckets) > max_buckets and bits < 62:
         buckets = {bucket >> 1 for bucket in buckets}
         bits += 1
     return bits
 
 
 def _check_size(out: Path, reports: Sequence[FileReport], bits: int, num_before: int) -> None:
-    """Raise ``ConfigError`` where a corpus that was made small is to become too large for its buckets."""
+    """Raise ``ConfigError`` if a corpus that began small would become too large for its buckets."""
     buckets = {bucket >> (bits - BUCKET_BITS) for report in reports for bucket in report["buckets"]}
     buckets |= {int(part.stem.removeprefix("part-")) for part in out.glob("part-*.parquet")}
     rows = sum(report["citations"] for report in reports) + num_before
     if bits > BUCKET_BITS and rows > MAX_ROWS_PER_BUCKET * len(buckets):
         raise ConfigError(
-            f"out: {out} was made for few documents, in parts of {1 << bits:,} PMIDs each; for {rows:,} make another, "
-            "from all files at once"
+            f"out: {out} was made for few documents, in parts of {1 << bits:,} PMIDs each; for {rows:,}, create a new "
+            "folder from all files at once"
         )
 
 
@@ -268,7 +269,7 @@ def _merge(
     out: Path,
     folder: Path,
     bits: int,
-    made: Documents | None,
+    existing: Documents | None,
     shown: TextIO,
 ) -> Merged:
     from kailin_ray.runtime.tasks import each
@@ -277,22 +278,22 @@ def _merge(
     for report in reports:
         for bucket in {bucket >> (bits - BUCKET_BITS) for bucket in report["buckets"]}:
             files[bucket].append(str(dealt / f"{report['name']}.parquet"))
-    items: list[BucketItem] = [{"bucket": one, "bits": bits, "dealt": files[one]} for one in sorted(files)]
+    items: list[BucketItem] = [{"bucket": bucket, "bits": bits, "dealt": files[bucket]} for bucket in sorted(files)]
     counts: Counter[str] = Counter(citations=sum(report["citations"] for report in reports))
     descriptors: Descriptors = {}
-    if made:
-        before = made.manifest
+    if existing:
+        before = existing.manifest
         counts.update({"documents": before.num_documents, "with_mesh": before.num_with_mesh})
         counts.update({"citations": before.num_citations, "deleted": before.num_left_out["deleted"]})
         descriptors = read_json(out / "descriptors.json")
     changes: Counter[str] = Counter()
-    number = len(made.manifest.updates) + 1 if made else 1
+    number = len(existing.manifest.updates) + 1 if existing else 1
     keys = {"out": str(out), "folder": str(folder), "number": number}
     with progress_bar(shown, "ingest: written", len(items), unit=" parts") as bar:
-        for part in each(merge_bucket, items, keys):
-            counts.update(part["counts"])
-            changes.update(part["changes"])
-            add_descriptors(descriptors, part["descriptors"])
+        for bucket_report in each(merge_bucket, items, keys):
+            counts.update(bucket_report["counts"])
+            changes.update(bucket_report["changes"])
+            add_descriptors(descriptors, bucket_report["descriptors"])
             bar.update()
     write_descriptors(folder, descriptors)
     return Merged(counts=counts, changes=dict(changes), parts=len(items))

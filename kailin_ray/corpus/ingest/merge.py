@@ -1,8 +1,8 @@
-"""The second pass of ``ingest``: what is known of a bucket's PMIDs, and what new files say of them, to its documents.
+"""The second pass of ``ingest``: merge a bucket's existing rows with the rows of new files into its documents.
 
-The last word on each version of a PMID is kept: of the highest version that is not deleted as a document, of all others
-(deletions, lower versions) in ``state/``. Nothing else is needed to go on with files that come later, and in whatever
-order files are read, the same comes out.
+The last row of each version of a PMID is kept. For the highest version that is not deleted, the row is a document. All
+other rows (deletions, lower versions) are kept in ``state/``. Nothing else is needed to ingest later files, and the
+result does not depend on the order in which files are read.
 """
 
 from pathlib import Path
@@ -23,28 +23,28 @@ Rows = npt.NDArray[np.int64]
 
 
 class BucketItem(TypedDict):
-    """A bucket that is to be merged."""
+    """A bucket to merge."""
 
     bucket: int
     bits: int
     dealt: list[str]
-    """The parsed files that have rows of it."""
+    """Paths of the parsed files that have rows of the bucket."""
 
 
 class BucketReport(TypedDict):
-    """What a bucket has more (or less) than before."""
+    """The differences between a bucket before and after the merge."""
 
     counts: dict[str, int]
-    """Of ``documents``, those ``with_mesh``, and ``deleted`` citations."""
+    """Differences in the numbers of ``documents``, documents ``with_mesh``, and ``deleted`` citations."""
     changes: dict[str, int]
-    """Documents by the kind of change; empty of the first update."""
+    """Number of documents by kind of change; empty for the first update."""
     descriptors: Descriptors
 
 
 def merge_bucket(item: BucketItem, out: str, folder: str, number: int) -> BucketReport:
-    """Write a bucket's documents, state and changes into ``folder``, from those in ``out`` and the ``dealt`` files.
+    """Merge the rows in ``out`` and the ``dealt`` files; write a bucket's documents, state and changes to ``folder``.
 
-    Nothing in ``out`` is touched. ``number``: of the update; the first one leaves changes out.
+    Nothing in ``out`` is touched. ``number`` is the number of the update; the first update has no changes.
     """
     name, bits = part_name(item["bucket"]), item["bits"]
     before, state = read_part(Path(out, name), DOCUMENTS), read_part(Path(out, "state", name), DEALT)
@@ -58,9 +58,9 @@ def merge_bucket(item: BucketItem, out: str, folder: str, number: int) -> Bucket
     write_part(after, Path(folder), Path(out), name)
     write_part(kept, Path(folder), Path(out), f"state/{name}")
     write_part(changed, Path(folder), Path(out), f"changes/{number:04}/{name}")
-    was, now = _counts(before, state), _counts(after, kept)
+    counts_before, counts_after = _counts(before, state), _counts(after, kept)
     return {
-        "counts": {key: now[key] - was[key] for key in now},
+        "counts": {key: counts_after[key] - counts_before[key] for key in counts_after},
         "changes": count_changes(changed),
         "descriptors": difference(descriptors(after), descriptors(before)),
     }
@@ -74,10 +74,10 @@ def _with_marks(documents: pa.Table) -> pa.Table:
 
 
 def last_words(table: pa.Table) -> tuple[Rows, Rows, npt.NDArray[np.bool_]]:
-    """Of each version of a PMID the row that came last (by file name, then place), by PMID and version.
+    """Select the last row (by file name, then place) of each version of each PMID, sorted by PMID and version.
 
-    First the rows that are documents: of a PMID the highest version that is not deleted. Then all others, and whether
-    there ever was a citation of each.
+    Return the rows that are documents, which are the highest version of a PMID that is not deleted; all other rows; and
+    for each other row, whether there ever was a citation of it.
     """
     names = pc.unique(table["source_file"]).to_pylist()
     file = pc.index_in(table["source_file"], pa.array(sorted(names), pa.string())).to_numpy()
@@ -90,9 +90,9 @@ def last_words(table: pa.Table) -> tuple[Rows, Rows, npt.NDArray[np.bool_]]:
     ever = np.logical_or.reduceat(table["cited"].to_numpy()[order], np.flatnonzero(first))
     rows = order[np.append(first[1:], True)]
     alive = np.flatnonzero(~table["deleted"].to_numpy()[rows])
-    of = pmid[first][alive]
+    alive_pmids = pmid[first][alive]
     chosen = np.zeros(len(rows), dtype=bool)
-    chosen[alive[np.append(of[1:] != of[:-1], True)] if len(alive) else alive] = True
+    chosen[alive[np.append(alive_pmids[1:] != alive_pmids[:-1], True)] if len(alive) else alive] = True
     return rows[chosen], rows[~chosen], ever[~chosen]
 
 

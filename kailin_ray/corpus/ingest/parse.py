@@ -1,7 +1,7 @@
-"""The first pass of ``ingest``: each file of citations to one Parquet file of rows, sorted by PMID.
+"""The first pass of ``ingest``: parse each file of citations into one Parquet file of rows, sorted by PMID in runs.
 
-A *bucket* is a range of PMIDs: documents of a bucket lie in one ``part-<bucket>.parquet``. Ranges, not hashes: they
-never have to be cut anew as PubMed grows, and its files hold neighbours, so that most rows of one go to few buckets.
+A *bucket* is a range of PMIDs; its documents are in one ``part-<bucket>.parquet``. Ranges, unlike hashes, never have to
+be split again as PubMed grows. Files of PubMed hold neighbouring PMIDs, so most rows of a file go to few buckets.
 """
 
 from collections import Counter
@@ -22,49 +22,49 @@ from kailin_ray.io.files import atomic_file, read_json, sha256, write_json
 from kailin_ray.schema import DOCUMENTS
 
 BUCKET_BITS = 15
-"""32,768 PMIDs: about 25 MB as Parquet, 1,200 of them in all of PubMed."""
+"""A bucket covers 32,768 PMIDs, which is about 25 MB as Parquet. All of PubMed has 1,200 buckets."""
 ROWS_AT_ONCE = 2_000
 CHARACTERS_AT_ONCE = 64 << 20
-"""Of titles and abstracts: 2,000 rows hold about 3 million, but a hostile one alone may hold 10."""
+"""Characters of titles and abstracts: 2,000 rows hold about 3 million, but one hostile row may hold 10 million."""
 RUN_ROWS, RUN_BYTES = 32_768, 128 << 20
-"""Rows that are sorted together, and their bytes in Arrow: a PubMed file has 30,000, of about 80 MB."""
+"""Rows that are sorted together, and their size in Arrow. A PubMed file has 30,000 rows of about 80 MB."""
 ROW_GROUP = 1_000
 
 DEALT = pa.schema([*DOCUMENTS, ("deleted", pa.bool_()), ("cited", pa.bool_())])
-"""A row is a citation, or the deletion of one (``deleted``, without a text). ``cited``: there was a citation of this
-PMID and version, be it deleted now."""
+"""A row is a citation, or the deletion of a citation (``deleted``, without text). ``cited``: there was a citation of
+this PMID and version, even if it is deleted now."""
 
 
 class FileItem(TypedDict):
-    """A file that is to be parsed."""
+    """A file to parse."""
 
     path: str
     columns: NotRequired[dict[str, str]]
-    """Of a table: the column of each field. A file without them is PubMed XML."""
+    """For a table: the column of each field. A file without columns is PubMed XML."""
 
 
 class FileReport(TypedDict):
-    """What became of a file."""
+    """The result of parsing a file."""
 
     name: str
     bytes: int
     modified: int
-    """Nanoseconds, as the file system says."""
+    """Modification time in nanoseconds, from the file system."""
     sha256: str
     columns: dict[str, str] | None
     damaged: str
-    """Why nothing was taken from it; else empty."""
+    """Why the file could not be read; empty if it was read."""
     citations: int
     skipped: dict[str, int]
-    """Records that are no citation, by reason."""
+    """Records that are not citations, by reason."""
     buckets: list[int]
-    """That have rows."""
+    """Buckets that the file has rows of."""
 
 
 def deal_file(item: FileItem, dealt: str) -> FileReport:
-    """Parse one file into ``dealt/<name>.parquet``: all of the file or, if it is damaged, nothing.
+    """Parse one file into ``dealt/<name>.parquet``: all of it, or nothing if it is damaged.
 
-    What a killed job left whole is taken as it is.
+    A file that a killed job parsed completely is not parsed again.
     """
     path, columns = Path(item["path"]), item.get("columns")
     note = Path(dealt, f"{path.name}.json")
@@ -76,8 +76,8 @@ def deal_file(item: FileItem, dealt: str) -> FileReport:
     buckets: set[int] = set()
     try:
         state = path.stat()
-        known = {"bytes": state.st_size, "modified": state.st_mtime_ns, "columns": columns}
-        if note.exists() and (before := read_json(note)).items() >= known.items():
+        identity = {"bytes": state.st_size, "modified": state.st_mtime_ns, "columns": columns}
+        if note.exists() and (before := read_json(note)).items() >= identity.items():
             parsed: FileReport = before
             return parsed
         report["bytes"], report["modified"], report["sha256"] = state.st_size, state.st_mtime_ns, sha256(path)
@@ -98,7 +98,7 @@ def deal_file(item: FileItem, dealt: str) -> FileReport:
 
 
 def find_damage(path: Path, columns: dict[str, str] | None) -> str:
-    """Why nothing at all can be read from a file; empty if its first citation can. Cheap: reads no more than that."""
+    """Return why a file cannot be read; empty if its first citation can be read. Cheap, because it reads no further."""
     try:
         next(_citations(path, columns, Counter()), None)
     except (DamagedFileError, OSError) as error:
@@ -111,7 +111,7 @@ def _citations(path: Path, columns: dict[str, str] | None, skipped: Counter[str]
 
 
 def tables(citations: Iterable[Citation], source: str) -> Iterator[pa.Table]:
-    """Citations of the file ``source`` as tables of ``DEALT`` that fit the memory."""
+    """Yield the citations of the file ``source`` as tables of ``DEALT`` that fit in memory."""
     chunk: list[Citation] = []
     characters = place = 0
     for citation in citations:
@@ -127,7 +127,7 @@ def tables(citations: Iterable[Citation], source: str) -> Iterator[pa.Table]:
 
 @no_search()
 def _table(citations: list[Citation], source: str, place: int) -> pa.Table:
-    """``place``: that of the first."""
+    """Return a table of ``DEALT``. ``place`` is that of the first citation."""
     values: dict[str, Sequence[Any]] = dict(zip(Citation._fields, zip(*citations, strict=True), strict=True))
     values |= {
         "source_file": [source] * len(citations),
@@ -138,12 +138,12 @@ def _table(citations: list[Citation], source: str, place: int) -> pa.Table:
 
 
 def runs(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows in larger tables, each sorted by PMID, so that a bucket's rows lie together."""
-    held: list[pa.Table] = []
+    """Yield the same rows in larger tables, each sorted by PMID, so that rows of a bucket are next to each other."""
+    pending: list[pa.Table] = []
     for table in tables:
-        held.append(table)
-        if sum(len(one) for one in held) >= RUN_ROWS or sum(one.nbytes for one in held) >= RUN_BYTES:
-            yield pa.concat_tables(held).sort_by("pmid")
-            held = []
-    if held:
-        yield pa.concat_tables(held).sort_by("pmid")
+        pending.append(table)
+        if sum(len(rows) for rows in pending) >= RUN_ROWS or sum(rows.nbytes for rows in pending) >= RUN_BYTES:
+            yield pa.concat_tables(pending).sort_by("pmid")
+            pending = []
+    if pending:
+        yield pa.concat_tables(pending).sort_by("pmid")

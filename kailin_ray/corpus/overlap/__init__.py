@@ -1,1 +1,1 @@
-"""Texts that two sets share: n-grams, near-duplicates, benchmark texts."""
+"""Find texts that occur twice: n-grams, near-duplicates, benchmark texts."""

@@ -1,8 +1,9 @@
-"""Benchmarks as they are published: JSON, JSON lines, CSV or Parquet files, each also gzipped, as questions and PMIDs.
+"""Read the questions and PMIDs of benchmarks from the files that they are published in.
 
-Known by their keys and columns: PubMedQA (``QUESTION`` by PMID, or ``question`` and ``pubid``; its ground truth has
-PMIDs alone), BioASQ (``body``, and PMIDs in the URLs of its ``documents``), MedQA, MedMCQA and MMLU, whose CSV files
-have no header. An unknown file is refused: taken as empty, it would let all of its questions through.
+These are JSON, JSON lines, CSV or Parquet files, and each may be gzipped. Benchmarks are recognised by their keys and
+columns: PubMedQA (``QUESTION`` by PMID, or ``question`` and ``pubid``; its ground truth has only PMIDs), BioASQ
+(``body``, and PMIDs in the URLs of its ``documents``), MedQA, MedMCQA and MMLU, whose CSV files have no header. An
+unknown file is refused, because reading it as empty would let all its questions through.
 """
 
 import csv
@@ -23,14 +24,14 @@ from kailin_ray.errors import ConfigError
 from kailin_ray.io.compressed import open_unpacked
 
 QUESTION_KEYS = ("question", "body", "stem", "sent1", "query", "prompt", "input")
-"""Without case; the first that an item has."""
+"""Case does not matter. The first of these keys that an item has is its question."""
 PMID_KEYS = ("pmid", "pmids", "pubid", "pubmed_id")
 LIST_KEYS = ("questions", "data", "examples", "items", "rows")
-"""Where a JSON object holds its list of items."""
+"""Keys under which a JSON object may hold its list of items."""
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 ALLOWED = (
     f"allowed: {', '.join(SUFFIXES)}, each also .gz, with a question ({', '.join(QUESTION_KEYS)}) or PMIDs "
-    f"({', '.join(PMID_KEYS)}, pubmed URLs, the keys of a JSON object), or CSV as MMLU's: question, options, letter"
+    f"({', '.join(PMID_KEYS)}, pubmed URLs, the keys of a JSON object), or CSV like MMLU: question, options, letter"
 )
 
 _PMID = re.compile(r"[1-9]\d{0,7}")
@@ -39,17 +40,17 @@ _URL = re.compile(r"https?://\S*pubmed\S*?/(\d{1,8})/?", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Item:
-    """One question of a benchmark. ``question`` is empty where a file has PMIDs alone."""
+    """One item of a benchmark. ``question`` is empty if the file has only PMIDs."""
 
     id: str
     question: str
     texts: tuple[str, ...]
-    """All its texts: the question, its options, answers, explanations, contexts."""
+    """All texts of the item: the question, its options, answers, explanations, contexts."""
     pmids: tuple[int, ...]
 
 
 def read_items(path: Path) -> list[Item]:
-    """The items of a benchmark's file. Raises ``ConfigError`` that names the file and says what is allowed."""
+    """Return the items of a benchmark file. Raises ``ConfigError`` that names the file and says what is allowed."""
     rows = read_rows(path)
     with _readable(path):
         items = [_item(str(number), key, value) for number, (key, value) in enumerate(rows, 1)]
@@ -64,7 +65,7 @@ def read_items(path: Path) -> list[Item]:
 
 
 def read_rows(path: Path) -> list[tuple[str, Any]]:
-    """What a file lists, each with its key in the file, if it has one. Raises ``ConfigError`` as ``read_items``."""
+    """Return the rows of a file, each with its key in the file or "". Raises ``ConfigError`` like ``read_items``."""
     with _readable(path):
         return list(_rows(path))
 
@@ -74,8 +75,8 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError, ValueError, RecursionError, csv.Error, zlib.error, pa.ArrowException) as error:
-        what = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError(f"{path}: cannot be read as a benchmark: {what}; {ALLOWED}") from error
+        message = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"{path}: cannot be read as a benchmark: {message}; {ALLOWED}") from error
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
@@ -95,7 +96,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
         except json.JSONDecodeError as error:
             if error.msg != "Extra data":  # MedMCQA's .json files are JSON lines
                 raise
-    # Not splitlines: text has separators of its own, such as U+2028.
+    # splitlines would also split at separators inside a text, such as U+2028.
     return (("", _line(number, line)) for number, line in enumerate(text.split("\n"), 1) if line.strip())
 
 
@@ -108,18 +109,18 @@ def _line(number: int, line: str) -> Any:
 
 def _list_items(value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, list):
-        return (("", one) for one in value)
+        return (("", item) for item in value)
     if not isinstance(value, dict):
         raise ValueError(f"it holds a {type(value).__name__}, not a list or an object")
     if any(key.lower() in QUESTION_KEYS for key in value):
         return iter([("", value)])
     for key in LIST_KEYS:
         if isinstance(value.get(key), list):
-            return (("", one) for one in value[key])
+            return (("", item) for item in value[key])
     numbers = sorted(int(key) for key in value if _PMID.fullmatch(key) or key == "0")
-    # 1, 2, 3, ... number the items; they would else take the first PMIDs out of the corpus.
+    # Keys 1, 2, 3, ... are item numbers. Read as PMIDs, they would remove the first PMIDs from the corpus.
     are_pmids = len(numbers) == len(value) and numbers != list(range(numbers[0], numbers[0] + len(numbers)))
-    return ((key, {"pmid": key, "item": one} if are_pmids else one) for key, one in value.items())
+    return ((key, {"pmid": key, "item": item} if are_pmids else item) for key, item in value.items())
 
 
 def _csv(text: str) -> Iterator[dict[str, str]]:
@@ -128,31 +129,31 @@ def _csv(text: str) -> Iterator[dict[str, str]]:
     if set(header) & {*QUESTION_KEYS, *PMID_KEYS}:
         return (dict(zip(header, row, strict=False)) for row in rows[1:])
     if not all(len(row) == len(header) >= 4 and re.fullmatch("[A-Z]", row[-1].strip()) for row in rows):
-        raise ValueError("its first line names no column of questions or PMIDs, and it is not a CSV file as MMLU's")
+        raise ValueError("its first line names no column of questions or PMIDs, and it is not a CSV file like MMLU's")
     return ({"question": row[0], **{str(i): cell for i, cell in enumerate(row[1:])}} for row in rows)
 
 
 def _item(number: str, key: str, value: Any) -> Item:
     strings = list(_strings(value))
-    asked = {name: text for name, text in reversed(strings) if name in QUESTION_KEYS and text.strip()}
-    question = next((asked[name] for name in QUESTION_KEYS if name in asked), "")
+    candidates = {name: text for name, text in reversed(strings) if name in QUESTION_KEYS and text.strip()}
+    question = next((candidates[name] for name in QUESTION_KEYS if name in candidates), "")
     pmids = {int(text) for name, text in strings if name in PMID_KEYS and _PMID.fullmatch(text)}
-    pmids |= {int(found[1]) for _, text in strings if (found := _URL.fullmatch(text))}
-    named = dict(reversed(strings))
-    name = key or named.get("id") or named.get("pmid") or named.get("pubid") or number
+    pmids |= {int(url[1]) for _, text in strings if (url := _URL.fullmatch(text))}
+    values = dict(reversed(strings))
+    name = key or values.get("id") or values.get("pmid") or values.get("pubid") or number
     texts = tuple(text for _, text in strings if " " in text.strip())
     return Item(name, question, texts, tuple(sorted(pmids)))
 
 
 def _strings(value: Any) -> Iterator[tuple[str, str]]:
-    """All strings and whole numbers inside a JSON value, in their order, each with the key nearest to it."""
-    waiting = [("", value)]
-    while waiting:
-        key, value = waiting.pop()
+    """Yield all strings and whole numbers inside a JSON value, in order, each with the nearest key above it."""
+    pending = [("", value)]
+    while pending:
+        key, value = pending.pop()
         if isinstance(value, dict):
-            waiting.extend((str(name).lower(), one) for name, one in reversed(value.items()))
+            pending.extend((str(name).lower(), inner) for name, inner in reversed(value.items()))
         elif isinstance(value, list | tuple):
-            waiting.extend((key, one) for one in reversed(value))
+            pending.extend((key, inner) for inner in reversed(value))
         elif isinstance(value, str):
             yield key, value
         elif isinstance(value, int) and not isinstance(value, bool):

@@ -1,8 +1,9 @@
-"""Decontamination: what of a corpus, or of generated questions and answers, is a text of a benchmark.
+"""Decontamination: find benchmark texts in a corpus, or in generated questions and answers.
 
-Three signs: the PMID of an abstract that a benchmark was made of; 13 words in a row of any of its texts (Brown et al.
-2020, arXiv 2005.14165, appendix C); and a near-copy of one of its questions (``near_questions``), which may be shorter
-than 13 words or rewritten.
+A text matches a benchmark in one of three ways. It has the PMID of an abstract that the benchmark was made from. It
+shares 13 consecutive words with any text of the benchmark (Brown et al. 2020, arXiv 2005.14165, appendix C). Or it
+contains a near-copy of one of the benchmark's questions (``near_questions``), which may be shorter than 13 words or
+rewritten.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,29 +20,29 @@ from kailin_ray.corpus.overlap.near_questions import Questions, find_near, index
 from kailin_ray.corpus.overlap.ngrams import TEXTS_AT_ONCE, Hashes, Words, ngrams, places_in, split_words, text_hashes
 
 PMID, OVERLAP, QUESTION = "benchmark_pmid", "benchmark_overlap", "benchmark_question"
-"""Of ``schema.REMOVED``."""
+"""Reasons of ``schema.REMOVED``."""
 
 GRAM_WORDS = 13
 BOILERPLATE_ITEMS = 3
-"""What stands in more items than these is nobody's text ("Which of the following is the most likely cause of this
-patient's"). Not 1: the same benchmark may be given in two forms, as PubMedQA is."""
+"""13-grams that occur in more items than this are boilerplate ("Which of the following is the most likely cause of this
+patient's") and are ignored. The limit is above 1 because a benchmark, such as PubMedQA, may be given in two forms."""
 ID_CHARACTERS, SHOWN_CHARACTERS = 80, 200
 
 
 @dataclass(frozen=True)
 class Match:
-    """What a text has of a benchmark."""
+    """A match between a text and a benchmark."""
 
     reason: str
     file: str
-    """Its name, without folders."""
+    """Name of the benchmark file, without folders."""
     item: str
-    """The item's id in the file, or its number there, from 1."""
+    """The item's id in the file, or its number in the file, from 1."""
     score: float
-    """Of an overlap: the share of the text's 13-grams that are benchmarks'; of a question: how alike, 0 to 1; of a
-    PMID: 1."""
+    """For an overlap: the share of the text's 13-grams that occur in a benchmark. For a question: the similarity, 0 to
+    1. For a PMID: 1."""
     text: str
-    """The words of the text that match, or the PMID; at most ``SHOWN_CHARACTERS``."""
+    """The matching words of the text, or the PMID; at most ``SHOWN_CHARACTERS``."""
 
     def __str__(self) -> str:
         return f"{self.file}, item {self.item}, {self.score:.2f}: {self.text}"
@@ -49,36 +50,36 @@ class Match:
 
 @dataclass(frozen=True)
 class Benchmarks:
-    """All benchmarks as arrays, all read-only: sent to a Ray actor they are shared and not copied."""
+    """All benchmarks as read-only arrays, which Ray actors share instead of copying."""
 
     files: npt.NDArray[np.str_]
     item_files: npt.NDArray[np.int32]
-    """(i,) into ``files``, of each item."""
+    """(i,) index into ``files`` of each item."""
     item_ids: npt.NDArray[np.str_]
-    """(i,), cut to ``ID_CHARACTERS``."""
+    """(i,) id of each item, cut to ``ID_CHARACTERS``."""
     pmids: npt.NDArray[np.int64]
-    """(p,) sorted, each once; ``pmid_items`` (p,) the first item that has it."""
+    """(p,) sorted and unique; ``pmid_items`` (p,) is the first item that has each PMID."""
     pmid_items: npt.NDArray[np.int32]
     grams: Hashes
-    """(g,) sorted, each once; ``gram_items`` (g,) the first item that has it."""
+    """(g,) hashes of 13-grams, sorted and unique; ``gram_items`` (g,) is the first item that has each 13-gram."""
     gram_items: npt.NDArray[np.int32]
     question_items: npt.NDArray[np.int32]
-    """(q,) of each question; a question that comes twice is its first item's."""
+    """(q,) item of each question; a repeated question belongs to the first item that has it."""
     questions: Questions
 
     @classmethod
     def load(cls, paths: Iterable[Path]) -> "Benchmarks":
-        """Read benchmarks' files; ``benchmark_files`` says which. Raises ``ConfigError`` that names the file."""
+        """Read benchmark files in the formats of ``benchmark_files``. Raises ``ConfigError`` that names the file."""
         files = list(paths)
-        held = [(number, item) for number, path in enumerate(files) for item in read_items(path)]
-        items = [item for _, item in held]
+        numbered = [(number, item) for number, path in enumerate(files) for item in read_items(path)]
+        items = [item for _, item in numbered]
         pmids, pmid_items = _pmids(items)
         grams, gram_items = _grams(items)
         question_items = _first_questions(items)
         return _frozen(
             cls(
                 files=np.array([path.name for path in files], np.str_),
-                item_files=np.array([number for number, _ in held], np.int32),
+                item_files=np.array([number for number, _ in numbered], np.int32),
                 item_ids=np.array([item.id[:ID_CHARACTERS] for item in items], np.str_),
                 pmids=pmids,
                 pmid_items=pmid_items,
@@ -90,7 +91,7 @@ class Benchmarks:
         )
 
     def find_pmids(self, pmids: npt.NDArray[np.int64]) -> list[Match | None]:
-        """Which of n PMIDs are of abstracts that the benchmarks were made of."""
+        """Return a match for each of n PMIDs; None if no benchmark was made from that abstract."""
         at = places_in(pmids, self.pmids)
         return [
             None if place < 0 else self._match(PMID, int(self.pmid_items[place]), 1.0, str(pmid))
@@ -98,20 +99,20 @@ class Benchmarks:
         ]
 
     def find(self, texts: pa.Array | pa.ChunkedArray | list[str]) -> list[Match | None]:
-        """What each of n texts (abstracts with their titles, questions, answers) has of the benchmarks, or None.
+        """Return a match for each of n texts (abstracts with their titles, questions, answers), or None.
 
-        An overlap goes before a question. 32,768 abstracts of today take five seconds of a core and, as no more than
-        ``TEXTS_AT_ONCE`` are held as words, 60 MB.
+        If a text has both an overlap and a question, the overlap is returned. 32,768 abstracts of today take five
+        seconds on one core. They take 60 MB, because at most ``TEXTS_AT_ONCE`` texts are split into words at a time.
         """
         column = pa.array(texts, pa.large_string()) if isinstance(texts, list) else texts
-        found: list[Match | None] = []
+        all_matches: list[Match | None] = []
         for start in range(0, len(column), TEXTS_AT_ONCE):
             words = split_words(column.slice(start, TEXTS_AT_ONCE))
             matches = self._near(words)
             for row, match in self._overlaps(words):
                 matches[row] = match
-            found += matches
-        return found
+            all_matches += matches
+        return all_matches
 
     def _overlaps(self, words: Words) -> Iterator[tuple[int, Match]]:
         grams, rows = ngrams(words.hashes, words.offsets, GRAM_WORDS)
@@ -142,7 +143,7 @@ class Benchmarks:
 
 
 def _longest_run(places: npt.NDArray[np.int64]) -> tuple[int, int]:
-    """First and last of the longest run of successive numbers in a sorted array."""
+    """Return the first and last number of the longest run of consecutive numbers in a sorted array."""
     starts = np.flatnonzero(np.diff(places, prepend=places[0] - 2) != 1)
     lengths = np.diff(starts, append=len(places))
     longest = int(lengths.argmax())
@@ -158,7 +159,7 @@ def _pmids(items: list[Item]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int
 
 
 def _grams(items: list[Item]) -> tuple[Hashes, npt.NDArray[np.int32]]:
-    """All 13-grams of all texts and their first items, but for boilerplate."""
+    """Return all 13-grams of all texts, except boilerplate, and the first item of each."""
     texts = pa.array([text for item in items for text in item.texts], pa.large_string())
     words = split_words(texts)
     grams, rows = ngrams(words.hashes, words.offsets, GRAM_WORDS)
@@ -166,19 +167,19 @@ def _grams(items: list[Item]) -> tuple[Hashes, npt.NDArray[np.int32]]:
     unique, number = np.unique(grams, return_inverse=True)
     pairs = np.unique(np.stack([number, np.repeat(owners, np.diff(rows))], axis=1), axis=0)
     _, first, num_items = np.unique(pairs[:, 0], return_index=True, return_counts=True)
-    own = num_items <= BOILERPLATE_ITEMS
-    return unique[own], pairs[first[own], 1].astype(np.int32)
+    is_specific = num_items <= BOILERPLATE_ITEMS
+    return unique[is_specific], pairs[first[is_specific], 1].astype(np.int32)
 
 
 def _first_questions(items: list[Item]) -> npt.NDArray[np.int32]:
-    """The first item of each different question."""
+    """Return the first item of each distinct question."""
     words = split_words(pa.array([item.question for item in items], pa.large_string()))
     unique, first = np.unique(text_hashes(words.hashes, words.offsets), return_index=True)
     return np.sort(first[unique != 0]).astype(np.int32)
 
 
 def _frozen(benchmarks: Benchmarks) -> Benchmarks:
-    # As they come out of Ray's object store: so numba compiles for one kind of array only.
+    # Arrays from Ray's object store are read-only too, so numba compiles for only one kind of array.
     for holder in (benchmarks, benchmarks.questions):
         for field in fields(holder):
             if isinstance(array := getattr(holder, field.name), np.ndarray):

@@ -1,8 +1,9 @@
-"""Near-copies of questions anywhere inside longer texts: candidates by shared words, verified letter by letter.
+"""Find near-copies of questions inside longer texts: find candidates by shared words, then compare strings.
 
-A question's *informative* words are all but the function words, weighted by how few other questions have them. In a
-text, the window that holds most of a question is sought: at most one and a half times as long as the question, by the
-weight of the question's words in it. Only where that is enough, question and window are compared as strings.
+The *informative* words of a question are all words except function words. A word weighs more if fewer questions have
+it. In each text, the search looks for the window that holds the most weight of the question's words. A window is at
+most one and a half times as long as the question. Question and window are compared as strings only if that weight is
+high enough.
 """
 
 import re
@@ -26,51 +27,54 @@ which while who whom whose why will with within without would you your
 following best likely true false except regarding"""
 
 MIN_SHARE = 0.6
-"""Of the weight of a question's informative words, what a window must hold."""
+"""Share of the weight of a question's informative words that a window must hold."""
 MIN_RATIO = 75.0
-"""What question and window must have in common, by rapidfuzz: 0 to 100."""
+"""Lowest similarity of question and window, by rapidfuzz: 0 to 100."""
 SHORT, SHORT_RATIO = 6, 85.0
-"""Of questions with fewer informative words than ``SHORT``: half a sentence looks like them by chance."""
+"""Questions of fewer than ``SHORT`` informative words need ``SHORT_RATIO``, since half a sentence may resemble them by
+chance."""
 NEAR_WORDS, EXACT_WORDS = 4, 3
-"""Informative words from which on near-copies, and copies word for word, of a question are looked for at all."""
+"""Lowest numbers of informative words with which a question's near-copies, and its exact copies, are searched for."""
 LEAST_WORDS = 5
-"""Words of all kinds, likewise: shorter "questions" are the name of a thing ("Vitamin D deficiency")."""
+"""Lowest number of words of any kind. Shorter "questions" are only the name of a thing ("Vitamin D deficiency")."""
 SLACK = 1.5
-"""A window's length, in times its question's."""
+"""Maximum length of a window, as a multiple of the question's length."""
 
-_WEIGHT = 1_000  # whole numbers, so that a sum does not depend on its order
+_WEIGHT = 1_000  # weights are whole numbers, so that a sum does not depend on its order
 
 
 @dataclass(frozen=True)
 class Questions:
-    """q questions with v different informative words, by word and by question; read-only arrays."""
+    """q questions with v distinct informative words, indexed by word and by question, in read-only arrays."""
 
     letters: npt.NDArray[np.uint8]
-    """The questions' words, each followed by a space, in UTF-8; question i is ``letters[places[i]:places[i + 1]]``."""
+    """The words of all questions, each followed by a space, in UTF-8. Question i is
+    ``letters[places[i]:places[i + 1]]``."""
     places: Offsets
     lengths: npt.NDArray[np.int32]
-    """(q,) in words, of all kinds."""
+    """(q,) number of words of each question, of any kind."""
     vocabulary: Hashes
     """(v,) sorted hashes of informative words."""
     weights: npt.NDArray[np.int64]
-    """(v,)."""
+    """(v,) weight of each word."""
     totals: npt.NDArray[np.int64]
-    """(q,) the weight of all informative words of each question."""
+    """(q,) total weight of the distinct informative words of each question."""
     word_rows: Offsets
-    """(v + 1,) into ``word_questions``: which questions have a word."""
+    """(v + 1,) offsets into ``word_questions``, which lists the questions that have each word."""
     word_questions: npt.NDArray[np.int32]
     question_rows: Offsets
-    """(q + 1,) into ``question_words``: which words, by their place in ``vocabulary``, a question has."""
+    """(q + 1,) offsets into ``question_words``, which lists the words of each question as indexes into
+    ``vocabulary``."""
     question_words: npt.NDArray[np.int32]
 
     def text(self, number: int) -> str:
-        """The words of a question, a space between them."""
+        """Return the words of a question, separated by spaces."""
         return self.letters[self.places[number] : self.places[number + 1]].tobytes().decode()[:-1]
 
 
 @dataclass(frozen=True)
 class Near:
-    """A question found in a text. ``first`` and ``last``: its window, as words numbered in the ``Words`` searched."""
+    """A question found in a text. ``first`` and ``last`` are its window, as word numbers in the searched ``Words``."""
 
     question: int
     ratio: float
@@ -79,14 +83,14 @@ class Near:
 
 
 def index_questions(questions: list[str]) -> Questions:
-    """The questions in a form in which ``find_near`` finds them."""
+    """Index questions for ``find_near``."""
     words = split_words(pa.array(questions, pa.large_string()))
-    held = [("".join(f"{word} " for word in word_list(question))).encode() for question in questions]
+    encoded = [("".join(f"{word} " for word in word_list(question))).encode() for question in questions]
     counts = np.diff(words.offsets)
     owner = np.repeat(np.arange(len(questions)), counts)
     informative = ~np.isin(words.hashes, split_words(pa.array([FUNCTION_WORDS])).hashes)
     vocabulary, number = np.unique(words.hashes[informative], return_inverse=True)
-    # Each word once a question: sorted by word, then by question; and the other way round.
+    # Each word counts once per question. Pairs are sorted by word, then by question; `by_question` reverses this.
     pairs = np.unique(np.stack([number, owner[informative]], axis=1), axis=0)
     frequency = np.bincount(pairs[:, 0], minlength=len(vocabulary))
     weights = np.round(_WEIGHT * np.log1p((len(questions) + 1) / frequency)).astype(np.int64)
@@ -94,8 +98,8 @@ def index_questions(questions: list[str]) -> Questions:
     np.add.at(totals, pairs[:, 1], weights[pairs[:, 0]])
     by_question = np.lexsort((pairs[:, 0], pairs[:, 1]))
     return Questions(
-        letters=np.frombuffer(b"".join(held), np.uint8),
-        places=_rows(np.array([len(one) for one in held], np.int64)),
+        letters=np.frombuffer(b"".join(encoded), np.uint8),
+        places=_rows(np.array([len(text) for text in encoded], np.int64)),
         lengths=counts.astype(np.int32),
         vocabulary=vocabulary,
         weights=weights,
@@ -112,45 +116,47 @@ def _rows(counts: npt.NDArray[Any]) -> Offsets:
 
 
 def find_near(questions: Questions, words: Words) -> list[Near | None]:
-    """The question that each of n texts copies most closely; None where it copies none.
+    """Return the question that each of n texts copies most closely; None if it copies none.
 
-    A near-copy has the ``MIN_SHARE`` of the question's weight and is ``MIN_RATIO`` (of a short question
-    ``SHORT_RATIO``) like it, in its own or in alphabetical order of the words. A copy word for word is one at any
-    rate. Questions of fewer informative words than ``EXACT_WORDS``, or than ``LEAST_WORDS`` of all, are not looked for.
+    A near-copy holds at least ``MIN_SHARE`` of the question's weight. Its similarity is at least ``MIN_RATIO``, or
+    ``SHORT_RATIO`` for a short question, with the words in their own order or in alphabetical order. An exact copy
+    always counts. Questions of fewer than ``EXACT_WORDS`` informative words or ``LEAST_WORDS`` words are not searched
+    for.
     """
     best: list[Near | None] = [None] * (len(words.offsets) - 1)
     terms = places_in(words.hashes, questions.vocabulary)
     for text, question, first, last in zip(*_windows(terms, words.offsets, *_arrays(questions)), strict=True):
         start, end = (int(place) for place in words.offsets[text : text + 2])
         near = _verify(questions, words, int(question), int(first), int(last), start, end)
-        held = best[text]
-        if near is not None and (held is None or (near.ratio, -near.question) > (held.ratio, -held.question)):
+        current = best[text]
+        if near is not None and (current is None or (near.ratio, -near.question) > (current.ratio, -current.question)):
             best[text] = near
     return best
 
 
-def _arrays(of: Questions) -> tuple[Any, ...]:
+def _arrays(index: Questions) -> tuple[Any, ...]:
     return (
-        of.weights, of.totals, of.lengths, of.word_rows, of.word_questions, of.question_rows, of.question_words,
+        index.weights, index.totals, index.lengths, index.word_rows, index.word_questions, index.question_rows,
+        index.question_words,
     )  # fmt: skip
 
 
 def _verify(
     questions: Questions, words: Words, question: int, first: int, last: int, start: int, end: int
 ) -> Near | None:
-    asked = questions.text(question)
+    question_text = questions.text(question)
     informative = int(np.diff(questions.question_rows[question : question + 2])[0])
-    found = " ".join(word_list(words.between(first, last)))
-    ratio = max(fuzz.ratio(asked, found), fuzz.token_sort_ratio(asked, found))
-    enough = SHORT_RATIO if informative < SHORT else MIN_RATIO
-    if informative >= NEAR_WORDS and ratio >= enough:
+    window = " ".join(word_list(words.between(first, last)))
+    ratio = max(fuzz.ratio(question_text, window), fuzz.token_sort_ratio(question_text, window))
+    min_ratio = SHORT_RATIO if informative < SHORT else MIN_RATIO
+    if informative >= NEAR_WORDS and ratio >= min_ratio:
         return Near(question, ratio, first, last)
-    # The window ends with informative words; a question may begin and end with others.
+    # The window begins and ends with informative words, but a question may begin and end with other words.
     length = int(questions.lengths[question])
     low = max(first - length, start)
     high = min(last + length, end - 1)
     around = " ".join(word_list(words.between(low, high)))
-    if re.search(rf"(?:^| ){re.escape(asked)}(?: |$)", around):
+    if re.search(rf"(?:^| ){re.escape(question_text)}(?: |$)", around):
         return Near(question, 100.0, first, last)
     return None
 
@@ -167,16 +173,17 @@ def _windows(
     question_rows: Any,
     question_words: Any,
 ) -> Any:
-    """Texts, questions, first and last words of all windows with ``MIN_SHARE`` of a question: the best one of each.
+    """Return text, question, first word and last word of the best window of each text and question.
 
-    The best window of a text and a question holds the most weight; of equals it is the shortest, then the first.
+    Only windows with ``MIN_SHARE`` of the question's weight are returned. The best window holds the most weight; of
+    equals, it is the shortest, then the first.
     """
     texts = [0 for _ in range(0)]
     questions, firsts, lasts = texts.copy(), texts.copy(), texts.copy()
-    held = np.zeros(len(totals), np.int64)
+    shared = np.zeros(len(totals), np.int64)
     touched = np.empty(len(totals), np.int64)
     seen = np.full(len(weights), -1, np.int64)
-    times = np.full(len(weights), -1, np.int64)  # how often a word is in the window; -1: not of this question
+    times = np.full(len(weights), -1, np.int64)  # count of a word in the window; -1: not in this question
     for text in range(len(offsets) - 1):
         start, end = offsets[text], offsets[text + 1]
         num_touched = 0
@@ -186,14 +193,14 @@ def _windows(
                 seen[term] = text
                 for row in range(word_rows[term], word_rows[term + 1]):
                     question = word_questions[row]
-                    if held[question] == 0:
+                    if shared[question] == 0:
                         touched[num_touched] = question
                         num_touched += 1
-                    held[question] += weights[term]
+                    shared[question] += weights[term]
         for k in range(num_touched):
             question = touched[k]
-            share = held[question] / totals[question]
-            held[question] = 0
+            share = shared[question] / totals[question]
+            shared[question] = 0
             rows = question_words[question_rows[question] : question_rows[question + 1]]
             if share < MIN_SHARE or len(rows) < EXACT_WORDS or lengths[question] < LEAST_WORDS:
                 continue
@@ -222,7 +229,7 @@ def _best_window(terms: Any, weights: Any, times: Any, longest: int) -> Any:
         if times[term] == 0:
             weight += weights[term]
         times[term] += 1
-        # What is too far away goes, and what the rest of the window has as well.
+        # Drop first words that add nothing: not in the question, too far away, or repeated later in the window.
         while True:
             old = terms[first]
             counted = old >= 0 and times[old] >= 0

@@ -1,7 +1,7 @@
-"""Texts as rows of hashed words: what the search for duplicates and for benchmarks' texts compares.
+"""Split texts into hashed words, which the searches for duplicates and for benchmark texts compare.
 
-A word is a run of letters and digits, without case, accents and typography: ``Naïve β-cells (CO₂)`` has the words
-``naive``, ``β``, ``cells`` and ``co2``. Hashes depend on the text alone, not on process or machine.
+A word is a run of letters and digits; case, accents and typography are ignored. ``Naïve β-cells (CO₂)`` has the words
+``naive``, ``β``, ``cells`` and ``co2``. Hashes depend only on the text, not on the process or machine.
 """
 
 import unicodedata
@@ -19,54 +19,54 @@ Hashes = npt.NDArray[np.uint64]
 Offsets = npt.NDArray[np.int64]
 
 TEXTS_AT_ONCE = 4_096
-"""Texts whose words are held together: 4,096 abstracts of today have 950,000, of 24 bytes each."""
+"""Number of texts split at a time: 4,096 abstracts of today have 950,000 words, which take 24 bytes each."""
 
 _SEED = np.uint64(0xCBF29CE484222325)
 _PRIME = np.uint64(0x100000001B3)
-_DROPPED = 1  # in the table of characters: belongs to the word it stands in, but is left out
+_DROPPED = 1  # in the table of characters: does not end a word, but is left out of it
 
 
 @dataclass(frozen=True)
 class Words:
-    """The words of n texts, one after the other: those of text i are ``offsets[i]:offsets[i + 1]``."""
+    """The m words of n texts, text after text. The words of text i are ``offsets[i]:offsets[i + 1]``."""
 
     hashes: Hashes
-    """(m,) of each word."""
+    """(m,) hash of each word."""
     starts: Offsets
-    """(m,) and ``ends`` (m,): where each word is in ``data``, in bytes."""
+    """(m,) and ``ends`` (m,): where each word starts and ends in ``data``, in bytes."""
     ends: Offsets
     offsets: Offsets
-    """(n + 1,)."""
+    """(n + 1,) offsets into ``hashes``."""
     data: npt.NDArray[np.uint8]
-    """The texts in UTF-8, in Unicode's NFKD."""
+    """The texts in UTF-8 and Unicode's NFKD."""
 
     def between(self, first: int, last: int) -> str:
-        """The text from the word ``first`` up to and with the word ``last``, as numbered in ``hashes``."""
+        """Return the text from word ``first`` to word ``last``, both included, as numbered in ``hashes``."""
         return self.data[self.starts[first] : self.ends[last]].tobytes().decode("utf-8", "replace")
 
 
 def split_words(texts: Any) -> Words:
-    """The words of an Arrow array of n strings; a null has none."""
+    """Return the words of an Arrow array of n strings. A null has no words."""
     if isinstance(texts, pa.ChunkedArray):
         texts = texts.combine_chunks()
     normal = pc.utf8_normalize(pc.cast(texts, pa.large_string()), "NFKD")
     filled = pc.fill_null(normal, "")
     _, offsets, data = filled.buffers()
     rows = np.frombuffer(offsets, np.int64)[filled.offset : filled.offset + len(filled) + 1]
-    held = np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(0, np.uint8)
-    hashes, starts, ends, counts = _split_rows(held, rows, _characters())
-    return Words(hashes, starts, ends, counts, held)
+    text_bytes = np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(0, np.uint8)
+    hashes, starts, ends, counts = _split_rows(text_bytes, rows, _characters())
+    return Words(hashes, starts, ends, counts, text_bytes)
 
 
 def word_list(text: str) -> list[str]:
-    """The words of one text, as strings."""
+    """Return the words of one text as strings."""
     table = _characters()
     folded = (int(table[ord(character)]) for character in unicodedata.normalize("NFKD", text))
     return "".join(chr(code) if code > _DROPPED else " " * (1 - code) for code in folded).split()
 
 
 def ngrams(words: Hashes, offsets: Offsets, length: int) -> tuple[Hashes, Offsets]:
-    """Hashes of all ``length`` words in a row, and their (n + 1,) offsets; a text of fewer words has none."""
+    """Return hashes of all runs of ``length`` words, and their (n + 1,) offsets. A shorter text has none."""
     counts = np.maximum(np.diff(offsets) - length + 1, 0)
     rows = np.zeros(len(offsets), np.int64)
     np.cumsum(counts, out=rows[1:])
@@ -74,12 +74,12 @@ def ngrams(words: Hashes, offsets: Offsets, length: int) -> tuple[Hashes, Offset
 
 
 def text_hashes(words: Hashes, offsets: Offsets) -> Hashes:
-    """(n,) a hash of all words of each text, in their order; 0 where it has none."""
+    """Return (n,) one hash per text, of all its words in order; 0 for a text without words."""
     return _text_hashes(words, offsets)
 
 
 def places_in(values: npt.NDArray[Any], ordered: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Where each value is in a sorted array without repetition, -1 where it is not there."""
+    """Return the index of each value in a sorted array of unique values; -1 if the array does not have it."""
     if not len(ordered):
         return np.full(len(values), -1, np.int64)
     at = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
@@ -88,7 +88,7 @@ def places_in(values: npt.NDArray[Any], ordered: npt.NDArray[Any]) -> npt.NDArra
 
 @cache
 def _characters() -> npt.NDArray[np.uint32]:
-    """By code point: 0 where words end, 1 what is dropped (accents, soft hyphens), else the character without case."""
+    """Return a table by code point: 0 ends a word, 1 is dropped (accents, soft hyphens), else the folded character."""
     table = np.zeros(0x110000, np.uint32)
     for code in range(0x110000):
         character = chr(code)
@@ -102,11 +102,11 @@ def _characters() -> npt.NDArray[np.uint32]:
 
 @numba.njit(cache=True, nogil=True)
 def _split_rows(data: Any, rows: Any, table: Any) -> Any:
-    # No word is shorter than a byte and what ends it.
+    # Each word takes at least two bytes: one character, and the character that ends it.
     most = (rows[-1] - rows[0] + 1) // 2 + len(rows)
     hashes, starts, ends = np.empty(most, np.uint64), np.empty(most, np.int64), np.empty(most, np.int64)
     offsets = np.zeros(len(rows), np.int64)
-    found = 0
+    count = 0
     for row in range(len(rows) - 1):
         at, end = rows[row], rows[row + 1]
         inside = False
@@ -122,19 +122,19 @@ def _split_rows(data: Any, rows: Any, table: Any) -> Any:
                 if not inside:
                     inside = True
                     value = _SEED
-                    starts[found] = at
+                    starts[count] = at
                 value = (value ^ np.uint64(folded)) * _PRIME
-                ends[found] = at + size
+                ends[count] = at + size
             elif folded == 0 and inside:
                 inside = False
-                hashes[found] = _mix_bits(value)
-                found += 1
+                hashes[count] = _mix_bits(value)
+                count += 1
             at += size
         if inside:
-            hashes[found] = _mix_bits(value)
-            found += 1
-        offsets[row + 1] = found
-    return hashes[:found].copy(), starts[:found].copy(), ends[:found].copy(), offsets
+            hashes[count] = _mix_bits(value)
+            count += 1
+        offsets[row + 1] = count
+    return hashes[:count].copy(), starts[:count].copy(), ends[:count].copy(), offsets
 
 
 @numba.njit(cache=True, nogil=True)
@@ -163,7 +163,7 @@ def _text_hashes(words: Any, offsets: Any) -> Any:
 
 @numba.njit(cache=True, nogil=True)
 def _mix_bits(value: Any) -> Any:
-    """The finalizer of splitmix64 (Steele et al. 2014, doi:10.1145/2660193.2660195): each bit concerns all."""
+    """The finalizer of splitmix64 (Steele et al. 2014, doi:10.1145/2660193.2660195): each bit affects all."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return value ^ (value >> np.uint64(31))

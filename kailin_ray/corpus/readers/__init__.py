@@ -1,1 +1,1 @@
-"""Files to citations: PubMed XML and tables."""
+"""Read citations from files: PubMed XML and tables."""

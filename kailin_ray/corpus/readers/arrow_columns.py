@@ -1,7 +1,7 @@
-"""Tuples to Arrow, a column at a time: what ``pa.Table.from_pylist`` gives of dicts, several times faster.
+"""Convert tuples to Arrow, column by column: the result of ``pa.Table.from_pylist``, several times faster.
 
-Citations share what repeats: a MeSH heading that the reader knows is one object in all of them. Such an object becomes
-Arrow once, and its other places are taken from there.
+Citations share repeated values: a MeSH heading that the reader has seen before is the same object in all of them. Such
+an object is converted once, and the result is copied to its other places.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,9 +12,9 @@ import pyarrow as pa
 
 
 def column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    """``values`` as an array of ``kind``: a list or tuple for a list, a tuple of its fields for a struct.
+    """Return ``values`` as an array of ``kind``. A list is given as a list or tuple, a struct as a tuple of its fields.
 
-    None is null. There is no null among the structs.
+    None becomes null. Structs must not be None.
     """
     if pa.types.is_list(kind):
         return _lists(values, kind)
@@ -22,8 +22,8 @@ def column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
 
 
 def _lists(values: Sequence[Sequence[Any] | None], kind: pa.DataType) -> pa.Array:
-    missing = pa.array([one is None for one in values], pa.bool_())
-    present = [one or () for one in values]
+    missing = pa.array([value is None for value in values], pa.bool_())
+    present = [value or () for value in values]
     offsets = pa.array(list(accumulate(map(len, present), initial=0)), pa.int32())
     return pa.ListArray.from_arrays(
         offsets, column(list(chain.from_iterable(present)), kind.value_type), kind, mask=missing
@@ -31,12 +31,12 @@ def _lists(values: Sequence[Sequence[Any] | None], kind: pa.DataType) -> pa.Arra
 
 
 def _structs(values: Sequence[tuple[Any, ...]], kind: pa.DataType) -> pa.Array:
-    once = dict(zip(map(id, values), values, strict=True))
+    distinct = dict(zip(map(id, values), values, strict=True))
     fields = list(kind)
-    parts: Iterable[Sequence[Any]] = zip(*once.values(), strict=True) if once else [()] * len(fields)
-    arrays = [column(part, field.type) for part, field in zip(parts, fields, strict=True)]
+    columns: Iterable[Sequence[Any]] = zip(*distinct.values(), strict=True) if distinct else [()] * len(fields)
+    arrays = [column(cells, field.type) for cells, field in zip(columns, fields, strict=True)]
     array = pa.StructArray.from_arrays(arrays, fields=fields)
-    if len(once) == len(values):
+    if len(distinct) == len(values):
         return array
-    places = dict(zip(once, range(len(once)), strict=True))
+    places = dict(zip(distinct, range(len(distinct)), strict=True))
     return array.take(pa.array(list(map(places.__getitem__, map(id, values))), pa.int32()))

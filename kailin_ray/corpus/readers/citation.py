@@ -1,4 +1,4 @@
-r"""A citation, and what its columns mean: the parts that are read of a record (``fields.py``) put together."""
+r"""A citation and its columns, built from the elements of a record that ``fields.py`` reads."""
 
 import re
 from itertools import chain
@@ -6,7 +6,10 @@ from typing import NamedTuple
 
 
 class Section(NamedTuple):
-    """Of a structured abstract: the author's ``label``, NLM's ``category`` (BACKGROUND, OBJECTIVE, METHODS, ...)."""
+    """A section of a structured abstract, with the author's ``label`` and NLM's ``category``.
+
+    Categories are BACKGROUND, OBJECTIVE, METHODS, ...
+    """
 
     label: str | None
     category: str | None
@@ -22,7 +25,7 @@ class OtherAbstract(NamedTuple):
 
 
 class Heading(NamedTuple):
-    """A MeSH descriptor and the names of its qualifiers; major if any of them is starred."""
+    """A MeSH descriptor and the names of its qualifiers. ``major``: the descriptor or a qualifier is starred."""
 
     ui: str
     name: str
@@ -31,7 +34,7 @@ class Heading(NamedTuple):
 
 
 class Substance(NamedTuple):
-    """A supplementary concept of MeSH; ``type``: Disease, Protocol, ..., Chemical."""
+    """A MeSH supplementary concept; ``type`` is Disease, Protocol, ..., Chemical."""
 
     ui: str
     name: str
@@ -39,7 +42,7 @@ class Substance(NamedTuple):
 
 
 class Notice(NamedTuple):
-    """An erratum, a retraction, a comment, by NLM's ``RefType``."""
+    """An erratum, retraction or comment; ``type`` is NLM's ``RefType``."""
 
     type: str
     pmid: int | None
@@ -47,7 +50,7 @@ class Notice(NamedTuple):
 
 
 class Citation(NamedTuple):
-    r"""One row of ``schema.DOCUMENTS`` without its place in its file, or the deletion of one, without a text.
+    r"""One row of ``schema.DOCUMENTS`` without its place in its file, or a deletion, which has no text.
 
     For example::
 
@@ -90,7 +93,7 @@ class Citation(NamedTuple):
 
 
 Date = tuple[int | None, str | None]
-"""Year, and as much of ``YYYY-MM-DD`` as is known."""
+"""The year, and as much of ``YYYY-MM-DD`` as is known."""
 
 
 def citation(
@@ -111,9 +114,10 @@ def citation(
     keywords: list[list[str]],
     identifiers: dict[str, str] | None,
 ) -> Citation | None:
-    """The citation that a record makes, None where its PMID is missing or wrong.
+    """Return the citation of a record; None if its PMID is missing or invalid.
 
-    Of what: an argument for each of ``fields.PARTS``, in their order; None, or empty, is a part that it does not have.
+    There is one argument for each of ``fields.PARTS``, in the same order. None, or an empty value, means that the
+    record does not have that element.
     """
     pmid, version = identity or (None, 1)
     if pmid is None:
@@ -142,7 +146,7 @@ def citation(
         supplementary=[*(supplementary or ()), *filter(None, chemicals)],
         keywords=list(dict.fromkeys(chain.from_iterable(keywords))) if keywords else [],
         publication_types=types,
-        retracted="Retracted Publication" in types or any(one.type == "RetractionIn" for one in notices),
+        retracted="Retracted Publication" in types or any(notice.type == "RetractionIn" for notice in notices),
         notices=notices,
         doi=identifiers.get("doi") or next(filter(None, locations), None),
         pmcid=identifiers.get("pmc"),
@@ -150,12 +154,12 @@ def citation(
 
 
 def join_sections(sections: list[Section]) -> str:
-    """An abstract as one text, a line a section: ``LABEL: text``, or the bare text where there is no label."""
-    return "\n".join(f"{one.label}: {one.text}" if one.label else one.text for one in sections)
+    """Join an abstract's sections, one per line: ``LABEL: text``, or only the text if there is no label."""
+    return "\n".join(f"{section.label}: {section.text}" if section.label else section.text for section in sections)
 
 
 def _title(title: str, languages: list[str]) -> str:
-    """The title without what NLM puts around one that it translated: ``[The pineal body (author's transl)].`` or so."""
+    """Return the title without NLM's marks of a translation: ``[The pineal body (author's transl)].`` and the like."""
     if not title.startswith("[") or languages in ([], ["eng"]) or not _in_one_bracket(title):
         return title
     inner = title[1 : title.rindex("]")].replace("(author's transl)", "").strip()
@@ -165,7 +169,7 @@ def _title(title: str, languages: list[str]) -> str:
 
 
 def _in_one_bracket(title: str) -> bool:
-    """Whether the first bracket is closed by the last one, behind which at most a full stop stands."""
+    """Return whether the first bracket is closed by the last one, with at most a full stop after it."""
     depth = 0
     for bracket in _BRACKET.finditer(title):
         depth += 1 if bracket[0] == "[" else -1
@@ -181,18 +185,18 @@ _MONTH_AND_DAY = re.compile(rf"\b({'|'.join(_MONTHS)})[a-z]*\.?(?: (\d\d?))?(?!\
 
 
 def read_date(parts: dict[str, str]) -> Date:
-    """Year, and the date as far as it is known (``1998``, ``1998-12``, ``1998-12-05``); of a span its beginning.
+    """Return the year and the known part of the date (``1998``, ``1998-12``, ``1998-12-05``); the start of a range.
 
-    ``parts``: texts of ``Year``, ``Month`` (name or number) and ``Day``, or of ``MedlineDate``, which is free text such
-    as ``1998 Dec-1999 Jan``, ``1978 Mar 15-21``, ``1977-1978 Fall-Winter``, ``2021 3rd Quarter``.
+    ``parts`` has the texts of ``Year``, ``Month`` (name or number) and ``Day``, or of ``MedlineDate``, which is free
+    text such as ``1998 Dec-1999 Jan``, ``1978 Mar 15-21``, ``1977-1978 Fall-Winter``, ``2021 3rd Quarter``.
     """
-    spoken = parts.get("MedlineDate", "")
-    found = _YEAR.search(parts.get("Year") or spoken)
-    if not found:
+    free_text = parts.get("MedlineDate", "")
+    year_match = _YEAR.search(parts.get("Year") or free_text)
+    if not year_match:
         return None, None
-    year, month, day = found.group(), parts.get("Month", "").strip(), parts.get("Day", "").strip()
-    if spoken and (named := _MONTH_AND_DAY.search(spoken)):
-        month, day = named[1], named[2] or ""
+    year, month, day = year_match.group(), parts.get("Month", "").strip(), parts.get("Day", "").strip()
+    if free_text and (month_match := _MONTH_AND_DAY.search(free_text)):
+        month, day = month_match[1], month_match[2] or ""
     number = _MONTHS.index(month[:3].lower()) + 1 if month[:3].lower() in _MONTHS else _number(month, 12)
     if not number:
         return int(year), year
@@ -200,5 +204,5 @@ def read_date(parts: dict[str, str]) -> Date:
 
 
 def _number(digits: str, highest: int) -> int:
-    right = digits.isascii() and digits.isdigit() and len(digits) < 3
-    return int(digits) if right and int(digits) <= highest else 0
+    is_number = digits.isascii() and digits.isdigit() and len(digits) < 3
+    return int(digits) if is_number and int(digits) <= highest else 0

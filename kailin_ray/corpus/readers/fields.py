@@ -1,4 +1,4 @@
-"""What is wanted of a ``PubmedArticle``: where each part stands, and what reads it. The only place that says so."""
+"""The elements of a ``PubmedArticle`` that a citation needs: where each is, and how it is read. Defined only here."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,20 +21,20 @@ from kailin_ray.corpus.readers.xml_text import clean, text
 
 @dataclass(frozen=True)
 class Part:
-    """One of the elements that a citation is made of: where it stands, and what reads it."""
+    """An element that a citation is built from: the tag of its parent, and the function that reads it."""
 
     within: str
     read: Callable[[Any], Any]
     many: bool = False
-    """A record may have several: what is read is a list."""
+    """A record may have several of these elements; the values form a list."""
     entries: str = ""
-    """It is a list of elements of this tag, and these are read, one by one."""
+    """The element is a list of elements with this tag, and ``read`` reads each of them."""
     repeats: bool = False
-    """Many citations have it, or its entries, word for word alike."""
+    """Many citations have the same element, or the same entries, byte for byte."""
 
 
 def read_article(article: Any) -> Citation | None:
-    """The citation of a ``PubmedArticle``, None where PMID or article is missing or wrong."""
+    """Return the citation of a ``PubmedArticle``; None if the PMID or article is missing or invalid."""
     medline = article.find("MedlineCitation")
     body = None if medline is None else medline.find("Article")
     parents = {"MedlineCitation": medline, "Article": body, "PubmedData": article.find("PubmedData")}
@@ -46,13 +46,13 @@ def read_article(article: Any) -> Citation | None:
 
 
 def _read_part(part: Part, tag: str, parent: Any) -> Any:
-    """What ``part`` says in ``parent``: a list if it is many or has entries, else None where there is none."""
+    """Return the value of ``part`` in ``parent``: a list if it is many or has entries, else None if it is missing."""
     nodes = iter(()) if parent is None else parent.iterchildren(tag)
     if part.many:
         return [part.read(node) for node in nodes]
     node = next(nodes, None)
     if part.entries:
-        return [] if node is None else [part.read(one) for one in node.iterchildren(part.entries)]
+        return [] if node is None else [part.read(entry) for entry in node.iterchildren(part.entries)]
     return None if node is None else part.read(node)
 
 
@@ -62,7 +62,7 @@ def _sections(abstract: Any) -> list[Section]:
         if content := text(node):
             label = clean(node.get("Label") or "")
             category = clean(node.get("NlmCategory") or "")
-            # NLM's words for having none.
+            # NLM writes these words if a section has no label or category.
             label = "" if label.upper() in ("UNLABELLED", "UNLABELED") else label
             category = "" if category == "UNASSIGNED" else category
             sections.append(Section(label or None, category or None, content))
@@ -77,27 +77,27 @@ def _heading(node: Any) -> Heading:
     ui = name = ""
     major = False
     qualifiers = []
-    for part in node:
-        major = major or part.get("MajorTopicYN") == "Y"
-        if part.tag == "DescriptorName":
-            name = text(part)
-            ui = part.get("UI") or name  # MeSH resolves names too
-        elif part.tag == "QualifierName":
-            qualifiers.append(text(part))
+    for child in node:
+        major = major or child.get("MajorTopicYN") == "Y"
+        if child.tag == "DescriptorName":
+            name = text(child)
+            ui = child.get("UI") or name  # MeSH resolves names too
+        elif child.tag == "QualifierName":
+            qualifiers.append(text(child))
     return Heading(ui, name, major, tuple(qualifiers))
 
 
 def _types(node: Any) -> list[str]:
-    return [text(one) for one in node.iterchildren("PublicationType")]
+    return [text(child) for child in node.iterchildren("PublicationType")]
 
 
 def _supplementary(node: Any) -> list[Substance]:
-    """Supplementary concepts (``C`` numbers) by type."""
-    return [_substance(one, one.get("Type") or "") for one in node.iterchildren("SupplMeshName")]
+    """Return the supplementary concepts (``C`` numbers) with their types."""
+    return [_substance(child, child.get("Type") or "") for child in node.iterchildren("SupplMeshName")]
 
 
 def _chemical(node: Any) -> Substance | None:
-    """The supplementary concept that a ``Chemical`` is, None where it is a descriptor, or has no number."""
+    """Return the supplementary concept of a ``Chemical``; None if it is a descriptor or has no number."""
     substance = _first(node, "NameOfSubstance")
     return _substance(substance, "Chemical") if substance is not None and substance.get("UI", "")[:1] == "C" else None
 
@@ -110,8 +110,8 @@ def _keywords(group: Any) -> list[str]:
     return [word for node in group.iterchildren("Keyword") if (word := text(node))]
 
 
-def _notices(listed: Any) -> list[Notice]:
-    return [_notice(node) for node in listed.iterchildren("CommentsCorrections")]
+def _notices(node_list: Any) -> list[Notice]:
+    return [_notice(node) for node in node_list.iterchildren("CommentsCorrections")]
 
 
 def _notice(node: Any) -> Notice:
@@ -119,9 +119,9 @@ def _notice(node: Any) -> Notice:
     return Notice(node.get("RefType") or "", None if pmid is None else read_pmid(pmid), text(_first(node, "RefSource")))
 
 
-def _identifiers(listed: Any) -> dict[str, str]:
-    """The article's own ids by kind (``doi``, ``pmc``, ``pii`` ...), of each kind the first."""
-    nodes = listed.iterchildren("ArticleId", reversed=True)
+def _identifiers(node_list: Any) -> dict[str, str]:
+    """Return the article's own ``doi`` and ``pmc`` ids, the first of each kind."""
+    nodes = node_list.iterchildren("ArticleId", reversed=True)
     return {kind: text(node) for node in nodes if (kind := node.get("IdType")) in ("doi", "pmc")}
 
 
@@ -130,35 +130,35 @@ def _location(node: Any) -> str | None:
 
 
 def _journal(node: Any) -> tuple[str, Date]:
-    """Title, and date of the issue."""
+    """Return the title of the journal and the date of the issue."""
     issue = _first(node, "JournalIssue")
     return text(_first(node, "Title")), _date(None if issue is None else _first(issue, "PubDate"))
 
 
 def _date(node: Any) -> Date:
-    return read_date({} if node is None else {part.tag: part.text or "" for part in node})
+    return read_date({} if node is None else {child.tag: child.text or "" for child in node})
 
 
 def _first(node: Any, tag: str) -> Any:
-    return next(node.iterchildren(tag), None)  # find() first compiles its path
+    return next(node.iterchildren(tag), None)  # faster than find(), which compiles its path first
 
 
 def read_pmid(node: Any) -> int | None:
-    """The number inside a ``PMID``; None where it is none."""
+    """Return the number inside a ``PMID``; None if it is not a valid PMID."""
     content = "" if len(node) else (node.text or "").strip()  # an entity or a tag inside would cut the number short
-    # The length first: Python refuses to read numbers of thousands of digits.
-    right = content.isascii() and content.isdigit() and len(content) < 20 and 0 < int(content) < 2**63
-    return int(content) if right else None
+    # Check the length first, because Python refuses to parse numbers of thousands of digits.
+    is_valid = content.isascii() and content.isdigit() and len(content) < 20 and 0 < int(content) < 2**63
+    return int(content) if is_valid else None
 
 
 def read_version(node: Any) -> int:
-    """The version that a ``PMID`` names, 1 where it names none."""
+    """Return the version of a ``PMID``; 1 if it has none."""
     version = node.get("Version") or "1"
     return int(version) if version.isascii() and version.isdigit() and len(version) < 5 else 1
 
 
 def read_identity(node: Any) -> tuple[int | None, int]:
-    """PMID and version."""
+    """Return the PMID and version."""
     return read_pmid(node), read_version(node)
 
 
@@ -180,4 +180,4 @@ PARTS = {
     "KeywordList": Part("MedlineCitation", _keywords, many=True),
     "ArticleIdList": Part("PubmedData", _identifiers),
 }
-"""By their tags, in the order in which NLM writes them."""
+"""The elements by tag, in the order in which NLM writes them."""

@@ -1,4 +1,4 @@
-"""Python's search for garbage, held back."""
+"""Pause Python's cyclic garbage collector."""
 
 import gc
 from collections.abc import Iterator
@@ -7,14 +7,14 @@ from contextlib import contextmanager
 
 @contextmanager
 def no_search() -> Iterator[None]:
-    """Hold back the search for cycles of garbage: for work that is short, and makes many objects but no cycles.
+    """Pause the cyclic garbage collector during short work that creates many objects but no reference cycles.
 
-    Each 700 new objects set the search off, which would cost a fifth of such work and find nothing.
+    It would run after every 700 new objects, take a fifth of the time of such work, and find nothing.
     """
-    searching = gc.isenabled()
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if searching:
+        if was_enabled:
             gc.enable()

@@ -1,10 +1,10 @@
-"""PubMed XML files to citations (``citation.py``), in a stream, in constant memory.
+"""Read PubMed XML files as a stream of citations (``citation.py``), in constant memory.
 
-Two thirds of a file are authors, references, histories, of which nothing is wanted; MeSH headings, journals and
-publication types repeat. So a file is read a block of bytes at a time, its records cut into parts as bytes
-(``record_pattern.py``), and of the parts only what was not met before is parsed (``part_cache.py``). A record that is
-not of NLM's form is parsed whole. A file with a DTD of its own or another encoding, and whatever libxml2 refuses, takes
-the careful way: from its start, element by element. What a part says is told in one place for all of these
+Two thirds of a file are authors, references and histories, which are not needed. MeSH headings, journals and
+publication types repeat. So a file is read one block of bytes at a time. A regular expression cuts each record into
+elements, still as bytes (``record_pattern.py``), and repeated elements are parsed only once (``part_cache.py``). A
+record that does not have NLM's form is parsed whole. A file with its own DTD or another encoding, or one that libxml2
+refuses, is parsed in full: from its start, element by element. All three ways use the same definitions of elements
 (``fields.py``).
 """
 
@@ -27,8 +27,8 @@ from kailin_ray.corpus.readers.record_pattern import END, RECORD, only_tags
 from kailin_ray.io.compressed import open_unpacked
 
 MAX_RECORD_BYTES = 16 << 20
-"""XML of one record, and of what may stand between two. The parser holds it in memory; papers of 15,000 authors take
-about 6 MiB."""
+"""Maximum size of a record's XML, and of the XML between two records. The parser holds it in memory. Papers with 15,000
+authors take about 6 MiB."""
 BLOCK_BYTES = 1 << 19
 
 _HEAD = re.compile(
@@ -38,18 +38,18 @@ _HEAD = re.compile(
 
 
 class DamagedFileError(ValueError):
-    """A file that cannot be read to its end, or is not PubMed XML; the message names file and fault."""
+    """A file that cannot be read to its end, or is not PubMed XML; the message names the file and the error."""
 
 
 def read_citations(path: Path, skipped: Counter[str]) -> Iterator[Citation]:
-    """Stream the citations of one PubMed XML file (``.xml`` or ``.xml.gz``) in their order.
+    """Stream the citations of one PubMed XML file (``.xml`` or ``.xml.gz``) in order.
 
-    A ``DeleteCitation`` gives rows with ``deleted`` true and no text. Records that are no usable citation are
-    counted by reason in ``skipped``. Entities are never expanded and nothing outside the file is read.
+    A ``DeleteCitation`` yields rows with ``deleted`` true and no text. Records that are not usable citations are
+    counted by reason in ``skipped``. Entities are never expanded, and nothing outside the file is read.
 
-    Raises ``DamagedFileError`` if the file is truncated, not well-formed (but for the inside of what is not wanted,
-    such as authors and references, which may not be looked at), or not a ``PubmedArticleSet``; and if it would fill
-    the memory: a gzip bomb, or a record of more than ``MAX_RECORD_BYTES``.
+    Raises ``DamagedFileError`` if the file is truncated, not well-formed or not a ``PubmedArticleSet``. Unused
+    elements, such as authors and references, may not be checked. Also raises it if the file would fill the memory,
+    such as a gzip bomb, or a record of more than ``MAX_RECORD_BYTES``.
     """
     try:
         with open_unpacked(path) as stream:
@@ -57,46 +57,49 @@ def read_citations(path: Path, skipped: Counter[str]) -> Iterator[Citation]:
         if root.tag != "PubmedArticleSet":
             raise DamagedFileError(f"{path}: not PubMed XML: its root element is <{root.tag}>, not <PubmedArticleSet>")
         counts: Counter[str] = Counter()
-        given = 0
+        num_yielded = 0
         try:
             with open_unpacked(path) as stream:
                 for rows in _blocks(stream, counts):
-                    given += len(rows)
+                    num_yielded += len(rows)
                     yield from rows
         except (OddError, etree.XMLSyntaxError):
             counts = Counter()
             with open_unpacked(path) as stream:
-                yield from islice(_elements(_Watched(path, stream), counts), given, None)
+                yield from islice(_elements(_Watched(path, stream), counts), num_yielded, None)
         skipped.update(counts)
     except (etree.XMLSyntaxError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DamagedFileError(f"{path}: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
 def _blocks(stream: BinaryIO, skipped: Counter[str]) -> Iterator[list[Citation]]:
-    """The citations block by block. Raises ``OddError`` or lxml's ``XMLSyntaxError`` at one for the careful way."""
-    left = stream.read(BLOCK_BYTES)
-    found = _HEAD.match(left)
-    if not found:
+    """Yield the citations block by block.
+
+    Raises ``OddError`` or lxml's ``XMLSyntaxError`` at a block that needs the full parse.
+    """
+    buffer = stream.read(BLOCK_BYTES)
+    head = _HEAD.match(buffer)
+    if not head:
         raise OddError
-    left = left[found.end() :]
+    buffer = buffer[head.end() :]
     known = Known()
     while True:
         more = stream.read(BLOCK_BYTES)
-        end = left.rfind(END) + len(END) if END in left else 0
-        if len(left) - end > MAX_RECORD_BYTES:
+        end = buffer.rfind(END) + len(END) if END in buffer else 0
+        if len(buffer) - end > MAX_RECORD_BYTES:
             raise OddError
         if end:
-            yield _read_block(left[:end], known, skipped)
+            yield _read_block(buffer[:end], known, skipped)
         elif not more:
             break
-        left = left[end:] + more
-    # What follows the last record: deletions, and the end of the root element.
-    yield _read_elements(b"<PubmedArticleSet>" + left, skipped)
+        buffer = buffer[end:] + more
+    # After the last record come deletions and the end of the root element.
+    yield _read_elements(b"<PubmedArticleSet>" + buffer, skipped)
 
 
 @no_search()
 def _read_block(block: bytes, known: Known, skipped: Counter[str]) -> list[Citation]:
-    """The citations of whole records."""
+    """Return the citations of a block of complete records."""
     pieces = block.split(END)[:-1]
     plain = only_tags(block)
     matches = [RECORD.fullmatch(piece) if plain or only_tags(piece) else None for piece in pieces]
@@ -106,8 +109,8 @@ def _read_block(block: bytes, known: Known, skipped: Counter[str]) -> list[Citat
     for piece, match in zip(pieces, matches, strict=True):
         if not match:
             rows += _read_elements(b"".join((b"<_>", piece, END, b"</_>")), skipped)
-        elif made := next(of_nlms_form):
-            rows.append(made)
+        elif row := next(of_nlms_form):
+            rows.append(row)
         else:
             skipped["malformed"] += 1
     return rows
@@ -118,7 +121,7 @@ def _read_elements(xml: bytes, skipped: Counter[str]) -> list[Citation]:
 
 
 def _record(element: Any, skipped: Counter[str]) -> list[Citation]:
-    """The citations that a child of the root element gives: one, none, or, of ``DeleteCitation``, some."""
+    """Return the citations of a child of the root element: at most one, or any number for ``DeleteCitation``."""
     if element.tag == "PubmedBookArticle":
         skipped["book"] += 1
     elif element.tag == "DeleteCitation":
@@ -127,18 +130,18 @@ def _record(element: Any, skipped: Counter[str]) -> list[Citation]:
             skipped["malformed"] += malformed
         return [Citation(pmid, version, deleted=True) for pmid, version in identities if pmid is not None]
     elif element.tag == "PubmedArticle":
-        if made := read_article(element):
-            return [made]
+        if row := read_article(element):
+            return [row]
         skipped["malformed"] += 1
     return []
 
 
 class _Watched:
-    """A stream that ends with ``DamagedFileError`` where no record ends for too long."""
+    """A stream that raises ``DamagedFileError`` if no record ends within ``MAX_RECORD_BYTES``."""
 
     def __init__(self, path: Path, stream: BinaryIO):
         self._path, self._stream, self._mark = path, stream, 0
-        self.name = str(path)  # for the parser's messages
+        self.name = str(path)  # the parser's messages show it
 
     def read(self, size: int) -> bytes:
         if self._stream.tell() - self._mark > MAX_RECORD_BYTES:
@@ -150,14 +153,14 @@ class _Watched:
 
 
 def _elements(stream: _Watched, skipped: Counter[str]) -> Iterator[Citation]:
-    """The careful way: libxml2 sees every byte."""
+    """Yield citations by the full parse, in which libxml2 reads every byte."""
     tags = ("PubmedArticle", "PubmedBookArticle", "DeleteCitation")
     for _, element in etree.iterparse(stream, tag=tags, **SAFE):
         if element.getparent().getparent() is not None:
-            continue  # a record inside another is none: it belongs to that one's text
+            continue  # a record inside another record belongs to the outer one's text
         yield from _record(element, skipped)
         stream.record_ended()
-        # Free what has been read: without this the whole tree of the file stays in memory.
+        # Free the elements already read; otherwise the whole tree of the file stays in memory.
         element.clear()
         while element.getprevious() is not None:
             del element.getparent()[0]

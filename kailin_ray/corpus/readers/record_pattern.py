@@ -1,9 +1,9 @@
-"""A record of PubMed XML as NLM writes it: one regular expression, of which each group is one of ``fields.PARTS``.
+"""A regular expression for a PubMed XML record as NLM writes it; each group is one of ``fields.PARTS``.
 
-What it matches stands where the DTD has it, so nobody needs a tree of the record to find it. What is not wanted is not
-looked at, but for its end; what is wanted is given as bytes and is still to be parsed, so that a match says nothing on
-what stands inside of it. It is right only where ``<`` begins a tag: in records without comments, CDATA and processing
-instructions.
+The groups follow the order of the DTD, so elements are found without building a tree of the record. Unused elements are
+skipped; only their ends are searched for. Used elements are returned as bytes and are parsed later, so a match does not
+check their contents. The expression is correct only where every ``<`` begins a tag, that is, in records without
+comments, CDATA and processing instructions.
 """
 
 import re
@@ -11,11 +11,11 @@ import re
 from kailin_ray.corpus.readers.fields import PARTS
 
 END = b"</PubmedArticle>"
-"""What follows a match."""
+"""The bytes that follow a match."""
 
 
 def _until(end: str) -> str:
-    """All up to an end tag, which this pattern finds. Nothing is tried twice, and nothing kept to be tried again."""
+    """Return a pattern for everything up to and including ``<`` and ``end``. It never backtracks."""
     return rf"[^<]*+(?:<(?!{end})[^<]*+)*+<{end}"
 
 
@@ -24,26 +24,29 @@ def _to_end(tag: str) -> str:
 
 
 def _element(tag: str) -> str:
-    """An element to the next end tag of its name, and white space. Not one that ends itself: it has no end tag."""
+    """Return a pattern for an element up to the next end tag of its name, and white space.
+
+    It does not match a self-closing element, which has no end tag.
+    """
     return rf"<{tag}(?:>| [^<>]*+(?<!/)>){_to_end(tag)}"
 
 
 def _part(tag: str) -> str:
-    """A group for the part, or the parts, of a tag; of a list of entries for what follows its start tag."""
+    """Return a group for the element or elements of a tag. For a list of entries, it begins after the start tag."""
     if PARTS[tag].entries:
         return rf"(?:<{tag}>(?P<{tag}>{_to_end(tag)}))?+"
     return rf"(?P<{tag}>(?:{_element(tag)}){'*+' if PARTS[tag].many else '?+'})"
 
 
 def _skip(*tags: str) -> str:
-    """Any number of each of these elements, in this order."""
+    """Return a pattern for any number of each of these elements, in this order."""
     return "".join(rf"(?:{_element(tag)})*+" for tag in tags)
 
 
 def _within(tag: str, attributes: tuple[str, ...], *content: str) -> str:
-    """An element with at most these attributes and this content."""
-    given = "".join(rf'(?: {name}="[\w-]*+")?+' for name in attributes)
-    return rf"<{tag}{given}>\s*+{''.join(content)}</{tag}>\s*+"
+    """Return a pattern for an element with at most these attributes and this content."""
+    optional = "".join(rf'(?: {name}="[\w-]*+")?+' for name in attributes)
+    return rf"<{tag}{optional}>\s*+{''.join(content)}</{tag}>\s*+"
 
 
 _ARTICLE = (
@@ -92,7 +95,10 @@ RECORD = re.compile(
 
 
 def only_tags(xml: bytes) -> bool:
-    """Whether there is no ``<!`` and no ``<?``. These marks are far rarer than ``<``, so this is 20 times faster."""
+    """Return whether there is no ``<!`` and no ``<?``.
+
+    It searches for ``!`` and ``?``, which are far rarer than ``<``; this makes it 20 times faster.
+    """
     for mark in (b"!", b"?"):
         at = xml.find(mark)
         while at >= 0:

@@ -1,7 +1,7 @@
-"""Rows of a table in a file (JSON, JSON lines, CSV, Parquet), in a stream, as dictionaries.
+"""Read the rows of a table file (JSON, JSON lines, CSV, Parquet) as a stream of dictionaries.
 
-A JSON file is an array of rows, an object of rows by their PMIDs (which become the column ``_key``), or rows one after
-another; which of them is seen by its first characters, as no field's name is a number.
+A JSON file is an array of rows, an object of rows by PMID (the PMIDs become the column ``_key``), or a sequence of
+rows. The first characters show which, because no field name is a number.
 """
 
 import csv
@@ -25,7 +25,7 @@ from kailin_ray.schema import Row
 ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
 KEY = "_key"
 ROWS_TO_JUDGE, BYTES_TO_JUDGE = 1_000, 32 << 20
-"""A column that none of so many first rows has is missing."""
+"""A column is missing if none of the first rows has it; this many rows or bytes are checked."""
 _BATCH_ROWS = 64
 _CHUNK = 1 << 18
 _BY_PMID = re.compile(r'\{\s*"\d{1,19}"\s*:\s*\{', re.ASCII)
@@ -34,15 +34,15 @@ _DECODER = json.JSONDecoder()
 
 
 class MissingColumnError(DamagedFileError):
-    """A table without a column that is asked for; the message says which it has."""
+    """A table without a required column; the message lists the columns that it has."""
 
 
 def read_table(path: Path, columns: list[str]) -> Iterator[Any]:
-    """Stream the rows, as what they are: not each need be a dictionary.
+    """Stream the rows of a table. A row is usually a dictionary, but is returned as it is in the file.
 
-    ``columns`` are those that are asked for; a field inside another is named by dots. Raises ``DamagedFileError`` where
-    the file cannot be read to its end, a row has more than ``MAX_RECORD_BYTES``, or (``MissingColumnError``) a column
-    is not there.
+    ``columns`` are the required columns; dots name a field inside another. Raises ``DamagedFileError`` if the file
+    cannot be read to its end or a row has more than ``MAX_RECORD_BYTES``, and ``MissingColumnError`` if a column is
+    missing.
     """
     try:
         if path.suffix == ".parquet":
@@ -51,14 +51,14 @@ def read_table(path: Path, columns: list[str]) -> Iterator[Any]:
         with open_unpacked(path) as stream, io.TextIOWrapper(stream, "utf-8-sig", newline="") as text:
             rows = _csv_rows(text) if ".csv" in path.suffixes[-2:] else _json_rows(text)
             first: list[Any] = []
-            there: dict[str, None] = {}
+            names: dict[str, None] = {}
             for row in rows:
                 first.append(row)
-                there |= dict.fromkeys(_names(row))
-                if there.keys() >= set(columns) or len(first) == ROWS_TO_JUDGE or stream.tell() > BYTES_TO_JUDGE:
+                names |= dict.fromkeys(_names(row))
+                if names.keys() >= set(columns) or len(first) == ROWS_TO_JUDGE or stream.tell() > BYTES_TO_JUDGE:
                     break
             if first:
-                _check(path, columns, there)
+                _check(path, columns, names)
             yield from itertools.chain(first, rows)
     except (ValueError, pa.ArrowException, csv.Error, RecursionError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         if isinstance(error, DamagedFileError):
@@ -66,17 +66,17 @@ def read_table(path: Path, columns: list[str]) -> Iterator[Any]:
         raise DamagedFileError(f"{path}: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
-def _check(path: Path, columns: list[str], found: Iterable[str]) -> None:
-    there = dict.fromkeys(found)
+def _check(path: Path, columns: list[str], available: Iterable[str]) -> None:
+    names = dict.fromkeys(available)
     for name in columns:
-        if name not in there:
-            known = ", ".join(list(there)[:40]) or "none"
+        if name not in names:
+            known = ", ".join(list(names)[:40]) or "none"
             raise MissingColumnError(f"{path}: no column {name!r}; there are: {known}")
 
 
 def _names(row: Any, depth: int = 4) -> Iterator[str]:
     for name, cell in row.items() if isinstance(row, dict) else ():
-        if isinstance(name, str):  # cells too many of a row of CSV have none
+        if isinstance(name, str):  # surplus cells of a CSV row have no name
             yield name
             if depth:
                 yield from (f"{name}.{inner}" for inner in _names(cell, depth - 1))
@@ -85,8 +85,8 @@ def _names(row: Any, depth: int = 4) -> Iterator[str]:
 def _parquet_rows(path: Path, columns: list[str]) -> Iterator[Any]:
     with pq.ParquetFile(path) as file:
         _check(path, columns, _fields(file.schema_arrow))
-        tops = {name if name in file.schema_arrow.names else name.partition(".")[0]: None for name in columns}
-        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=list(tops), use_threads=False):
+        top_level = {name if name in file.schema_arrow.names else name.partition(".")[0]: None for name in columns}
+        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=list(top_level), use_threads=False):
             yield from batch.to_pylist()
 
 
@@ -98,7 +98,7 @@ def _fields(fields: Iterable[pa.Field]) -> Iterator[str]:
 
 
 def _csv_rows(text: io.TextIOBase) -> Iterator[Row]:
-    # The limit is the whole process's, in which other files are read too.
+    # The limit applies to the whole process, which reads other files too.
     before = csv.field_size_limit(MAX_RECORD_BYTES)
     try:
         yield from csv.DictReader(_lines(text), strict=True)
@@ -134,47 +134,47 @@ def _json_rows(text: io.TextIOBase) -> Iterator[Any]:
 
 
 class _Values:
-    """JSON values out of a text, one after another. In memory is one chunk, or a value that is larger."""
+    """A reader of JSON values from a text, one at a time. It holds one chunk in memory, or one larger value."""
 
     def __init__(self, text: io.TextIOBase):
         self._text, self._buffer, self._at, self._taken = text, "", 0, 0
 
     def next(self) -> str:
-        """The next character that is not white space, which stays; empty at the end."""
+        """Return the next character that is not white space, without consuming it; empty at the end."""
         while True:
             self._at = _SPACE.match(self._buffer, self._at).end()  # type: ignore[union-attr]  # it matches "" too
             if self._at < len(self._buffer) or not self._read_on():
                 return self._buffer[self._at : self._at + 1]
 
     def comes(self, pattern: re.Pattern[str]) -> bool:
-        """Whether a short ``pattern`` comes next."""
+        """Return whether a short ``pattern`` comes next."""
         self.next()
         return bool(pattern.match(self._buffer, self._at))
 
     def pass_over(self, mark: str) -> bool:
-        """Whether ``mark`` came next; then it is passed over."""
-        found = self.next() == mark
-        self._at += found
-        return found
+        """Consume ``mark`` if it comes next; return whether it did."""
+        matches = self.next() == mark
+        self._at += matches
+        return matches
 
     def expect(self, mark: str) -> None:
-        """Raise ``ValueError`` where ``mark`` does not come next."""
+        """Consume ``mark``. Raises ``ValueError`` if it does not come next."""
         if not self.pass_over(mark):
             raise ValueError(f"after value {self._taken}: {mark!r} expected, found {self.next() or 'the end'!r}")
 
     def take(self) -> Any:
-        """The next value. Raises ``ValueError`` where there is none."""
+        """Return the next value. Raises ``ValueError`` if there is none."""
         self.next()
         while True:
             try:
                 value, end = _DECODER.raw_decode(self._buffer, self._at)
             except json.JSONDecodeError as error:
-                # An error at the end, or a text without an end, may only be cut there.
+                # An error near the end of the buffer, or an unterminated text, may only mean that the buffer is cut.
                 cut = error.msg.startswith("Unterminated") or error.pos > len(self._buffer) - 16
                 if not cut or not self._read_on():
                     raise ValueError(f"value {self._taken + 1}: {error.msg}") from error
                 continue
-            if end < len(self._buffer) or not self._read_on():  # a number may be cut as well
+            if end < len(self._buffer) or not self._read_on():  # a number may be cut off as well
                 self._at = end
                 self._taken += 1
                 return value
@@ -183,7 +183,7 @@ class _Values:
         rest = self._buffer[self._at :]
         if len(rest) > MAX_RECORD_BYTES:
             raise ValueError(f"value {self._taken + 1}: more than {MAX_RECORD_BYTES:,} characters")
-        # Twice as much each time, as a value that is cut is read from its start again.
+        # Double the buffer each time, because an incomplete value is parsed from its start again.
         more = self._text.read(max(_CHUNK, len(rest)))
         if more:
             self._buffer, self._at = rest + more, 0

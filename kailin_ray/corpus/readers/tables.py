@@ -1,13 +1,14 @@
-"""Tables of abstracts to citations (``corpus/readers/citation.py``), in a stream.
+"""Read tables of abstracts as a stream of citations (``corpus/readers/citation.py``).
 
-Which column holds what is said by name, a field inside another by dots::
+The columns of the fields are given by name; dots name a field inside another::
 
     {"pmid": "pubid", "title": "question", "abstract": "context.contexts", "labels": "context.labels"}
 
-What a cell may be: ``pmid`` is a number, or its digits. ``abstract``: a text; a list of texts, one a section, which
-``labels`` may name; or a list of ``{"label", "text"}``. ``year``: a number, or a date that begins with it or holds it.
-``mesh``: descriptors by name or UI, such as ``*Neoplasms``, ``Neoplasms/*therapy/genetics``, ``D009369``, or as
-documents hold them. Lists are lists, or one text with ``;`` or ``|`` between. A row is version 1 of its citation.
+``pmid`` is a number, or a text of its digits. ``abstract`` is a text; or a list of texts, one per section, which
+``labels`` may name; or a list of ``{"label", "text"}``. ``year`` is a number, or a date that begins with or contains
+the year. ``mesh`` lists descriptors by name or UI, such as ``*Neoplasms``, ``Neoplasms/*therapy/genetics``,
+``D009369``, or in the form of documents. A list is a list, or one text with ``;`` or ``|`` between the items. Each row
+is version 1 of its citation.
 """
 
 import re
@@ -26,27 +27,27 @@ FIELDS = (
     "doi", "pmcid",
 )  # fmt: skip
 Columns = dict[str, str]
-"""The column of each field that there is; ``pmid`` among them."""
+"""The column of each field that the table has; ``pmid`` is required."""
 
 _ISO = re.compile(r"(\d{4})-(\d\d?)(?:-(\d\d?))?(?!\d)", re.ASCII)
 _UI = re.compile(r"D\d{6,9}", re.ASCII)
 
 
 def read_rows(path: Path, columns: Columns, skipped: Counter[str]) -> Iterator[Citation]:
-    """Stream the citations of a table. Rows without a usable PMID are counted in ``skipped`` as malformed.
+    """Stream the citations of a table. Rows without a valid PMID are counted in ``skipped`` as malformed.
 
-    Raises what ``table_rows.read_table`` does.
+    Raises the same errors as ``table_rows.read_table``.
     """
     for row in read_table(path, list(columns.values())):
-        made = row_citation(row, columns) if isinstance(row, dict) else None
-        if made is None:
+        citation = row_citation(row, columns) if isinstance(row, dict) else None
+        if citation is None:
             skipped["malformed"] += 1
         else:
-            yield made
+            yield citation
 
 
 def row_citation(row: Row, columns: Columns) -> Citation | None:
-    """The citation that a row holds, None where its PMID is none."""
+    """Return the citation of a row; None if its PMID is not valid."""
     cells = {field: _cell(row, name) for field, name in columns.items()}
     pmid = _pmid(cells["pmid"])
     if pmid is None:
@@ -79,31 +80,31 @@ def row_citation(row: Row, columns: Columns) -> Citation | None:
 
 
 def _cell(row: Any, name: str) -> Any:
-    """What a column holds: one of that very name, or a field inside another; None where there is none."""
+    """Return the cell of a column with exactly this name, or of a field inside another; None if there is none."""
     if name in row:
         return row[name]
-    for part in name.split("."):
-        row = row.get(part) if isinstance(row, dict) else None
+    for key in name.split("."):
+        row = row.get(key) if isinstance(row, dict) else None
     return row
 
 
 def _pmid(cell: Any) -> int | None:
-    if isinstance(cell, float) and cell.is_integer():  # as pandas writes numbers of a column with gaps
+    if isinstance(cell, float) and cell.is_integer():  # pandas writes whole numbers so if a column has gaps
         cell = int(cell)
     digits = str(cell).strip().removesuffix(".0") if isinstance(cell, int | str) and not isinstance(cell, bool) else ""
-    right = digits.isascii() and digits.isdigit() and len(digits) < 20 and 0 < int(digits) < 2**63
-    return int(digits) if right else None
+    is_valid = digits.isascii() and digits.isdigit() and len(digits) < 20 and 0 < int(digits) < 2**63
+    return int(digits) if is_valid else None
 
 
 def _text(cell: Any) -> str:
-    """A cell as one clean text; of a list its items, one after another."""
+    """Return a cell as one clean text; the items of a list are joined by spaces."""
     if cell is None or isinstance(cell, dict):
         return ""
     if isinstance(cell, list | tuple):
         return " ".join(text for item in cell if (text := _text(item)))
     if isinstance(cell, bytes):
         cell = cell.decode("utf-8", "replace")
-    # Half a surrogate pair is legal in JSON, but no text.
+    # Half a surrogate pair is legal in JSON, but is not valid text.
     return clean(str(cell).encode("utf-8", "replace").decode())
 
 
@@ -118,29 +119,29 @@ def _list(cell: Any) -> list[str]:
 
 
 def _sections(cell: Any, labels: Any) -> list[Section]:
-    parts = cell if isinstance(cell, list | tuple) else [cell]
-    named = isinstance(labels, list | tuple) and len(labels) == len(parts)
+    items = cell if isinstance(cell, list | tuple) else [cell]
+    has_labels = isinstance(labels, list | tuple) and len(labels) == len(items)
     sections: list[Section] = []
-    for part, label in zip(parts, labels if named else [None] * len(parts), strict=True):
-        own = part if isinstance(part, dict) else {"text": part, "label": label}
-        if text := _text(own.get("text")):
-            sections.append(Section(_text(own.get("label")) or None, _text(own.get("category")) or None, text))
+    for item, label in zip(items, labels if has_labels else [None] * len(items), strict=True):
+        section = item if isinstance(item, dict) else {"text": item, "label": label}
+        if text := _text(section.get("text")):
+            sections.append(Section(_text(section.get("label")) or None, _text(section.get("category")) or None, text))
     return sections
 
 
 def _heading(item: Any) -> Heading:
-    """A MeSH heading; its ``ui`` is the name where there is no other, as in PubMed's own."""
+    """Return a MeSH heading. Without a UI, its ``ui`` is the name, as for PubMed's headings."""
     if isinstance(item, dict):
         ui, name = _text(item.get("ui")), _text(item.get("name"))
         qualifiers, major = _list(item.get("qualifiers")), item.get("major") is True
     else:
-        said = _text(item)
-        name, *qualifiers = [clean(part) for part in said.replace("*", "").split("/")]
-        ui, major = name if _UI.fullmatch(name) else "", "*" in said
-    return Heading(ui or name, name or ui, major, tuple(one for one in qualifiers if one))
+        heading = _text(item)
+        name, *qualifiers = [clean(piece) for piece in heading.replace("*", "").split("/")]
+        ui, major = name if _UI.fullmatch(name) else "", "*" in heading
+    return Heading(ui or name, name or ui, major, tuple(qualifier for qualifier in qualifiers if qualifier))
 
 
-def _date(said: str) -> Date:
-    if found := _ISO.match(said):
-        return read_date({"Year": found[1], "Month": found[2], "Day": found[3] or ""})
-    return read_date({"MedlineDate": said})
+def _date(date: str) -> Date:
+    if iso := _ISO.match(date):
+        return read_date({"Year": iso[1], "Month": iso[2], "Day": iso[3] or ""})
+    return read_date({"MedlineDate": date})

@@ -1,10 +1,10 @@
-"""Text of XML elements as a person would type it: markup dropped, powers and formulas kept readable, Unicode in NFC."""
+"""Convert XML elements to plain text: markup is dropped, powers and formulas stay readable, Unicode is in NFC."""
 
 import re
 import unicodedata
 from typing import Any
 
-# libxml2 hands text of untrusted files through as it is; these never carry meaning in an abstract.
+# libxml2 passes on the text of untrusted files unchanged; control characters never have a meaning in an abstract.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _NUMBER = re.compile(r"[+\-\u2212\u2013]?\d")
 _MATHML = "{http://www.w3.org/1998/Math/MathML}"
@@ -12,8 +12,8 @@ _RELATIONS = frozenset("=<>≤≥≠≈≃≅∼~±×→←⇒∈∝")
 
 
 def clean(raw: str) -> str:
-    """``raw`` in NFC, control characters dropped, white space collapsed."""
-    if not raw.isprintable():  # white space other than blanks, or control characters
+    """Return ``raw`` in NFC, without control characters and with white space collapsed."""
+    if not raw.isprintable():  # white space other than spaces, or control characters
         raw = " ".join(_CONTROL.sub(" ", raw).split())
     elif "  " in raw or raw[:1] == " " or raw[-1:] == " ":
         raw = " ".join(raw.split())
@@ -21,44 +21,45 @@ def clean(raw: str) -> str:
 
 
 def text(element: Any) -> str:
-    """All text inside ``element``, which may be None, its inline markup read as by ``_inline``; cleaned."""
+    """Return the cleaned text inside ``element``, which may be None. ``_inline`` converts its inline markup."""
     if element is None:
         return ""
     return clean(_inline(element) if len(element) else element.text or "")
 
 
 def _inline(element: Any) -> str:
-    """``H<sub>2</sub>O`` is H2O and ``cm<sup>2</sup>`` cm2, but ``10<sup>-3</sup>`` is 10^-3, as 10-3 is another thing.
+    """Return the text inside ``element`` with inline markup converted.
 
-    An entity that was not expanded, and a comment, give nothing.
+    ``H<sub>2</sub>O`` becomes H2O and ``cm<sup>2</sup>`` becomes cm2. ``10<sup>-3</sup>`` becomes 10^-3, because 10-3
+    means something else. An unexpanded entity or a comment adds nothing.
     """
-    read = [element.text or ""]
-    last = read[0][-1:]  # of all that is read: to join it for this each time would take for ever with a million powers
+    pieces = [element.text or ""]
+    last = pieces[0][-1:]  # last character so far; joining the pieces to get it is far too slow with a million powers
     for child in element:
         tag = child.tag
-        part = ""
+        piece = ""
         if tag == "sup":
             power = _inline(child).strip()
-            part = f"^{power}" if last.isdigit() and _NUMBER.match(power) else power
+            piece = f"^{power}" if last.isdigit() and _NUMBER.match(power) else power
         elif tag == f"{_MATHML}math":
             formula = _formula(child).strip()
-            part = (f" {formula}" if last.isalnum() else formula) + (" " if (child.tail or "")[:1].isalnum() else "")
+            piece = (f" {formula}" if last.isalnum() else formula) + (" " if (child.tail or "")[:1].isalnum() else "")
         elif isinstance(tag, str):
-            part = _inline(child)
-        part += child.tail or ""
-        read.append(part)
-        last = part[-1:] or last
-    return "".join(read)
+            piece = _inline(child)
+        piece += child.tail or ""
+        pieces.append(piece)
+        last = piece[-1:] or last
+    return "".join(pieces)
 
 
 def _formula(node: Any) -> str:
-    """Presentation MathML on one line: ``R^2``, ``x_i``, ``(a+b)/c``, ``sqrt(x)``."""
+    """Return presentation MathML on one line: ``R^2``, ``x_i``, ``(a+b)/c``, ``sqrt(x)``."""
     tag = node.tag.removeprefix(_MATHML) if isinstance(node.tag, str) else ""
-    parts = [_formula(child) for child in node if isinstance(child.tag, str)]
-    if tag in ("mi", "mn", "mo", "mtext", "ms") or not parts:
+    operands = [_formula(child) for child in node if isinstance(child.tag, str)]
+    if tag in ("mi", "mn", "mo", "mtext", "ms") or not operands:
         token = " ".join((node.text or "").split())
         return f" {token} " if tag == "mo" and token in _RELATIONS else token
-    match tag, parts:
+    match tag, operands:
         case "msup" | "mover", [base, power]:
             return f"{base}^{_add_parentheses(power)}" if tag == "msup" else base + power
         case "msub", [base, index]:
@@ -70,14 +71,14 @@ def _formula(node: Any) -> str:
         case "mroot", [base, degree]:
             return f"{_add_parentheses(base)}^(1/{degree})"
         case "msqrt", _:
-            return f"sqrt({''.join(parts)})"
+            return f"sqrt({''.join(operands)})"
         case "mfenced", _:
-            return node.get("open", "(") + ", ".join(parts) + node.get("close", ")")
-        case "semantics", _:  # what follows the first is the same once more, for machines
-            return parts[0]
-    return "".join(parts)
+            return node.get("open", "(") + ", ".join(operands) + node.get("close", ")")
+        case "semantics", _:  # the others repeat the first for machines
+            return operands[0]
+    return "".join(operands)
 
 
-def _add_parentheses(part: str) -> str:
-    part = part.strip()
-    return part if len(part) == 1 or re.fullmatch(r"[-+\u2212]?[\w.]*|\(.*\)", part) else f"({part})"
+def _add_parentheses(operand: str) -> str:
+    operand = operand.strip()
+    return operand if len(operand) == 1 or re.fullmatch(r"[-+\u2212]?[\w.]*|\(.*\)", operand) else f"({operand})"

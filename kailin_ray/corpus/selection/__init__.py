@@ -1,1 +1,1 @@
-"""The select job: filters, duplicates, sampling."""
+"""The select job: filtering, deduplication, sampling."""

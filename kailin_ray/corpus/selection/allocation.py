@@ -1,8 +1,8 @@
-"""A budget of documents shared out among strata: how many each may give.
+"""Allocate a budget of documents among strata.
 
-A stratum's share is proportional to its *weight*, ``size · frequency^(power-1)``, within its bounds. With the size as
-its frequency that is ``size^power``, the power allocation of survey sampling (Bankier 1988, The American Statistician
-42, 174-177): power 1 draws from all at one rate, power 0 equally many from each.
+The share of a stratum is proportional to its *weight*, ``size · frequency^(alpha-1)``, within its bounds. If the
+frequency is the size, the weight is ``size^alpha``, the power allocation of survey sampling (Bankier 1988, The American
+Statistician 42, 174-177). alpha 1 draws from all strata at the same rate; alpha 0 draws the same number from each.
 """
 
 import numpy as np
@@ -15,54 +15,55 @@ def allocate(
     sizes: Counts,
     budget: int,
     *,
-    power: float = 0.5,
+    alpha: float = 0.5,
     max_share: float = 1.0,
     min_per_stratum: int = 0,
     frequency: npt.NDArray[np.float64] | None = None,
 ) -> Counts:
-    """(n,) how many of each stratum's ``sizes`` documents to take: ``min(budget, sizes.sum())`` together, exactly.
+    """Return (n,) the number of documents to take from each stratum; the sum is exactly ``min(budget, sizes.sum())``.
 
-    ``max_share``: no stratum gives more than this share of the budget; ``min_per_stratum``: none gives less, as far as
-    it has them and its highest share allows. Where both cannot be had with the budget, the budget holds: what is too
-    little for every stratum's least is dealt evenly, and so is what is left when all that the shares allow is taken.
+    ``sizes`` (n,): number of documents of each stratum. ``max_share``: no stratum gets more than this share of the
+    budget. ``min_per_stratum``: no stratum gets less, as far as its size and ``max_share`` allow. If the budget cannot
+    satisfy both, the budget holds. A budget too small for all minimums is distributed evenly. If all strata reach
+    ``max_share`` and budget remains, the remainder is distributed evenly.
 
-    Rounded by Sainte-Laguë's method and not by largest remainders: so with a larger budget no stratum gives less
-    (without ``max_share``, whose bounds move with the budget), and the larger sample holds the smaller one. Of strata
-    with equal claims to the last documents the first in order get them.
+    Shares are rounded by Sainte-Laguë's method instead of largest remainders. So no stratum gets less from a larger
+    budget, and the larger sample contains the smaller one (without ``max_share``, whose bounds depend on the budget).
+    If strata tie for the last documents, the first strata get them.
 
-    ``frequency``: of what each stratum stands for, as far as that is not its own size; positive where a stratum has
-    documents. Raises ``ValueError`` for a negative size or budget.
+    ``frequency`` (n,): the frequency of what each stratum represents, if that is not its size; positive for strata that
+    have documents. Raises ``ValueError`` for a negative size or budget.
     """
     sizes = np.asarray(sizes, dtype=np.int64)
     if budget < 0 or (sizes < 0).any():
         raise ValueError(f"sizes and budget must be 0 or more, not {budget} and {sizes.min(initial=0)}")
     quotas = np.zeros(len(sizes), dtype=np.int64)
-    there = sizes > 0
-    size = sizes[there]
-    often = size if frequency is None else np.asarray(frequency, dtype=np.float64)[there]
+    nonempty = sizes > 0
+    size = sizes[nonempty]
+    often = size if frequency is None else np.asarray(frequency, dtype=np.float64)[nonempty]
     target = min(budget, int(size.sum()))
     if target:
         most = np.minimum(size, most_of_one(budget, max_share))
         least = np.minimum(min_per_stratum, most)
         even = np.ones(len(size))
         if least.sum() > target:
-            quotas[there] = _round_to_sum(even, 0 * least, least, target)
+            quotas[nonempty] = _round_to_sum(even, 0 * least, least, target)
         elif most.sum() < target:
-            quotas[there] = _round_to_sum(even, most, size, target)
+            quotas[nonempty] = _round_to_sum(even, most, size, target)
         else:
-            quotas[there] = _round_to_sum(size * often.astype(float) ** (power - 1), least, most, target)
+            quotas[nonempty] = _round_to_sum(size * often.astype(float) ** (alpha - 1), least, most, target)
     return quotas
 
 
 def most_of_one(budget: int, max_share: float) -> int:
-    """The documents that ``max_share`` of a budget is, at least one."""
+    """Return how many documents ``max_share`` of a budget is, at least one."""
     return max(1, int(max_share * budget + 1e-9))  # 0.29 * 100 is a little less than 29
 
 
 def largest_quota(sizes: Counts, budget: int, max_share: float) -> int:
-    """The most that one stratum can come to give, now or when more documents are known: sizes only grow.
+    """Return the largest quota that one stratum can get, now or after its ``sizes`` have grown.
 
-    It falls as they do. More than ``max_share`` only as long as that cannot fill the budget.
+    It falls as the sizes grow. It exceeds ``max_share`` only while quotas within ``max_share`` cannot fill the budget.
     """
     most = most_of_one(budget, max_share)
     if np.minimum(sizes, most).sum() >= budget:
@@ -73,7 +74,7 @@ def largest_quota(sizes: Counts, budget: int, max_share: float) -> int:
 
 
 def _round_to_sum(weights: npt.NDArray[np.float64], least: Counts, most: Counts, target: int) -> Counts:
-    """(n,) whole numbers from ``least`` to ``most`` in proportion to positive weights, whose sum is ``target``."""
+    """Return (n,) integers from ``least`` to ``most``, proportional to positive weights, whose sum is ``target``."""
     low, high = 0.0, 2.0 * (float(most.max()) + 1) / float(weights.min())
 
     def at(level: float) -> Counts:

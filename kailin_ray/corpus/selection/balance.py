@@ -1,6 +1,6 @@
-"""What a sample is like beside the corpus it is drawn from: exact counts by stratum and by branch, before and after.
+"""Compare a sample with the corpus that it is drawn from: exact counts by stratum and by branch, before and after.
 
-Sample, one branch of ``balance(...)["categories"]["branches"]`` and one of its strata::
+An example of an entry of ``balance(...)["categories"]["branches"]``, and of a stratum::
 
     {"branch": "C04", "name": "Neoplasms", "documents_before": 1506, "documents_after": 201,
      "share_before": 0.1015, "share_after": 0.1005, "headings_before": 2433, "headings_after": 330}
@@ -32,19 +32,24 @@ from kailin_ray.mesh.hierarchy import MeshHierarchy
 
 Counts = npt.NDArray[np.int64]
 NO_BRANCH = "none"
-"""The stratum of documents of whose headings none has a place in MeSH's tree."""
+"""The stratum of documents without a heading that has a place in the MeSH tree."""
 
 
 def balance(whole: Sketch, chosen: pa.Table, mesh: MeshHierarchy, design: Design) -> SampleFigures:
-    """The corpus, that is all documents of the sketch, beside those that ``draw`` chose.
+    """Compare the corpus, which is all documents of the sketch, with the documents that ``draw`` chose.
 
-    ``num_documents``, ``strata``, and ``letters`` and ``categories`` by branch. Before is the corpus, after the sample.
-    Shares are of all documents, of which one can be in several branches. Of each level: ``num_in_corpus`` and
-    ``num_reached``, the branches that the corpus has and those of them that the sample has; ``largest_share``, the
-    largest share that one of them has; and of the spread of documents over branches its ``entropy`` in bits, before,
-    after, and were it ``even`` over the branches of the corpus, and Jensen-Shannon divergences in bits, 0 to 1:
-    ``from_corpus``, the sample's from the corpus', ``from_even_before`` and ``from_even_after``, from that even spread.
-    ``strata`` has the first three of these. Only major headings count if the design says so.
+    Return ``num_documents``, ``strata``, and the levels ``letters`` and ``categories`` by branch. "Before" is the
+    corpus and "after" is the sample. Shares are of all documents; a document can be in several branches. Only major
+    headings count if the design says so. The figures of each level are:
+
+    - ``num_in_corpus`` and ``num_reached``: the number of branches in the corpus, and of those in the sample
+    - ``largest_share``: the largest share of one branch
+    - ``entropy``: of the distribution of documents over branches, in bits: before, after, and for an ``even``
+      distribution over the branches of the corpus
+    - ``divergence``: Jensen-Shannon divergences in bits, 0 to 1: ``from_corpus``, of the sample from the corpus;
+      ``from_even_before`` and ``from_even_after``, of corpus and sample from the even distribution
+
+    ``strata`` has only the first three figures.
     """
     levels = branches(mesh)
     documents, headings = _of_chosen(chosen["branches"].combine_chunks(), len(levels.labels))
@@ -80,12 +85,12 @@ def balance(whole: Sketch, chosen: pa.Table, mesh: MeshHierarchy, design: Design
 
 def _design(design: Design) -> DesignFigures:
     return {
-        "budget": design.budget,
+        "size": design.size,
         "seed": design.seed,
-        "by": design.by,
+        "stratify_by": design.stratify_by,
         "period": design.period,
-        "major": design.major,
-        "power": design.power,
+        "major_only": design.major_only,
+        "alpha": design.alpha,
         "max_share": design.max_share,
         "min_per_stratum": design.min_per_stratum,
     }
@@ -107,14 +112,14 @@ def _branch_rows(
         {
             "branch": label,
             "name": name,
-            "documents_before": one,
-            "documents_after": two,
-            "share_before": _share(one, whole.num_documents),
-            "share_after": _share(two, num_chosen),
-            "headings_before": all_of_it,
-            "headings_after": drawn,
+            "documents_before": before,
+            "documents_after": after,
+            "share_before": _share(before, whole.num_documents),
+            "share_after": _share(after, num_chosen),
+            "headings_before": headings_before,
+            "headings_after": headings_after,
         }
-        for label, name, one, two, all_of_it, drawn in rows
+        for label, name, before, after, headings_before, headings_after in rows
     ]
 
 
@@ -126,17 +131,17 @@ def _stratum_rows(
         {
             "stratum": _label(number, levels, design),
             "name": _branch_name(number, levels, design),
-            "documents_before": one,
-            "documents_after": two,
-            "share_before": _share(one, whole.num_documents),
-            "share_after": _share(two, num_chosen),
+            "documents_before": before,
+            "documents_after": after,
+            "share_before": _share(before, whole.num_documents),
+            "share_after": _share(after, num_chosen),
         }
-        for number, one, two in rows
+        for number, before, after in rows
     ]
 
 
 def _of_chosen(lists: pa.ListArray, num_branches: int) -> tuple[Counts, Counts]:
-    """(C+L,) documents and headings in each branch."""
+    """Return (C+L,) the numbers of documents and of headings in each branch."""
     rows, places = pc.list_parent_indices(lists).to_numpy(), pc.list_flatten(lists).to_numpy()
     each_once = np.unique(rows.astype(np.int64) * num_branches + places) % num_branches
     return np.bincount(each_once, minlength=num_branches), np.bincount(places, minlength=num_branches)
@@ -145,7 +150,7 @@ def _of_chosen(lists: pa.ListArray, num_branches: int) -> tuple[Counts, Counts]:
 def _label(number: int, levels: Branches, design: Design) -> str:
     branch, period = divmod(number, PERIODS)
     labels = []
-    if design.by:
+    if design.stratify_by:
         labels.append(levels.labels[branch] if branch < len(levels.labels) else NO_BRANCH)
     if design.period:
         year = f"{period}s" if design.period == "decade" else str(period)
@@ -155,11 +160,11 @@ def _label(number: int, levels: Branches, design: Design) -> str:
 
 def _branch_name(number: int, levels: Branches, design: Design) -> str | None:
     branch = number // PERIODS
-    return levels.names[branch] if design.by and branch < len(levels.labels) else None
+    return levels.names[branch] if design.stratify_by and branch < len(levels.labels) else None
 
 
-def _share(part: int, total: int) -> float:
-    return round(part / total, 6) if total else 0.0
+def _share(count: int, total: int) -> float:
+    return round(count / total, 6) if total else 0.0
 
 
 class _Reached(NamedTuple):

@@ -1,16 +1,16 @@
-"""``select``: the documents of a corpus that are worked on: filtered, without doubles and benchmarks' texts, sampled.
+"""``select``: select the documents of a corpus to distil: filter them, remove duplicates and benchmark texts, sample.
 
 ::
 
     documents/
-      part-<bucket>.parquet ...          as updates.py says, with what the last update changed
-      removed/part-<bucket>.parquet      every other document of the corpus: pmid, reason, detail
-      descriptors.json                   the corpus' own: what is rare, and informative, the corpus says
-      sampling.png                       of a sample: the branches of MeSH before and after
+      part-<bucket>.parquet ...          as in documents.py, with the changes of each update
+      removed/part-<bucket>.parquet      all other documents of the corpus: pmid, reason, detail
+      descriptors.json                   a copy of the corpus's: rarity and information content refer to the corpus
+      sampling.png                       only for a sample: the branches of MeSH before and after
 
-Each document is judged by itself, doubles are found (of a benchmark's abstract, too), a sample is drawn, and what stays
-is written: each a pass of tasks (``tasks.py``) of which one has a part, or a range of buckets, in its memory. The same
-corpus and settings always give the same documents.
+There are four passes: judge each document by itself, find duplicates (also of benchmark abstracts), draw a sample, and
+write the selected documents. Each pass consists of tasks (``tasks.py``). A task holds one part, or one range of hash
+buckets, in memory. The same corpus and settings always select the same documents.
 """
 
 import logging
@@ -54,7 +54,8 @@ from kailin_ray.mesh.load import load_mesh
 from kailin_ray.schema import REMOVED
 
 DOCUMENTS_PER_RANGE = 500_000
-"""Documents whose buckets are compared by one task, in about 1 GB of memory; of more, ranges of buckets are."""
+"""Number of documents whose buckets one task compares, in about 1 GB of memory. The buckets of more documents are split
+into ranges."""
 
 Paths = dict[str, str]
 R = TypeVar("R", bound=Mapping[str, object])
@@ -64,7 +65,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class SelectResult:
-    """What ``select`` did."""
+    """The result of ``select``."""
 
     documents: Documents
     made_already: bool
@@ -72,17 +73,17 @@ class SelectResult:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class References:
-    """What documents are judged by; read before Ray starts."""
+    """The data by which documents are judged; read before Ray starts."""
 
     benchmarks: Benchmarks | None
     hierarchy: MeshHierarchy | None
     subtree: npt.NDArray[np.bool_] | None
-    """Which descriptors are in it."""
+    """Which descriptors are in the subtree."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """What the last pass wrote."""
+    """The result of the last pass."""
 
     documents: int
     with_mesh: int
@@ -92,42 +93,42 @@ class Written:
 
 
 def select(config: SelectConfig) -> SelectResult:
-    """Make the folder of selected documents, or what of it is to change.
+    """Create or update the folder of selected documents.
 
-    Raises ``ConfigError`` for input that cannot be read, and where nothing is left; the folder is then as it was.
-    Raises ``CommandFailedError`` where Ray fails.
+    Raises ``ConfigError`` if an input cannot be read or no document is left; the folder then does not change. Raises
+    ``CommandFailedError`` if Ray fails.
     """
     corpus = Documents.open(config.corpus, "corpus")
     with hold_lock(config.out):
-        made = resume_documents(config.out, "select")
+        existing = resume_documents(config.out, "select")
         _check_paths(config)
-        if made and up_to_date(config, corpus, made):
-            return SelectResult(documents=made, made_already=True)
+        if existing and up_to_date(config, corpus, existing):
+            return SelectResult(documents=existing, made_already=True)
         references = _read_references(config)
         with ThreadPoolExecutor(READERS) as pool:
-            for _ in pool.map(num_rows, corpus.parts()):  # a file that cannot be read is refused before Ray starts
+            for _ in pool.map(num_rows, corpus.parts()):  # refuses an unreadable file before Ray starts
                 pass
         from kailin_ray.runtime.faults import one_line_faults
         from kailin_ray.runtime.session import ray_session
 
         log = log_file(config.out)
         with one_line_faults(log), ray_session(config.cluster, log) as shown:
-            return SelectResult(documents=_select(config, corpus, made, references, shown), made_already=False)
+            return SelectResult(documents=_select(config, corpus, existing, references, shown), made_already=False)
 
 
 def selection_inputs(config: SelectConfig, corpus: Documents) -> SelectionInputs:
-    """What a selection is made from: which corpus, at which update, and every setting that says what is chosen."""
-    chosen = settings(config)
+    """Return the inputs of a selection: the corpus, its update, and all settings that decide what is selected."""
+    values = settings(config)
     return SelectionInputs(
         corpus=corpus.manifest.id,
         corpus_updates=len(corpus.manifest.updates),
         mesh=sha256(config.mesh) if config.mesh else None,
         benchmarks=tuple(sha256(path) for path in config.benchmarks),
-        filters=chosen["filters"],
-        duplicates=chosen["duplicates"],
+        filters=values["filters"],
+        dedup_threshold=config.dedup_threshold,
         subtree=config.subtree,
-        subtree_major=config.subtree_major,
-        sample=chosen["sample"],
+        subtree_major_only=config.subtree_major_only,
+        sample=values["sample"],
         tolerate_orphans=config.tolerate_orphans,
     )
 
@@ -135,8 +136,8 @@ def selection_inputs(config: SelectConfig, corpus: Documents) -> SelectionInputs
 def _check_paths(config: SelectConfig) -> None:
     if config.corpus.resolve() == config.out.resolve():
         raise ConfigError(f"out: {config.out} is the corpus itself; choose another")
-    if config.mesh is None and (config.subtree or config.sample.num is not None):
-        key = "subtree" if config.subtree else "sample.num"
+    if config.mesh is None and (config.subtree or config.sample.size is not None):
+        key = "subtree" if config.subtree else "sample.size"
         raise ConfigError(f"mesh: missing; {key} needs the hierarchy: give it as mesh=…")
     for key, path in (("mesh", config.mesh), *(("benchmarks", path) for path in config.benchmarks)):
         if path is not None and not path.is_file():
@@ -144,9 +145,9 @@ def _check_paths(config: SelectConfig) -> None:
 
 
 def up_to_date(config: SelectConfig, corpus: Documents, made: Documents) -> bool:
-    """Whether ``made`` is the selection that is asked for.
+    """Return whether ``made`` is already the requested selection.
 
-    Raises ``ConfigError`` where it is one from another corpus or with other settings.
+    Raises ``ConfigError`` if it was made from another corpus or with other settings.
     """
     now, before = selection_inputs(config, corpus), made.manifest.made_from
     assert before
@@ -171,7 +172,7 @@ def _read_references(config: SelectConfig) -> References:
 
 
 def _select(
-    config: SelectConfig, corpus: Documents, made: Documents | None, references: References, shown: TextIO
+    config: SelectConfig, corpus: Documents, existing: Documents | None, references: References, shown: TextIO
 ) -> Documents:
     import ray
 
@@ -186,13 +187,13 @@ def _select(
     try:
         mesh = ray.put((references.hierarchy, references.subtree))
         keys = {**paths, "config": config, "mesh": mesh, "benchmarks": ray.put(references.benchmarks)}
-        num_staying = sum(one["staying"] for one in _run_tasks(judge_part, parts, keys, "judged", shown))
+        num_staying = sum(report["staying"] for report in _run_tasks(judge_part, parts, keys, "judged", shown))
         logger.info("%s: %d documents stay so far", config.out, num_staying)
-        if config.duplicates.jaccard is not None and num_staying:
-            _find_doubles(parts, num_staying, str(scratch), config.duplicates.jaccard, shown)
-        sample = _draw(config, parts, paths, mesh) if config.sample.num is not None and num_staying else None
+        if config.dedup_threshold is not None and num_staying:
+            _find_doubles(parts, num_staying, str(scratch), config.dedup_threshold, shown)
+        sample = _draw(config, parts, paths, mesh) if config.sample.size is not None and num_staying else None
         with updating(out) as folder:
-            written = _write(parts, paths | {"out": str(out), "folder": str(folder)}, made, shown)
+            written = _write(parts, paths | {"out": str(out), "folder": str(folder)}, existing, shown)
             if not written.documents:
                 left_out = ", ".join(f"{number:,} {name}" for name, number in written.removed.items())
                 raise ConfigError(f"corpus: no document of {config.corpus} is left: {left_out}")
@@ -200,7 +201,7 @@ def _select(
             if sample:
                 _draw_sample(sample, folder)
             seconds = round(time.monotonic() - started, 1)
-            manifest = _manifest(config, corpus, made, written, sample, seconds)
+            manifest = _manifest(config, corpus, existing, written, sample, seconds)
             write_manifest(folder, manifest)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -208,7 +209,7 @@ def _select(
 
 
 def format_selection(result: SelectResult) -> str:
-    """What a selection holds and what it left out, for a person."""
+    """Return a summary for people: the selected documents, and the documents left out by reason."""
     out, manifest = result.documents.path, result.documents.manifest
     lines = [f"{out}: made already"] if result.made_already else []
     lines.append(
@@ -225,7 +226,7 @@ def format_selection(result: SelectResult) -> str:
         largest = level["largest_share"]
         lines.append(
             f"sample      reaches {level['num_reached']} of {level['num_in_corpus']} second-level MeSH branches"
-            f"; the largest has {largest['after']:.1%} of its documents, before {largest['before']:.1%}"
+            f"; the largest has {largest['after']:.1%} of its documents, before sampling {largest['before']:.1%}"
         )
     if len(manifest.updates) > 1:
         lines.append(format_update(manifest))
@@ -252,8 +253,8 @@ def _find_doubles(parts: list[str], num_staying: int, scratch: str, jaccard: flo
     keys = {"scratch": scratch, "parts": parts, "num_ranges": num_ranges}
     for _ in _run_tasks(pair_range, list(range(num_ranges)), keys, "compared", shown):
         pass
-    num_doubles = ray.get(settle_doubles.remote(scratch, parts, jaccard))
-    logger.info("%d documents are doubles of others", num_doubles)
+    num_duplicates = ray.get(settle_doubles.remote(scratch, parts, jaccard))
+    logger.info("%d documents are duplicates of others", num_duplicates)
 
 
 def _draw(config: SelectConfig, parts: list[str], paths: Paths, mesh: Any) -> SampleFigures:
@@ -261,24 +262,23 @@ def _draw(config: SelectConfig, parts: list[str], paths: Paths, mesh: Any) -> Sa
 
     from kailin_ray.corpus.selection.tasks import draw_sample, sketch_part
 
-    asked = dict(vars(config.sample))
-    design = Design(budget=asked.pop("num"), **asked)
+    design = Design(**vars(config.sample))
     sketches = [sketch_part.remote(part, paths["corpus"], paths["scratch"], mesh, design) for part in parts]
     sample: SampleFigures = ray.get(draw_sample.remote(paths["scratch"], sketches, mesh, design))
     return sample
 
 
-def _write(parts: list[str], paths: Paths, made: Documents | None, shown: TextIO) -> Written:
+def _write(parts: list[str], paths: Paths, existing: Documents | None, shown: TextIO) -> Written:
     from kailin_ray.corpus.selection.tasks import write_part_of
 
     counts: Counter[str] = Counter()
     removed: Counter[str] = Counter()
     changes: Counter[str] = Counter()
-    keys = {**paths, "number": len(made.manifest.updates) + 1 if made else 1}
-    for one in _run_tasks(write_part_of, parts, keys, "written", shown):
-        counts.update(documents=one["documents"], with_mesh=one["with_mesh"], parts=one["written"])
-        removed.update(one["removed"])
-        changes.update(one["changes"])
+    keys = {**paths, "number": len(existing.manifest.updates) + 1 if existing else 1}
+    for report in _run_tasks(write_part_of, parts, keys, "written", shown):
+        counts.update(documents=report["documents"], with_mesh=report["with_mesh"], parts=report["written"])
+        removed.update(report["removed"])
+        changes.update(report["changes"])
     return Written(
         documents=counts["documents"],
         with_mesh=counts["with_mesh"],
@@ -291,14 +291,14 @@ def _write(parts: list[str], paths: Paths, made: Documents | None, shown: TextIO
 def _manifest(
     config: SelectConfig,
     corpus: Documents,
-    made: Documents | None,
+    existing: Documents | None,
     written: Written,
     sample: SampleFigures | None,
     seconds: float,
 ) -> DocumentsManifest:
     import ray
 
-    source, before = corpus.manifest, made.manifest if made else None
+    source, before = corpus.manifest, existing.manifest if existing else None
     update = DocumentsUpdate(parts=written.parts, seconds=seconds, changes=written.changes)
     return DocumentsManifest(
         maker="select",
@@ -309,7 +309,7 @@ def _manifest(
         num_with_mesh=written.with_mesh,
         num_considered=written.documents + sum(written.removed.values()),
         num_removed=written.removed,
-        # Also those that the corpus was cleaned of before.
+        # Includes the benchmarks whose texts were removed from the corpus before.
         benchmarks=source.benchmarks | {sha256(path): str(path.absolute()) for path in config.benchmarks},
         num_citations=source.num_citations,
         num_left_out=source.num_left_out,
@@ -324,5 +324,5 @@ def _manifest(
 def _draw_sample(sample: SampleFigures, folder: Path) -> None:
     from kailin_ray.mesh.plots import draw_sampling
 
-    by = sample["design"]["by"] or sample["design"]["period"]
+    by = sample["design"]["stratify_by"] or sample["design"]["period"]
     draw_sampling({f"stratified by {by}" if by else "uniform": sample}, folder / "sampling.png")

@@ -1,1 +1,1 @@
-"""Where files come from: network, hub, disk."""
+"""Sources of files: network, hub, disk."""

@@ -1,9 +1,9 @@
-"""NCBI's E-utilities, through pymed: a query to PMIDs, and PMIDs to the PubMed XML that NCBI gives.
+"""NCBI's E-utilities, through pymed: search for PMIDs, and fetch the PubMed XML of PMIDs.
 
-pymed's client searches. How it asks is replaced: pymed lets four requests through in a second, spins while it waits,
-takes no key, never asks again, and puts all into the address, where a key would come to light. Its articles have no
-MeSH headings, and are read by a parser that expands entities; so what EFetch answers is kept as it is, and read by
-``corpus/readers/pubmed_xml.py`` as any other file.
+pymed's client searches, but its request method is replaced. pymed allows four requests per second, spins while it
+waits, takes no key, never retries, and puts all parameters into the address, which would expose a key. pymed's articles
+have no MeSH headings, and its parser expands entities. So the response of EFetch is stored unchanged and read by
+``corpus/readers/pubmed_xml.py`` like any other file.
 """
 
 import gzip
@@ -23,15 +23,15 @@ from kailin_ray.io.http import PassingError, Web, WebError
 from kailin_ray.schema import Json
 
 PER_SECOND, PER_SECOND_WITH_KEY = 2.7, 9.0
-"""Requests. NCBI allows 3 and 10; those that begin evenly may arrive closer together."""
+"""Requests per second. NCBI allows 3 and 10, but requests that are sent evenly may arrive closer together."""
 MOST_RESULTS = 9_999
-"""That ESearch gives of a query, whatever it is asked for."""
+"""Maximum number of results that ESearch returns for a query, whatever number is requested."""
 MAX_ANSWER_BYTES = 256 << 20
-"""Of 200 articles, which take about 4 MB."""
+"""Maximum size of a response. The usual response, 200 articles, takes about 4 MB."""
 
 
 class Eutils(PubMed):
-    """pymed's client, with another way to ask: posted, paced, asked again, checked."""
+    """pymed's client with its own request method: it posts, paces, retries and checks requests."""
 
     def __init__(self, base_url: str, email: str | None):
         super().__init__(tool="kailin_ray", email=email or "")
@@ -43,23 +43,24 @@ class Eutils(PubMed):
         self._web = Web(per_second=PER_SECOND_WITH_KEY if key else PER_SECOND)
 
     def search(self, query: str, max_results: int | None) -> tuple[list[int], int]:
-        """PMIDs of the first results, the most recent first, and how many results there are.
+        """Return the PMIDs of the first results, most recent first, and the total number of results.
 
-        Raises ``ConfigError`` where there is none, or more are asked for than NCBI gives; ``WebError``.
+        Raises ``ConfigError`` if there are no results, or more than NCBI returns and ``max_results`` is None. Raises
+        ``WebError`` if NCBI fails.
         """
-        found = self.getTotalResultsCount(query)
-        if not found:
+        num_results = self.getTotalResultsCount(query)
+        if not num_results:
             raise ConfigError(f"source.query: {query!r}: PubMed finds nothing")
-        if max_results is None and found > MOST_RESULTS:
+        if max_results is None and num_results > MOST_RESULTS:
             raise ConfigError(
-                f"source.query: {query!r}: PubMed finds {found:,} articles, and NCBI gives the first {MOST_RESULTS:,}; "
-                "narrow it, such as by AND 2020[dp], or take fewer by source.max_results"
+                f"source.query: {query!r}: PubMed finds {num_results:,} articles, but NCBI returns only "
+                f"the first {MOST_RESULTS:,}; narrow it, for example with AND 2020[dp], or set source.max_results"
             )
-        pmids = self._getArticleIds(query=query, max_results=min(found, max_results or found))
-        return [int(pmid) for pmid in dict.fromkeys(pmids)], found
+        pmids = self._getArticleIds(query=query, max_results=min(num_results, max_results or num_results))
+        return [int(pmid) for pmid in dict.fromkeys(pmids)], num_results
 
     def fetch(self, pmids: Sequence[int], to: Path) -> set[int]:
-        """Write NCBI's answer for some PMIDs to ``to``, gzipped; return those that are in it. Raises ``WebError``."""
+        """Write NCBI's response for some PMIDs to ``to``, gzipped; return the PMIDs in it. Raises ``WebError``."""
         url = f"{self._base_url}/entrez/eutils/efetch.fcgi"
         form = self.parameters | self._key | {"id": ",".join(map(str, pmids)), "retmode": "xml"}
 
@@ -75,13 +76,13 @@ class Eutils(PubMed):
                 try:
                     return read_pmids(partial)
                 except DamagedFileError as error:
-                    fault = str(error).removeprefix(f"{partial}: ")
-                    raise PassingError(f"{url}: not the XML that was asked for: {fault}") from error
+                    message = str(error).removeprefix(f"{partial}: ")
+                    raise PassingError(f"{url}: not the requested XML: {message}") from error
 
         return self._web.persistently(ask)
 
     def _get(self, url: str, parameters: Json, output: str = "json") -> Any:
-        """What pymed asks through: here a search's answer, with how many came as ``retmax``, by which pymed counts."""
+        """Replace pymed's request method for searches. ``retmax``, by which pymed counts, is the number of PMIDs."""
         address = f"{self._base_url}{url}"
 
         def ask() -> Any:
@@ -92,12 +93,12 @@ class Eutils(PubMed):
 
 
 def read_pmids(path: Path) -> set[int]:
-    """PMIDs of the articles in a file of PubMed XML. Raises ``DamagedFileError``."""
+    """Return the PMIDs of the articles in a PubMed XML file. Raises ``DamagedFileError``."""
     return {row.pmid for row in read_citations(path, Counter()) if not row.deleted}
 
 
 class SearchResult(TypedDict):
-    """A search's answer, as pymed reads it."""
+    """A search result in the form that pymed reads."""
 
     count: int
     idlist: list[str]
@@ -106,15 +107,15 @@ class SearchResult(TypedDict):
 
 def _search_result(address: str, answer: bytes) -> SearchResult:
     try:
-        said = json.loads(answer, strict=False)  # NCBI's messages hold line breaks
-        if "error" in said:  # such as: API rate limit exceeded
-            raise PassingError(f"{address}: {str(said['error'])[:200]}")
-        result = said["esearchresult"]
+        response = json.loads(answer, strict=False)  # NCBI's messages contain line breaks
+        if "error" in response:  # such as: API rate limit exceeded
+            raise PassingError(f"{address}: {str(response['error'])[:200]}")
+        result = response["esearchresult"]
         if "ERROR" in result:
             raise WebError(f"{address}: {' '.join(str(result['ERROR']).split())[:200]}")
         count, pmids = int(result["count"]), [str(int(pmid)) for pmid in result["idlist"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise PassingError(f"{address}: not a search's answer: {answer[:60]!r}") from error
+        raise PassingError(f"{address}: not a search result: {answer[:60]!r}") from error
     if count and not pmids:
-        raise PassingError(f"{address}: {count:,} results, and none of them is given")
+        raise PassingError(f"{address}: {count:,} results, but no PMIDs were returned")
     return {"count": count, "idlist": pmids, "retmax": len(pmids)}

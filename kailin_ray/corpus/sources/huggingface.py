@@ -1,4 +1,4 @@
-"""A Hugging Face dataset's rows, streamed, and kept as Parquet files that are then read as any table."""
+"""Stream the rows of a Hugging Face dataset into Parquet files, which are then read like any table."""
 
 import hashlib
 import json
@@ -21,28 +21,34 @@ _BATCH_ROWS = 1_000
 
 
 class StreamNote(TypedDict):
-    """How far a stream has come."""
+    """The progress of a stream."""
 
     asked: Json
     files: int
     rows: int
     next: Json | None
-    """The state of the stream where the next file begins, as ``datasets`` gives it."""
+    """The state of the stream at the start of the next file, as ``datasets`` returns it."""
     whole: bool
 
 
 def dataset_files(source: HuggingFace, columns: list[str], folder: Path, terminal: TextIO) -> list[Path]:
-    """The files in ``folder`` of a dataset's rows, streamed on from where an earlier stream stopped.
+    """Return the files in ``folder`` with the dataset's rows; resume where an earlier stream stopped.
 
-    A note holds the place where the next file begins. Raises ``ConfigError`` where the dataset cannot be had, or has
-    not the columns; ``RuntimeError`` where it breaks off.
+    A note records where the next file begins. Raises ``ConfigError`` if the dataset is not available or does not have
+    the columns, and ``RuntimeError`` if the stream breaks off.
     """
     revision = source.revision if Path(source.path).is_dir() else _commit(source)
-    asked = {"path": source.path, "name": source.name, "split": source.split, "revision": revision, "columns": columns}
-    digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]
+    request = {
+        "path": source.path,
+        "name": source.name,
+        "split": source.split,
+        "revision": revision,
+        "columns": columns,
+    }
+    digest = hashlib.sha256(json.dumps(request).encode()).hexdigest()[:8]
     path = folder / f"dataset-{digest}.json"
     with hold_lock(path):
-        note: StreamNote = {"asked": asked, "files": 0, "rows": 0, "next": None, "whole": False}
+        note: StreamNote = {"asked": request, "files": 0, "rows": 0, "next": None, "whole": False}
         if path.exists():
             note = read_json(path)
         if not note["whole"]:
@@ -68,14 +74,14 @@ def _file(folder: Path, digest: str, number: int) -> Path:
 
 
 def _commit(source: HuggingFace) -> str:
-    """The commit that a hub's revision is now: every session then takes the same rows."""
+    """Return the current commit of a hub revision, so that every session reads the same rows."""
     from huggingface_hub import HfApi
 
     try:
         return str(HfApi().dataset_info(source.path, revision=source.revision, timeout=60).sha)
-    except Exception as error:  # whatever the hub's client raises, the dataset cannot be had
+    except Exception as error:  # whatever the hub's client raises, the dataset is not available
         raise ConfigError(
-            f"source.path: {source.path}: no such folder, and the hub does not give it ({type(error).__name__})"
+            f"source.path: {source.path}: no such folder, and not available from the hub ({type(error).__name__})"
         ) from error
 
 
@@ -84,33 +90,33 @@ def _open(source: HuggingFace, revision: str | None, columns: list[str]) -> Any:
 
     try:
         rows = load_dataset(source.path, source.name, split=source.split, revision=revision, streaming=True)
-        there = rows.column_names or list(next(iter(rows.take(1)), {}))
-    except Exception as error:  # whatever the library raises, the dataset cannot be had
+        names = rows.column_names or list(next(iter(rows.take(1)), {}))
+    except Exception as error:  # whatever the library raises, the dataset is not available
         raise ConfigError(f"source.path: {source.path}: {_line(error)}") from error
-    wanted = dict.fromkeys(name if name in there else name.partition(".")[0] for name in columns)
-    for name in wanted:
-        if name not in there:
-            raise ConfigError(f"source.columns: {source.path} has no column {name!r}; there are: {', '.join(there)}")
-    return rows.select_columns(list(wanted)).with_format("arrow")
+    needed = dict.fromkeys(name if name in names else name.partition(".")[0] for name in columns)
+    for name in needed:
+        if name not in names:
+            raise ConfigError(f"source.columns: {source.path} has no column {name!r}; there are: {', '.join(names)}")
+    return rows.select_columns(list(needed)).with_format("arrow")
 
 
 def _tables(rows: Any, path: str) -> Iterator[tuple[pa.Table, Any]]:
-    """Tables of ``ROWS_PER_FILE``, the last of fewer, and the place behind each."""
-    held: list[pa.Table] = []
+    """Yield tables of at least ``ROWS_PER_FILE`` rows (the last may have fewer) and the stream's state after each."""
+    pending: list[pa.Table] = []
     try:
         for table in rows.iter(batch_size=_BATCH_ROWS):
-            held.append(table)
-            if sum(map(len, held)) >= ROWS_PER_FILE:
-                yield _join_tables(held), rows.state_dict()
-                held = []
-    except Exception as error:  # of the network, or of a file of the dataset: all sorts
-        raise RuntimeError(f"{path}: {_line(error)}; what came is kept, and the same command goes on") from error
-    if held:
-        yield _join_tables(held), rows.state_dict()
+            pending.append(table)
+            if sum(map(len, pending)) >= ROWS_PER_FILE:
+                yield _join_tables(pending), rows.state_dict()
+                pending = []
+    except Exception as error:  # the network or a file of the dataset may raise errors of any kind
+        raise RuntimeError(f"{path}: {_line(error)}; rows received are kept, and the same command resumes") from error
+    if pending:
+        yield _join_tables(pending), rows.state_dict()
 
 
 def _join_tables(tables: list[pa.Table]) -> pa.Table:
-    # Files of a dataset may differ in what is null all through.
+    # Files of a dataset may differ in which columns are null throughout.
     return pa.concat_tables(tables, promote_options="permissive").replace_schema_metadata(None)
 
 

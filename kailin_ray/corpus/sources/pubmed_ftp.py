@@ -1,7 +1,7 @@
-"""NLM's PubMed files: listed, fetched by a few threads, each checked by the MD5 that NLM publishes beside it.
+"""Download NLM's PubMed files with a few threads; check each file against the MD5 that NLM publishes with it.
 
-A file comes under a temporary name, which stays where a fetch breaks off, and takes its own when it is whole and right;
-then it is noted in ``downloads.json``, and not fetched again.
+A file is fetched under a temporary name. If the fetch breaks off, the temporary file is kept. When the file is complete
+and its MD5 is right, it gets its own name. It is then noted in ``downloads.json`` and not fetched again.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ _MD5 = re.compile(r"\b[0-9a-f]{32}\b", re.IGNORECASE)
 
 
 class FileNote(TypedDict):
-    """A file that is whole and right."""
+    """A complete file with the right MD5."""
 
     bytes: int
     md5: str
@@ -41,58 +41,58 @@ class FileNote(TypedDict):
 
 
 Notes = dict[str, FileNote]
-"""By name."""
+"""Notes by file name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DownloadResult:
-    """What a download did."""
+    """The result of a download."""
 
     folder: Path
     fetched: list[str]
     there_already: int
     num_bytes: int
-    """That came over the network."""
+    """Bytes received over the network."""
     refused: dict[str, str]
-    """Why, by name."""
+    """Why files were refused, by name."""
 
 
 def list_files(web: Web, config: DownloadConfig) -> dict[str, str]:
-    """Addresses of the files that NLM lists and the configuration asks for, by name, in the order of the names.
+    """Return the addresses of the listed files that match the configuration, by name and sorted by name.
 
-    A link counts only where it is a PubMed file's bare name: what a listing says is no path and no other address.
-    Raises ``ConfigError`` where none is asked for, ``WebError`` where there is none.
+    A link counts only if it is the bare name of a PubMed file, so a listing cannot lead to another path or address.
+    Raises ``ConfigError`` if no listed file matches, and ``WebError`` if no PubMed file is listed.
     """
-    found: dict[str, str] = {}
-    for what in config.what:
-        folder = f"{config.base_url.rstrip('/')}/{what}/"
+    urls: dict[str, str] = {}
+    for folder_name in config.folders:
+        folder = f"{config.base_url.rstrip('/')}/{folder_name}/"
         names = {name for name in _LINK.findall(web.text(folder, MAX_LISTING_BYTES)) if _NAME.fullmatch(name)}
         if not names:
             raise WebError(f"{folder}: lists no file such as pubmed26n0001.xml.gz")
-        found |= {name: folder + name for name in names}
+        urls |= {name: folder + name for name in names}
     globs = (config.names,) if isinstance(config.names, str) else config.names
-    chosen = sorted(name for name in found if any(fnmatchcase(name, glob) for glob in globs))
+    chosen = sorted(name for name in urls if any(fnmatchcase(name, glob) for glob in globs))
     if not chosen:
-        raise ConfigError(f"names: {', '.join(globs)}: none of {len(found):,} files, {min(found)} to {max(found)}")
-    return {name: found[name] for name in chosen[: config.limit]}
+        raise ConfigError(f"names: {', '.join(globs)}: none of {len(urls):,} files, {min(urls)} to {max(urls)}")
+    return {name: urls[name] for name in chosen[: config.limit]}
 
 
 def download(config: DownloadConfig) -> DownloadResult:
-    """Fetch what is listed and not noted yet; a file that cannot be had is refused, the others go on.
+    """Fetch the listed files that are not noted yet. A file that cannot be fetched is refused; the others continue.
 
-    Raises ``WebError`` where there is no listing, ``ConfigError``, and ``OSError`` where a file cannot be written.
+    Raises ``ConfigError``, ``WebError`` if there is no listing, and ``OSError`` if a file cannot be written.
     """
-    _open_folder(config.to)
-    with hold_lock(config.to):
+    _open_folder(config.out)
+    with hold_lock(config.out):
         web = Web()
         files = list_files(web, config)
-        notes = _notes(config.to)
-        todo = {name: url for name, url in files.items() if not _in_place(config.to / name, notes)}
+        notes = _notes(config.out)
+        todo = {name: url for name, url in files.items() if not _in_place(config.out / name, notes)}
         with progress_bar(terminal(), "download", len(todo), unit=" files", disable=not todo) as bar:
             counter = _Counter(bar)
             refused = _fetch_all(web, todo, config, notes, counter)
     return DownloadResult(
-        folder=config.to,
+        folder=config.out,
         fetched=sorted(todo.keys() - refused.keys()),
         there_already=len(files) - len(todo),
         num_bytes=counter.num_bytes,
@@ -101,21 +101,21 @@ def download(config: DownloadConfig) -> DownloadResult:
 
 
 def format_download(result: DownloadResult) -> str:
-    """What was fetched, for a person."""
+    """Return a summary of the download for people."""
     return (
-        f"{result.folder}: {len(result.fetched):,} files fetched ({result.num_bytes / 1e6:,.1f} MB came), "
-        f"{result.there_already:,} were there already, {len(result.refused):,} refused"
+        f"{result.folder}: {len(result.fetched):,} files fetched ({result.num_bytes / 1e6:,.1f} MB received), "
+        f"{result.there_already:,} already present, {len(result.refused):,} refused"
     )
 
 
 def _fetch_all(
     web: Web, todo: dict[str, str], config: DownloadConfig, notes: Notes, counter: "_Counter"
 ) -> dict[str, str]:
-    """Fetch files by name and address, note each; return why some were refused, by name."""
+    """Fetch files (addresses by name) and note each; return why some were refused, by name."""
     refused = {}
     with ThreadPoolExecutor(config.connections) as threads:
         futures = {
-            threads.submit(fetch_file, web, url, config.to / name, counter.add_bytes): name
+            threads.submit(fetch_file, web, url, config.out / name, counter.add_bytes): name
             for name, url in todo.items()
         }
         try:
@@ -123,61 +123,64 @@ def _fetch_all(
                 name = futures[future]
                 try:
                     notes[name] = future.result()
-                    write_json(config.to / NOTES, dict(sorted(notes.items())))
+                    write_json(config.out / NOTES, dict(sorted(notes.items())))
                 except WebError as error:
                     refused[name] = str(error)
                 counter.add_file()
-        except BaseException as error:  # interrupted, or the disk is full: no thread may go on
+        except BaseException as error:  # interrupted, or the disk is full: all threads must stop
             threads.shutdown(wait=False, cancel_futures=True)
             web.stop()
             if isinstance(error, OSError):
-                raise OSError(f"{config.to}: {error.strerror or error}; what came is kept") from error
+                raise OSError(f"{config.out}: {error.strerror or error}; data received is kept") from error
             raise
     return refused
 
 
 def fetch_file(web: Web, url: str, path: Path, told: Callable[[int], object]) -> FileNote:
-    """Fetch a file to ``path``, and again from its start if its MD5 is not the one that NLM publishes.
+    """Fetch a file to ``path``; if its MD5 differs from the one that NLM publishes, fetch it once more from its start.
 
-    Returns its note: bytes, md5, when. Raises ``WebError``; what broke off stays under a temporary name.
+    Return its note: bytes, md5, when. ``told`` is called with the number of bytes received. Raises ``WebError``; an
+    incomplete file is kept under a temporary name.
     """
     partial = path.with_name(f".{path.name}.partial")
-    said = web.text(f"{url}.md5", MAX_MD5_BYTES)
-    expected = _MD5.search(said)
+    md5_text = web.text(f"{url}.md5", MAX_MD5_BYTES)
+    expected = _MD5.search(md5_text)
     if not expected:
-        raise WebError(f"{url}.md5: holds no MD5: {said[:60]!r}")
-    if path.exists():  # it came by another way, whole or not
+        raise WebError(f"{url}.md5: holds no MD5: {md5_text[:60]!r}")
+    if path.exists():  # copied here by other means, complete or not
         path.rename(partial)
     for _ in range(2):
         web.download(url, partial, told)
         with partial.open("rb") as stream:
-            found = hashlib.file_digest(stream, "md5").hexdigest()
-        if found == expected[0].lower():
+            digest = hashlib.file_digest(stream, "md5").hexdigest()
+        if digest == expected[0].lower():
             note: FileNote = {
                 "bytes": partial.stat().st_size,
-                "md5": found,
+                "md5": digest,
                 "when": datetime.now(UTC).isoformat("T", "seconds"),
             }
             partial.rename(path)
             return note
         partial.unlink()
-    raise WebError(f"{url}: fetched twice, and its MD5 is {found}; its .md5 file says {expected[0].lower()}")
+    raise WebError(f"{url}: fetched twice, and its MD5 is {digest}; its .md5 file says {expected[0].lower()}")
 
 
 def _open_folder(to: Path) -> None:
     try:
         to.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"to: {to}: {error.strerror}") from error
+        raise ConfigError(f"out: {to}: {error.strerror}") from error
     if not os.access(to, os.W_OK | os.X_OK):
-        raise ConfigError(f"to: {to}: cannot be written")
+        raise ConfigError(f"out: {to}: cannot be written")
 
 
 def _notes(to: Path) -> Notes:
     try:
         notes: Notes = read_json(to / NOTES) if (to / NOTES).exists() else {}
     except ValueError as error:
-        raise ConfigError(f"to: {to / NOTES} is damaged: {error}; remove it, and all files are checked anew") from error
+        raise ConfigError(
+            f"out: {to / NOTES} is damaged: {error}; remove it to have all files checked again"
+        ) from error
     return notes
 
 
@@ -186,7 +189,7 @@ def _in_place(path: Path, notes: Notes) -> bool:
 
 
 class _Counter:
-    """What all threads did, on the bar: files, and beside them bytes."""
+    """Counts of all threads, shown on the progress bar: files and bytes."""
 
     def __init__(self, bar: Any):
         self.num_bytes = 0

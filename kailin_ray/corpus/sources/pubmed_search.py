@@ -1,7 +1,8 @@
-"""Articles from E-utilities, kept batch by batch as PubMed XML files that are then read as any others.
+"""Fetch articles from E-utilities in batches, and keep them as PubMed XML files, which are read like any others.
 
-A note says what was asked and which PMIDs it comes to, so that a fetch that was stopped goes on with the same ones. The
-files' names hold the time of the asking: asked anew, the later answer has the later name, and its word is the last.
+A note stores the request and its PMIDs, so that an interrupted fetch resumes with the same PMIDs. File names contain
+the time of the request. If the request is repeated later, its files have later names, so their rows replace earlier
+rows.
 """
 
 import csv
@@ -20,30 +21,30 @@ from kailin_ray.io.locks import hold_lock
 from kailin_ray.io.terminal import progress_bar
 
 BATCH = 200
-"""PMIDs of a request, as NCBI advises."""
+"""PMIDs per request, as NCBI advises."""
 
 
 def query_files(source: PubmedQuery, folder: Path, terminal: TextIO) -> list[Path]:
-    """The files in ``folder`` of what PubMed finds, fetched where they are not there.
+    """Return the files in ``folder`` with the articles that PubMed finds; fetch the missing files.
 
-    Raises ``ConfigError`` for the query, ``WebError`` where NCBI fails.
+    Raises ``ConfigError`` for a bad query, and ``WebError`` if NCBI fails.
     """
     client = Eutils(source.base_url, source.email)
 
     def find() -> list[int]:
-        pmids, found = client.search(source.query, source.max_results)
-        if len(pmids) < found:
-            print(f"source.query: PubMed finds {found:,} articles, {len(pmids):,} are taken", file=terminal)
+        pmids, num_results = client.search(source.query, source.max_results)
+        if len(pmids) < num_results:
+            print(f"source.query: PubMed finds {num_results:,} articles, {len(pmids):,} are taken", file=terminal)
         return pmids
 
-    asked = {"query": source.query, "max_results": source.max_results}
-    return _fetch_pmids("pubmed_query", asked, find, client, folder, terminal)
+    request = {"query": source.query, "max_results": source.max_results}
+    return _fetch_pmids("pubmed_query", request, find, client, folder, terminal)
 
 
 def pmid_files(source: Pmids, folder: Path, terminal: TextIO) -> list[Path]:
-    """The files in ``folder`` of listed articles, fetched where they are not there.
+    """Return the files in ``folder`` with the listed articles; fetch the missing files.
 
-    Raises ``ConfigError`` for the list, ``WebError`` where NCBI fails.
+    Raises ``ConfigError`` for a bad list, and ``WebError`` if NCBI fails.
     """
     pmids = read_list(source.path, source.column)
     digest = hashlib.sha256(json.dumps(pmids).encode()).hexdigest()
@@ -52,21 +53,24 @@ def pmid_files(source: Pmids, folder: Path, terminal: TextIO) -> list[Path]:
 
 
 def read_list(path: Path, column: str | None) -> list[int]:
-    """PMIDs of a file, each once: one a line, or of a column of CSV. Raises ``ConfigError`` that names the line."""
-    found: dict[int, None] = {}
+    """Return the distinct PMIDs of a text file, one per line, or of a CSV column.
+
+    Raises ``ConfigError`` that names the line.
+    """
+    pmids: dict[int, None] = {}
     try:
         with path.open(encoding="utf-8-sig", newline="") as text:
             for line, cell in _cells(path, text, column):
                 if not (cell.isascii() and cell.isdigit() and len(cell) < 20 and int(cell)):
                     raise ConfigError(f"source.path: {path}, line {line}: {cell[:40]!r} is not a PMID")
-                found[int(cell)] = None
+                pmids[int(cell)] = None
     except (OSError, ValueError, csv.Error) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"source.path: {path}: {getattr(error, 'strerror', None) or error}") from error
-    if not found:
+    if not pmids:
         raise ConfigError(f"source.path: {path}: no PMID in it")
-    return list(found)
+    return list(pmids)
 
 
 def _cells(path: Path, text: TextIO, column: str | None) -> Iterator[tuple[int, str]]:
@@ -82,20 +86,20 @@ def _cells(path: Path, text: TextIO, column: str | None) -> Iterator[tuple[int, 
 
 def _fetch_pmids(
     kind: str,
-    asked: Mapping[str, str | int | None],
+    request: Mapping[str, str | int | None],
     find: Callable[[], list[int]],
     client: Eutils,
     folder: Path,
     terminal: TextIO,
 ) -> list[Path]:
-    digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(json.dumps(request).encode()).hexdigest()[:8]
     path = folder / f"{kind}-{digest}.json"
     with hold_lock(path):
         if path.exists():
             note = read_json(path)
         else:
             begun = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-            note = {"asked": asked, "begun": begun, "pmids": find(), "not_given": None}
+            note = {"asked": request, "begun": begun, "pmids": find(), "not_given": None}
             write_json(path, note)
         batches = {
             folder / f"{kind}-{note['begun']}-{digest}-{at // BATCH + 1:06}.xml.gz": note["pmids"][at : at + BATCH]
@@ -107,17 +111,18 @@ def _fetch_pmids(
     if missing := note["not_given"]:
         shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
         print(
-            f"source: NCBI gave no article for {len(missing):,} of {len(note['pmids']):,} PMIDs: {shown}", file=terminal
+            f"source: NCBI returned no article for {len(missing):,} of {len(note['pmids']):,} PMIDs: {shown}",
+            file=terminal,
         )
     return list(batches)
 
 
 def _fetch(client: Eutils, batches: dict[Path, list[int]], terminal: TextIO) -> list[int]:
-    """Fetch the batches that are not there; return the PMIDs of all of them that NCBI gave no article for."""
+    """Fetch the missing batches; return the PMIDs of all batches for which NCBI returned no article."""
     missing = []
     with progress_bar(terminal, "ingest: fetched", sum(map(len, batches.values())), unit=" articles") as bar:
         for file, pmids in batches.items():
-            given = read_pmids(file) if file.exists() else client.fetch(pmids, file)
-            missing += [pmid for pmid in pmids if pmid not in given]
+            pmids_in_file = read_pmids(file) if file.exists() else client.fetch(pmids, file)
+            missing += [pmid for pmid in pmids if pmid not in pmids_in_file]
             bar.update(len(pmids))
     return missing

@@ -1,4 +1,4 @@
-"""Where documents come from: each kind of source becomes files of citations, and a word on how to read them."""
+"""Resolve each kind of source into files of citations, and the columns with which to read them."""
 
 import glob
 import itertools
@@ -16,10 +16,10 @@ XML_ENDINGS = (".xml", ".xml.gz")
 
 
 def source_files(source: Source, out: Path, terminal: TextIO) -> list[Path]:
-    """The files of a source, in the order of their names, by which they are told apart.
+    """Return the files of a source, sorted by name. Their names identify them.
 
-    What comes over the network is kept beside ``out``, in ``<out>.fetched``, and fetched where it is not there. Raises
-    ``ConfigError`` for what is wrong with the source, ``RuntimeError`` where a server fails.
+    Files from the network are kept next to ``out``, in ``<out>.fetched``; missing files are fetched. Raises
+    ``ConfigError`` if the source is wrong, and ``RuntimeError`` if a server fails.
     """
     if isinstance(source, PubmedXml):
         return find_files(source.path, XML_ENDINGS)
@@ -36,7 +36,7 @@ def source_files(source: Source, out: Path, terminal: TextIO) -> list[Path]:
 
 
 def _fetch_source(source: PubmedQuery | Pmids | HuggingFace, folder: Path, terminal: TextIO) -> list[Path]:
-    # What they import takes a second.
+    # Imported here because their own imports take a second.
     from kailin_ray.corpus.sources.huggingface import dataset_files
     from kailin_ray.corpus.sources.pubmed_search import pmid_files, query_files
 
@@ -47,20 +47,20 @@ def _fetch_source(source: PubmedQuery | Pmids | HuggingFace, folder: Path, termi
             return pmid_files(source, folder, terminal)
         return dataset_files(source, list((table_columns(source) or {}).values()), folder, terminal)
     except ConfigError:
-        with suppress(OSError):  # which it raises where something is in it
+        with suppress(OSError):  # raised if the folder is not empty
             folder.rmdir()
         raise
 
 
 def table_columns(source: Source) -> dict[str, str] | None:
-    """The column of each field in the tables of a source; None for PubMed XML."""
+    """Return the column of each field in the tables of a source; None for PubMed XML."""
     if not isinstance(source, Table | HuggingFace):
         return None
     return {field: column for field, column in asdict(source.columns).items() if column}
 
 
 def _check_columns(file: Path, columns: list[str]) -> None:
-    """Refuse a wrong column before anything starts. What else is wrong with a file, its worker will say."""
+    """Refuse a wrong column before anything starts. Workers report all other errors of a file."""
     try:
         next(read_table(file, columns), None)
     except MissingColumnError as error:
@@ -70,32 +70,31 @@ def _check_columns(file: Path, columns: list[str]) -> None:
 
 
 def find_files(paths: tuple[str, ...] | str, endings: tuple[str, ...]) -> list[Path]:
-    """The files that ``paths`` (files, directories of files with some ``endings``, globs) name.
+    """Return the files that ``paths`` name (files, globs, or directories, whose files must have one of ``endings``).
 
-    They are in the order of their names: NLM numbers them.
-
-    Raises ``ConfigError`` for a path that names none, and for two files of one name: the name is a file's identity.
+    Files are sorted by name, since NLM numbers them. Raises ``ConfigError`` for a path that matches no file, and for
+    two files with the same name, because the name identifies a file.
     """
-    found: dict[Path, Path] = {}
+    by_target: dict[Path, Path] = {}
     for path in (paths,) if isinstance(paths, str) else paths:
         if Path(path).is_dir():
             matches = [p for p in Path(path).iterdir() if p.name.endswith(endings)]
-            fault = f"no {' or '.join(endings)} file in this directory"
+            problem = f"no {' or '.join(endings)} file in this directory"
         else:
-            # The pattern may be absolute; and a file's own name may look like one.
+            # Path.glob refuses absolute patterns. An existing file's name may look like a pattern.
             matches = [Path(path)] if Path(path).exists() else [Path(p) for p in glob.glob(path)]  # noqa: PTH207
-            fault = "matches no file" if glob.has_magic(path) else "does not exist"
+            problem = "matches no file" if glob.has_magic(path) else "does not exist"
         if not matches:
-            raise ConfigError(f"source.path: {path}: {fault}")
+            raise ConfigError(f"source.path: {path}: {problem}")
         for match in matches:
             if any("\ud800" <= character <= "\udfff" for character in str(match)):
                 raise ConfigError(f"source.path: {str(match)!a}: a name that is not UTF-8; rename it")
-        # One file by two ways counts once; it keeps the name it was given by, which says its place in the order.
-        found |= {p.resolve(): p.absolute() for p in matches}
-    if not found:
+        # A file that two paths name counts once. It keeps the name in the path, which decides its place in the order.
+        by_target |= {p.resolve(): p.absolute() for p in matches}
+    if not by_target:
         raise ConfigError("source.path: an empty list; name at least one file")
-    files = sorted(found.values(), key=lambda p: (p.name, str(p)))
-    for one, other in itertools.pairwise(files):
-        if one.name == other.name:
-            raise ConfigError(f"source.path: {one} and {other} have one name, by which files are told apart")
+    files = sorted(by_target.values(), key=lambda p: (p.name, str(p)))
+    for previous, file in itertools.pairwise(files):
+        if previous.name == file.name:
+            raise ConfigError(f"source.path: {previous} and {file} have the same name; file names must be unique")
     return files

@@ -1,1 +1,1 @@
-"""The job that makes and updates an index."""
+"""The job that builds and updates an index."""

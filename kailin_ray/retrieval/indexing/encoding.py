@@ -1,7 +1,7 @@
-"""Documents to passages with their vectors: a Ray Data actor pool, resumable by row.
+"""Encode documents as passages with vectors: a Ray Data actor pool, resumable by row.
 
-What is encoded is written in small Parquet parts beside the index that is being made, each whole or not at all;
-those of a killed job are taken as they are.
+Encoded rows are written to small Parquet parts next to the index that is being built. A part is complete or absent, and
+the parts of a killed job are reused.
 """
 
 import shutil
@@ -28,34 +28,34 @@ from kailin_ray.runtime.session import encoder_environment
 from kailin_ray.runtime.tasks import select_rows
 
 FIELDS = ("title", "abstract", "mesh")
-"""Of a document, that a passage has: where one of them changed, it is encoded anew."""
+"""Fields of a document that its passage has; the document is encoded again if one of them changed."""
 BATCHES_A_BLOCK = 8
-"""Among so many batches texts are sorted by length; what a kill costs is a block of each encoder."""
+"""Batches in a block. Texts are sorted by length within a block; a kill costs one block per encoder."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be encoded."""
+    """What to encode."""
 
     files: list[Path]
-    """That hold the documents."""
+    """Files of the documents."""
     num_documents: int
     wanted: PMIDS | None
-    """PMIDs, sorted; None for all that the files hold."""
+    """PMIDs, sorted; None for all PMIDs in the files."""
     kept: PMIDS
-    """PMIDs, sorted, that the index has already."""
+    """PMIDs, sorted, that the index already has."""
 
 
 def open_parts(config: IndexConfig, documents: Documents, inputs: IndexInputs) -> Path:
-    """The folder of parts beside ``config.out``: of a killed job for the same index what is still true, else empty."""
+    """Return the folder of parts next to ``config.out``; it keeps valid parts of a killed job for the same index."""
     scratch = config.out.absolute().with_name(f".{config.out.name}.encoded")
     note = scratch / "encoded.json"
-    before = read_json(note) if note.exists() else {}
+    previous = read_json(note) if note.exists() else {}
     identity = asdict(inputs) | {"limit": config.limit}
-    if before.get("made_from") != identity:
+    if previous.get("made_from") != identity:
         shutil.rmtree(scratch, ignore_errors=True)
     else:
-        changed = find_changes(documents, before["num_updates"], FIELDS)
+        changed = find_changes(documents, previous["num_updates"], FIELDS)
         for part in list_encoded_parts(scratch):
             if among(read_pmids(part), changed).any():
                 part.unlink()
@@ -65,9 +65,9 @@ def open_parts(config: IndexConfig, documents: Documents, inputs: IndexInputs) -
 
 
 def drop_parts(scratch: Path, work: Work) -> None:
-    """Remove parts with rows that the index has already, or that are not wanted (any more): they are made again.
+    """Remove parts with rows that the index already has, or that are not wanted (any more); they are encoded again.
 
-    A job that was killed as the last thing it did has left its parts, though the index has them.
+    A job that was killed in its very last step leaves its parts although the index has them.
     """
     for part in list_encoded_parts(scratch):
         pmids = read_pmids(part)
@@ -76,45 +76,45 @@ def drop_parts(scratch: Path, work: Work) -> None:
 
 
 def list_encoded_parts(scratch: Path) -> list[Path]:
-    """The whole parts, in order."""
+    """Return the complete parts, in order."""
     return sorted(scratch.glob("[0-9]*.parquet"))
 
 
 def encode(config: IndexConfig, work: Work, scratch: Path, terminal: TextIO) -> Encoding:
-    """Encode what is wanted and neither kept nor in the parts. Returns what it took, for the manifest."""
-    there = [read_pmids(part) for part in list_encoded_parts(scratch)]
-    done = np.unique(np.concatenate([work.kept, *there]))
+    """Encode what is wanted and neither in the index nor in the parts. Return its cost, for the manifest."""
+    part_pmids = [read_pmids(part) for part in list_encoded_parts(scratch)]
+    done = np.unique(np.concatenate([work.kept, *part_pmids]))
     num_encoded, seconds = 0, 0.0
     if len(done) < work.num_documents:
         with progress_bar(terminal, "index: encoded", work.num_documents, initial=len(done)) as bar:
-            # Rows of counts come to the driver, not the passages.
+            # Only counts come to the driver, not the passages.
             for row in _passages(config, work, done, scratch).iter_rows():
                 bar.update(row["abstracts"])
                 num_encoded, seconds = num_encoded + row["abstracts"], seconds + row["seconds"]
     return Encoding(
         num_encoders=config.cluster.num_encoders,
         device="gpu" if config.cluster.gpus_per_encoder else "cpu",
-        num_taken_over=sum(map(len, there)),
+        num_taken_over=sum(map(len, part_pmids)),
         num_encoded=num_encoded,
         abstracts_per_second_per_encoder=round(num_encoded / seconds, 2) if seconds else None,
     )
 
 
 def _passages(config: IndexConfig, work: Work, done: PMIDS, scratch: Path) -> ray.data.Dataset:
-    """The encoding, to be run: of each part that it writes how many abstracts it has, and the encoder's seconds."""
+    """Return the lazy dataset that encodes: a row per written part, with its abstracts and the encoder's seconds."""
     cluster = config.cluster
-    rows_per_block = BATCHES_A_BLOCK * config.encoder.batch_size
+    block_rows = BATCHES_A_BLOCK * config.encoder.batch_size
     selected = {"wanted": ray.put(work.wanted), "done": ray.put(done)}
     return (
         ray.data.read_parquet([str(file) for file in work.files], columns=["pmid", *FIELDS])
         .map_batches(select_rows, batch_format="pyarrow", batch_size=None, fn_kwargs=selected)
         .map_batches(_with_text, batch_format="pyarrow", batch_size=None)
-        .repartition(target_num_rows_per_block=rows_per_block)
+        .repartition(target_num_rows_per_block=block_rows)
         .map_batches(
             EncodeDocuments,
             fn_constructor_args=(config.encoder, cluster.gpus_per_encoder > 0),
             batch_format="pyarrow",
-            batch_size=rows_per_block,  # of actors with GPUs Ray Data wants to be told
+            batch_size=block_rows,  # Ray Data requires it for actors with GPUs
             compute=ray.data.ActorPoolStrategy(size=cluster.num_encoders),
             num_cpus=1,
             num_gpus=cluster.gpus_per_encoder,
@@ -131,7 +131,7 @@ def _with_text(block: pa.Table) -> pa.Table:
 def _write_part(block: pa.Table, scratch: str) -> pa.Table:
     seconds = pc.sum(block["seconds"]).as_py() or 0.0
     if block.num_rows:
-        # By what is in it: a task that Ray does again writes over what it wrote before.
+        # Named by its content, so that a task that Ray runs again overwrites its earlier part.
         with atomic_file(Path(scratch, f"{block['pmid'][0].as_py():09}.parquet")) as partial:
             pq.write_table(block.drop_columns("seconds"), partial)
     return pa.table({"abstracts": [block.num_rows], "seconds": [seconds]})

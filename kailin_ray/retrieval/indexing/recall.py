@@ -1,7 +1,7 @@
-"""How much of what exact search finds a structure finds, and the cheapest parameters that find enough.
+"""Measure a structure's recall against exact search, and find the cheapest parameters that reach a target.
 
-recall@k: of the k passages that exact search finds for a question, the share that is among the k that were found. Some
-questions tune; the manifest says what others find, by which nothing was chosen.
+recall@k is the share of the k passages from exact search that are among the k passages found. Some questions are used
+for tuning; the manifest has the recall of the other questions, which did not influence the parameters.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,33 +13,33 @@ from kailin_ray.retrieval.search.folder import Recall
 from kailin_ray.retrieval.search.store import Rows
 
 DEPTHS = (4, 10)
-"""Of the recall that is told: the paper's k, and one that asks more."""
+"""Depths of the reported recall: the paper's k, and a more demanding one."""
 TUNED_AT = DEPTHS[0]
 SPARE = 0.015
-"""By which tuning aims higher than the target, as other questions will find a little less."""
+"""Tuning aims this much higher than the target, because recall is slightly lower for other questions."""
 NUM_CANDIDATES = (32, 64, 128, 256, 512, 1_024)
 NPROBE = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1_024, 2_048, 4_096)
 EF_SEARCH = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1_024, 2_048)
 
 Find = Callable[[dict[str, int]], Rows]
-"""Rows (q, k), best first, that are found with some parameters."""
+"""Takes parameters and returns the rows (q, k) that are found with them, best first."""
 
 
 def without(rows: Rows, sources: Rows) -> Rows:
-    """(q, k - 1): the first of rows (q, k) that are not the row of each query's own source (q,), -1 for none."""
+    """Return the first k - 1 of each query's rows (q, k), without the row of its own source (q,), -1 for none."""
     order = np.argsort(rows == sources[:, None], axis=1, kind="stable")
     return np.take_along_axis(rows, order, axis=1)[:, :-1]
 
 
 def shares(found: Rows, exact: Rows, k: int) -> npt.NDArray[np.float64]:
-    """(q,) each query's recall@k."""
+    """Return each query's recall@k, (q,)."""
     exact = exact[:, :k]
     hits = (found[:, :k, None] == exact[:, None, :]) & (exact >= 0)[:, None, :]
     return np.asarray(hits.sum(axis=(1, 2)) / np.maximum(1, (exact >= 0).sum(axis=1)))
 
 
 def summary(found: Rows, exact: Rows) -> Recall:
-    """recall@k of both depths, with the half-width of its 95 % interval over queries."""
+    """Return recall@k at both depths, with the half-width of its 95 % interval over queries."""
     (few, few_error), (many, many_error) = (_mean(shares(found, exact, k)) for k in DEPTHS)
     return Recall(
         num_queries=len(exact),
@@ -51,21 +51,21 @@ def summary(found: Rows, exact: Rows) -> Recall:
 
 
 def _mean(values: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """With the half-width of its 95 % interval."""
+    """Return the mean and the half-width of its 95 % interval."""
     return round(float(values.mean()), 4), round(float(1.96 * values.std() / np.sqrt(len(values))), 4)
 
 
 def parameters(kind: str, num_lists: int) -> tuple[str, list[int]]:
-    """The parameter that says how far a structure looks, and the values that are tried, rising."""
+    """Return the parameter that sets how much of a structure is searched, and the values to try, ascending."""
     if kind == "hnsw":
         return "ef_search", list(EF_SEARCH)
     return "nprobe", [value for value in NPROBE if value < num_lists] + [num_lists]
 
 
 def tune(find: Find, exact: Rows, kind: str, num_lists: int, target: float) -> dict[str, int]:
-    """The cheapest parameters whose recall@4 is the target and a little more; the farthest-looking ones if none is.
+    """Return the cheapest parameters whose recall@4 reaches the target plus ``SPARE``, else the most thorough ones.
 
-    First as few candidates as suffice for a search that looks far, then as short a look as suffices for these.
+    First finds the fewest candidates that suffice in a thorough search, then the least search that suffices for these.
     """
     name, values = parameters(kind, num_lists)
 
@@ -82,6 +82,6 @@ def tune(find: Find, exact: Rows, kind: str, num_lists: int, target: float) -> d
 
 
 def _steps(values: list[int]) -> Iterator[int]:
-    """A look that is far but cheap enough to try first, then all farther ones."""
+    """Yield a thorough but cheap enough value to try first, then all larger values."""
     middle = len(values) * 2 // 3
     yield from values[middle:]

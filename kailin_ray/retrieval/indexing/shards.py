@@ -1,4 +1,4 @@
-"""Write the shards of an index: encoded parts together, and the words of their passages."""
+"""Write the shards of an index from encoded parts, and the lexical index of each shard."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,18 +15,18 @@ from kailin_ray.retrieval.search.lexical import build_lexical
 from kailin_ray.retrieval.search.store import SHARD_ROWS, write_shard
 
 SHARD_BYTES = 1 << 30
-"""Of the parts of a shard, unpacked: what its task holds in memory, about twice."""
+"""Uncompressed bytes of the parts of a shard; its task holds about twice this in memory."""
 
 
 class ShardItem(TypedDict):
-    """A shard that is to be written: its name, and the parts that it is made of."""
+    """A shard to write: its name and its parts."""
 
     name: str
     parts: list[str]
 
 
 class ShardReport(TypedDict):
-    """A shard that was written."""
+    """A written shard."""
 
     name: str
     rows: int
@@ -42,11 +42,11 @@ def write_shards(parts: list[Path], folder: Path, first: int, shown: TextIO) -> 
     from kailin_ray.runtime.tasks import each
 
     with progress_bar(shown, "index: written", len(items), unit=" shards") as bar:
-        written = []
-        for one in each(_write_shard, items, {"folder": str(folder)}):
+        reports = []
+        for report in each(_write_shard, items, {"folder": str(folder)}):
             bar.update()
-            written.append(one)
-    return sorted(written, key=lambda one: one["name"])
+            reports.append(report)
+    return sorted(reports, key=lambda report: report["name"])
 
 
 def _write_shard(item: ShardItem, folder: str) -> ShardReport:
@@ -55,7 +55,7 @@ def _write_shard(item: ShardItem, folder: str) -> ShardReport:
 
 
 def write_lexical(shards: Shards, folder: Path, first: int, shown: TextIO) -> None:
-    """Index the words of the shards from the number ``first`` on; what is written takes its place with the rest."""
+    """Build the lexical index of the shards from number ``first`` on, in ``folder``."""
     items = list(range(first, len(shards.folders)))
     from kailin_ray.runtime.tasks import each
 
@@ -72,21 +72,21 @@ def _write_words(number: int, shards: Sequence[tuple[str, int]], folder: str) ->
 
 
 def _group_parts(parts: list[Path]) -> Iterator[list[Path]]:
-    """Parts that make a shard together."""
+    """Yield groups of parts; each group becomes a shard."""
     group: list[Path] = []
     rows = size = 0
     with ThreadPoolExecutor(READERS) as pool:
-        for part, (more, bytes_more) in zip(parts, pool.map(_size, parts), strict=True):
-            if group and (rows + more > SHARD_ROWS or size + bytes_more > SHARD_BYTES):
+        for part, (part_rows, part_bytes) in zip(parts, pool.map(_size, parts), strict=True):
+            if group and (rows + part_rows > SHARD_ROWS or size + part_bytes > SHARD_BYTES):
                 yield group
                 group, rows, size = [], 0, 0
             group.append(part)
-            rows, size = rows + more, size + bytes_more
+            rows, size = rows + part_rows, size + part_bytes
     if group:
         yield group
 
 
 def _size(part: Path) -> tuple[int, int]:
-    """Rows, and bytes unpacked."""
+    """Return rows and uncompressed bytes."""
     metadata = pq.read_metadata(part)
     return metadata.num_rows, sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))

@@ -1,7 +1,7 @@
-"""The tasks that make an index' structure from its shards, and measure what it finds.
+"""The tasks that build an index's structure from its shards and measure its recall.
 
-A task reads what it needs from the folders and writes what it made there; numbers and names come to the driver. A large
-structure is trained on a sample by one task, filled shard by shard by many, and put together by one.
+A task reads its input from the folders and writes its output there; only numbers and names come to the driver. One task
+trains a large structure on a sample, many tasks fill it shard by shard, and one task merges it.
 """
 
 import os
@@ -27,34 +27,34 @@ from kailin_ray.retrieval.search.store import Rows, Store, Vectors
 from kailin_ray.runtime.tasks import each
 
 NUM_QUERIES = 1_536
-"""Titles that are searched for: a third to tune by, the others to measure."""
+"""Titles that are used as queries: a third for tuning, the others for measuring."""
 TITLE_WORDS = 15
-"""Of a text without a title."""
+"""Words that replace a missing title, from the start of the text."""
 SEED = 0
 OUTGROWN = 4
-"""A structure is made anew when there are so many times the passages that it was made for."""
+"""A structure is rebuilt when there are more than this many times the passages that it was built for."""
 
 
 @dataclass(frozen=True)
 class Shards:
-    """What a structure is made from."""
+    """The input of a structure."""
 
     folders: tuple[tuple[str, int], ...]
-    """Of each shard its folder and number of rows, in order."""
+    """Each shard's folder and number of rows, in order."""
     dimension: int
     deleted: Rows
 
     def store(self) -> Store:
-        """The shards, opened."""
+        """Open the shards."""
         return Store([(Path(folder), rows) for folder, rows in self.folders], self.dimension)
 
     def num_live(self) -> int:
-        """Passages that count."""
+        """Return the number of passages that are not deleted."""
         return sum(rows for _, rows in self.folders) - len(self.deleted)
 
 
 class Nothing(TypedDict):
-    """The report of a task that only writes."""
+    """The empty report of a task that only writes."""
 
 
 def make_search(
@@ -66,30 +66,32 @@ def make_search(
     before: tuple[Path, Structure] | None,
     terminal: TextIO,
 ) -> Structure:
-    """Write ``folder/search.faiss`` (none for exact) and return what the manifest says of it.
+    """Write ``folder/search.faiss`` (none for exact) and return its description for the manifest.
 
-    ``before``: the file of an earlier structure of the first of these shards, and what its manifest says, which is
-    added to where it still suits. ``encoder`` encodes the titles that measure.
+    ``before`` is the file of an earlier structure of the first of these shards, with its description; it is extended if
+    it still suits. ``encoder`` encodes the titles for measuring.
     """
     if kind == "exact":
         return Structure(kind=kind)
-    given = ray.put(shards)
+    shards_ref = ray.put(shards)
     scratch = folder / "scratch"
     scratch.mkdir()
     made_for = total = shards.num_live()
     if before and before[1].kind == kind and total <= OUTGROWN * (before[1].made_for or 0):
         made_for = before[1].made_for or 0
-        ray.get(_extend_index.remote(given, str(before[0]), str(folder)))
+        ray.get(_extend_index.remote(shards_ref, str(before[0]), str(folder)))
     else:
-        build_approximate(given, kind, len(shards.folders), folder, terminal)
-    ray.get(_queries.remote(given, encoder, str(scratch)))
-    found = measure(given, Structure(kind=kind, made_for=made_for), target, len(shards.folders), folder, terminal)
+        build_approximate(shards_ref, kind, len(shards.folders), folder, terminal)
+    ray.get(_queries.remote(shards_ref, encoder, str(scratch)))
+    structure = measure(
+        shards_ref, Structure(kind=kind, made_for=made_for), target, len(shards.folders), folder, terminal
+    )
     shutil.rmtree(scratch)
-    return found
+    return structure
 
 
 def build_approximate(given: Any, kind: str, num_shards: int, folder: Path, terminal: TextIO) -> None:
-    """Write ``folder/search.faiss`` of the shards that ``given`` refers to, with ``folder/scratch`` on the way."""
+    """Write ``folder/search.faiss`` from the shards that ``given`` refers to. Temporary files: ``folder/scratch``."""
     if kind == "hnsw":
         ray.get(_grown.remote(given, str(folder)))
         return
@@ -100,11 +102,11 @@ def build_approximate(given: Any, kind: str, num_shards: int, folder: Path, term
 
 
 def measure(given: Any, choice: Structure, target: float, num_shards: int, folder: Path, terminal: TextIO) -> Structure:
-    """``choice`` with the parameters that reach the target and their recall, by ``folder/scratch/queries.npz``."""
+    """Return ``choice`` with parameters that reach the target and their recall on ``folder/scratch/queries.npz``."""
     scratch = str(folder / "scratch")
     _show_progress(exact_part, num_shards, {"shards": given, "scratch": scratch}, "measured", terminal)
-    found: Structure = ray.get(_tune_structure.remote(given, choice, target, str(folder), scratch))
-    return found
+    structure: Structure = ray.get(_tune_structure.remote(given, choice, target, str(folder), scratch))
+    return structure
 
 
 def _show_progress(task: Any, num_shards: int, keys: Mapping[str, Any], done: str, terminal: TextIO) -> None:
@@ -114,7 +116,7 @@ def _show_progress(task: Any, num_shards: int, keys: Mapping[str, Any], done: st
 
 
 def use_all_cores() -> None:
-    """Let this task's libraries use the machine: Ray gives a task of one CPU one thread."""
+    """Let this task's libraries use all cores: Ray allows one thread to a task of one CPU."""
     import torch
 
     faiss.omp_set_num_threads(os.cpu_count() or 1)
@@ -159,9 +161,9 @@ def _grown(shards: Shards, folder: str) -> None:
 
 
 @ray.remote
-def _extend_index(shards: Shards, before: str, folder: str) -> None:
+def _extend_index(shards: Shards, previous_file: str, folder: str) -> None:
     use_all_cores()
-    index = faiss.read_index(before)
+    index = faiss.read_index(previous_file)
     store = shards.store()
     new = [number for number in range(len(store.shards)) if store.offsets[number] >= index.ntotal]
     ann.add(index, store.chunks(new))
@@ -170,7 +172,7 @@ def _extend_index(shards: Shards, before: str, folder: str) -> None:
 
 @ray.remote
 def _queries(shards: Shards, encoder: Encoder, scratch: str) -> None:
-    """Titles of some passages, or how their texts begin, encoded as questions; a passage is no answer to its own."""
+    """Encode some passages' titles, or their first words, as questions; a passage is no answer to its own title."""
     use_all_cores()
     store = shards.store()
     order = np.random.default_rng(SEED + 1).permutation(len(store))[: 4 * NUM_QUERIES]
@@ -182,10 +184,12 @@ def _queries(shards: Shards, encoder: Encoder, scratch: str) -> None:
 
 
 def exact_part(number: int, shards: Any, scratch: str) -> Nothing:
-    """Write the nearest neighbours in one shard of all queries."""
-    held: Shards = ray.get(shards)
+    """Write the nearest neighbours of all queries within one shard."""
+    all_shards: Shards = ray.get(shards)
     with np.load(Path(scratch, "queries.npz"), allow_pickle=False) as queries:
-        scores, rows = nearest(held.store().chunks([number]), queries["vectors"], held.deleted, max(recall.DEPTHS) + 1)
+        scores, rows = nearest(
+            all_shards.store().chunks([number]), queries["vectors"], all_shards.deleted, max(recall.DEPTHS) + 1
+        )
     np.savez(Path(scratch, f"exact-{number:05}.npz"), scores=scores, rows=rows)
     return {}
 
@@ -195,19 +199,19 @@ def _tune_structure(shards: Shards, choice: Structure, target: float, folder: st
     use_all_cores()
     with np.load(Path(scratch, "queries.npz"), allow_pickle=False) as queries:
         vectors, sources = queries["vectors"], queries["rows"]
-    parts = [np.load(file, allow_pickle=False) for file in sorted(Path(scratch).glob("exact-*.npz"))]
+    results = [np.load(file, allow_pickle=False) for file in sorted(Path(scratch).glob("exact-*.npz"))]
     depth = max(recall.DEPTHS) + 1
-    _, rows = best_of([part["scores"] for part in parts], [part["rows"] for part in parts], depth)
+    _, rows = best_of([result["scores"] for result in results], [result["rows"] for result in results], depth)
     return choose_parameters(shards, choice, target, Path(folder, "search.faiss"), vectors, sources, rows)
 
 
 def choose_parameters(
     shards: Shards, choice: Structure, target: float, file: Path, vectors: Vectors, sources: Rows, exact: Rows
 ) -> Structure:
-    """``choice`` with the cheapest parameters that reach the target, and the recall that they have.
+    """Return ``choice`` with the cheapest parameters that reach the target, and their recall.
 
-    ``vectors`` (q, dimension) of queries, ``sources`` (q,) the row that is no answer to each (-1 for none), and
-    ``exact`` (q, k) the rows that exact search finds.
+    ``vectors`` (q, dimension) are queries, ``sources`` (q,) the row that is no answer to each query (-1 for none), and
+    ``exact`` (q, k) the rows from exact search.
     """
     store = shards.store()
     index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
@@ -221,13 +225,13 @@ def choose_parameters(
         _, rows = search.search(vectors[which], max(recall.DEPTHS) + 1)
         return recall.without(rows, sources[which])
 
-    found = recall.tune(partial(find, tune), exact[tune], choice.kind, lists, target)
-    measured = recall.summary(find(measure, found), exact[measure])
-    return replace(with_parameters(choice, found), target_recall_at_4=target, recall=measured)
+    best = recall.tune(partial(find, tune), exact[tune], choice.kind, lists, target)
+    measured_recall = recall.summary(find(measure, best), exact[measure])
+    return replace(with_parameters(choice, best), target_recall_at_4=target, recall=measured_recall)
 
 
 def with_parameters(choice: Structure, parameters: Mapping[str, int]) -> Structure:
-    """``choice`` with the parameters that ``recall.tune`` tries and finds."""
+    """Return ``choice`` with parameters in the form that ``recall.tune`` uses."""
     return replace(
         choice,
         nprobe=parameters.get("nprobe"),

@@ -1,1 +1,1 @@
-"""An opened index: what is searched and how."""
+"""An opened index: its structure, its passages and its rankings."""

@@ -1,4 +1,4 @@
-"""The folder of an index: its manifest, and where its files are."""
+"""The folder of an index: its manifest and the location of its files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,25 +8,25 @@ from kailin_ray.io.manifests import Manifest, read_manifest
 from kailin_ray.schema import Json
 
 FORMAT = 4
-"""Of the files of an index; to be raised with them."""
+"""Version of the files of an index; raise it when they change."""
 
 EncoderIdentity = dict[str, str | int | bool | None]
-"""All that an encoder's vectors depend on: its models' identities and each setting but the batch size, by name."""
+"""What an encoder's vectors depend on, by name: its models' identities and all settings except the batch size."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndexInputs:
-    """What an index stays: which documents' it is, by which encoder."""
+    """The inputs of an index that never change: its documents and its encoder."""
 
     documents: str
-    """Their id."""
+    """Id of the documents."""
     encoder: EncoderIdentity
     format: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recall:
-    """Of the passages that exact search finds, the share that is found, with the half-width of its 95 % interval."""
+    """The share of the passages from exact search that is found, with the half-width of its 95 % interval."""
 
     num_queries: int
     recall_at_4: float
@@ -37,15 +37,15 @@ class Recall:
 
 @dataclass(frozen=True, kw_only=True)
 class Structure:
-    """What is searched: its kind and, unless it is exact, its parameters and what it finds."""
+    """What is searched: its kind and, unless it is exact, its parameters and its recall."""
 
     kind: Literal["exact", "ivf_pq", "hnsw"]
     made_for: int | None = None
-    """Passages that there were when it was made; None of an exact one, as all that follows."""
+    """Number of passages when it was built; None if exact, like all fields below."""
     nprobe: int | None = None
-    """Of ``ivf_pq``."""
+    """For ``ivf_pq``."""
     ef_search: int | None = None
-    """Of ``hnsw``."""
+    """For ``hnsw``."""
     num_candidates: int | None = None
     target_recall_at_4: float | None = None
     recall: Recall | None = None
@@ -53,28 +53,28 @@ class Structure:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardFolder:
-    """A shard."""
+    """The folder and size of a shard."""
 
     name: str
-    """Its folder in that of the index."""
+    """Its folder within the index."""
     rows: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encoding:
-    """What the encoding of an update took."""
+    """Cost of the encoding of an update."""
 
     num_encoders: int
     device: Literal["cpu", "gpu"]
     num_taken_over: int
-    """Abstracts that a killed job had encoded."""
+    """Abstracts that a killed job had encoded already."""
     num_encoded: int
     abstracts_per_second_per_encoder: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndexUpdate:
-    """One run of ``index``."""
+    """One execution of ``index``."""
 
     added: int
     deleted: int
@@ -84,30 +84,30 @@ class IndexUpdate:
 
 @dataclass(frozen=True, kw_only=True)
 class IndexManifest(Manifest):
-    """What an index holds."""
+    """The manifest of an index."""
 
     COMMAND: ClassVar[str] = "index"
 
     kind: Literal["index"] = "index"
     id: str
-    """The index's own; it stays the same through all updates."""
+    """Id of the index; updates do not change it."""
     made_from: IndexInputs
     documents_updates: int
-    """How many updates of the documents it has seen."""
+    """Number of updates of the documents that the index includes."""
     limit: int | None
     structure: Literal["auto", "exact", "ivf_pq", "hnsw"]
-    """What was asked for; see ``search`` for what it is."""
+    """The configured value; ``search`` has the actual structure."""
     target_recall: float
     lexical: bool
     benchmarks: dict[str, str]
-    """Paths of the benchmarks that its documents were cleaned of, by checksum."""
+    """Benchmarks that were removed from its documents: paths by checksum."""
     updates: tuple[IndexUpdate, ...]
     num_passages: int
     dimension: int
     shards: tuple[ShardFolder, ...]
     search: Structure
     files: dict[str, int]
-    """Bytes of each file, by its name in the folder."""
+    """Bytes of each file, by its name within the folder."""
     config: Json
 
 
@@ -120,9 +120,9 @@ class Index:
 
     @classmethod
     def open(cls, path: Path, key: str = "index") -> Self:
-        """Open a folder; ``key`` is the configuration's name for it. Raises ``ConfigError``."""
+        """Open a folder; ``key`` is the configuration key for it. Raises ``ConfigError``."""
         return cls(path, read_manifest(path, IndexManifest, key))
 
     def shards(self) -> list[tuple[Path, int]]:
-        """The folders of the shards with their numbers of rows, as ``Store`` takes them."""
+        """Return the folder and the number of rows of each shard, as ``Store`` takes them."""
         return [(self.path / shard.name, shard.rows) for shard in self.manifest.shards]

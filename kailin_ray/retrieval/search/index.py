@@ -1,7 +1,7 @@
-"""An index, opened: questions' vectors in, passages out.
+"""An opened index: it takes the vectors of questions and returns passages.
 
-``index/``: ``shards/`` (see ``store.py``), ``search.faiss`` (the structure, unless it is exact: see ``ann.py``),
-``deleted.npy`` (rows of passages that count no more), its manifest.
+``index/`` contains ``shards/`` (see ``store.py``), ``search.faiss`` (the structure, unless it is exact; see
+``ann.py``), ``deleted.npy`` (rows of deleted passages) and its manifest.
 """
 
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ from kailin_ray.retrieval.search.near_copies import near_copies
 from kailin_ray.retrieval.search.store import Rows, Store, Vectors
 
 SPARE = 4
-"""Passages that are found beyond those asked for, as some nearly repeat others."""
+"""Extra passages to search for, because some nearly repeat others."""
 FUSED = 100
 """Passages of each ranking that are fused."""
 
 
 class Hit(NamedTuple):
-    """One passage found for a query; a tuple, as thousands a second go from process to process."""
+    """A passage found for a query; a tuple, because thousands per second pass between processes."""
 
     pmid: int
     score: float
@@ -35,21 +35,21 @@ class Hit(NamedTuple):
 
 
 def load_deleted(folder: Path) -> Rows:
-    """Rows of an index, sorted, of passages that count no more. Raises ``ValueError`` for a damaged file."""
+    """Return the sorted rows of deleted passages in an index. Raises ``ValueError`` for a damaged file."""
     path = folder / "deleted.npy"
     if not path.exists():
         return np.zeros(0, np.int64)
-    found: Rows = np.load(path, allow_pickle=False)
-    return found
+    rows: Rows = np.load(path, allow_pickle=False)
+    return rows
 
 
 class PassageIndex:
-    """An opened index. ``found`` is not for use by two threads at once, nor is ``passages``; one each is well."""
+    """An opened index. One thread may call ``search_rows`` while another calls ``passages``, but no two the same."""
 
     def __init__(self, index: Index, device: str = "cpu", lexical_weight: float = 0.0):
-        """Open the files of ``index`` memory-mapped. Raises ``ValueError`` that names a file which is damaged or unfit.
+        """Open the files of ``index`` memory-mapped. Raises ``ValueError`` that names a damaged or unsuitable file.
 
-        ``lexical_weight``: of BM25's ranking, to 1 of the dense one; 0 for dense search alone.
+        ``lexical_weight``: the weight of BM25's ranking, against 1 for the dense one; 0 for dense search alone.
         """
         self.dimension = index.manifest.dimension
         self._store = Store(index.shards(), self.dimension)
@@ -70,17 +70,17 @@ class PassageIndex:
         jaccard: float | None = None,
         questions: Sequence[str] = (),
     ) -> list[list[Hit]]:
-        """The ``k`` best passages of each query, best first, without the PMID that ``exclude`` names for it.
+        """Return the ``k`` best passages of each query, best first, without the PMID that ``exclude`` names for it.
 
-        With ``jaccard`` also without passages that nearly repeat a better one, or the one that is left out. Where
-        words count too, ``questions`` are what ``vectors`` stand for. A score is the inner product in any case.
+        With ``jaccard``, passages that nearly repeat a better one, or the excluded one, are left out too. Lexical
+        search needs ``questions``, the texts of ``vectors``. A score is always the inner product.
         """
         return self.passages(*self.search_rows(vectors, k, jaccard, questions), k, exclude, jaccard)
 
     def search_rows(
         self, vectors: Vectors, k: int, jaccard: float | None = None, questions: Sequence[str] = ()
     ) -> tuple[Vectors, Rows]:
-        """Scores and rows (q, n) from which ``passages`` takes; n is larger than ``k``."""
+        """Return scores and rows (q, n) for ``passages`` to select from; n is larger than ``k``."""
         depth = k + 1 + (SPARE if jaccard is not None else 0)
         scores, rows = self._search.search(vectors, max(depth, FUSED) if self._lexical else depth)
         if self._lexical:
@@ -91,21 +91,21 @@ class PassageIndex:
     def passages(
         self, scores: Vectors, rows: Rows, k: int, exclude: Sequence[int | None], jaccard: float | None = None
     ) -> list[list[Hit]]:
-        """The ``k`` best passages of each query of what ``found`` gave; see ``search``."""
+        """Return the ``k`` best passages of each query from the result of ``search_rows``; see ``search``."""
         sources = self._store.rows(np.array([-1 if pmid is None else pmid for pmid in exclude], np.int64))
         keep = (rows >= 0) & (rows != sources[:, None])
         if jaccard is not None:
             keep &= ~near_copies(self._store, np.column_stack([sources, rows]), jaccard)[:, 1:]
         keep &= np.cumsum(keep, axis=1) <= k
         passages = iter(self._store.passages(rows[keep]))
-        found: list[list[Hit]] = []
+        results: list[list[Hit]] = []
         for kept, score in zip(keep, scores, strict=True):
             hits = [(next(passages), float(value)) for value in score[kept]]
-            found.append([Hit(pmid, value, title, text, mesh) for (pmid, title, text, mesh), value in hits])
-        return found
+            results.append([Hit(pmid, value, title, text, mesh) for (pmid, title, text, mesh), value in hits])
+        return results
 
     def _fuse_rankings(self, lexical: "LexicalShards", rows: Rows, questions: Sequence[str], depth: int) -> Rows:
-        """(q, depth) rows of both rankings made into one."""
+        """Return (q, depth) rows of both rankings fused into one."""
         fused = np.full((len(rows), depth), -1, np.int64)
         for at, (dense, question) in enumerate(zip(rows, questions, strict=True)):
             rankings = [dense[dense >= 0].tolist(), lexical.search(question, FUSED)]
@@ -118,16 +118,16 @@ class LexicalShards:
     """The lexical indexes of all shards."""
 
     def __init__(self, folders: Sequence[Path], store: Store, deleted: Rows):
-        """Raises ``ValueError`` that names a folder that is none."""
+        """Open the indexes. Raises ``ValueError`` that names a folder which is not a lexical index."""
         self._shards = [LexicalIndex(folder) for folder in folders]
         self._store, self._deleted = store, set(deleted.tolist())
 
     def search(self, question: str, k: int) -> list[int]:
-        """The rows of the ``k`` passages with the best BM25 scores, each by what its shard holds, best first."""
+        """Return the rows of the ``k`` passages with the best BM25 scores, best first; scores are per shard."""
         scored: list[tuple[float, int]] = []
         for shard, lexical, first in zip(self._store.shards, self._shards, self._store.offsets, strict=False):
-            found = lexical.search(question, k)
-            places = places_in(np.array([pmid for pmid, _ in found], np.int64), shard.pmids)
+            hits = lexical.search(question, k)
+            places = places_in(np.array([pmid for pmid, _ in hits], np.int64), shard.pmids)
             rows = (places + first).tolist()
-            scored += [(-score, row) for row, (_, score) in zip(rows, found, strict=True) if row not in self._deleted]
+            scored += [(-score, row) for row, (_, score) in zip(rows, hits, strict=True) if row not in self._deleted]
         return [row for _, row in sorted(scored)[:k]]

@@ -1,12 +1,12 @@
-"""What an index stands on: passages with their vectors, in shards that are written once and never changed.
+"""The passages of an index with their vectors, in shards that are written once and never changed.
 
 ::
 
     shards/00000/passages.arrow   pmid, title, text, mesh: sorted by PMID, one batch
     shards/00000/vectors.f16      row i: the vector of passage i, half precision
 
-All files open memory-mapped, so the processes of a node share one copy and nothing is read that is not used. A
-passage's row is its place in all shards, one after the other.
+All files are opened memory-mapped, so the processes of a node share one copy and only what is used is read. A
+passage's row is its place in the concatenated shards.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ PASSAGES = pa.schema(
     [("pmid", pa.int64()), ("title", pa.string()), ("text", pa.string()), ("mesh", pa.list_(pa.string()))]
 )
 SHARD_ROWS = 200_000
-"""Passages of a shard: about 300 MB of text, and as much again of vectors of 768 dimensions."""
+"""Passages per shard: about 300 MB of text and 300 MB of vectors of 768 dimensions."""
 ROWS_AT_ONCE = 8_192
 """Vectors that are widened to single precision together."""
 
@@ -34,23 +34,23 @@ HALF = np.dtype("<f2")
 
 
 class ShardSize(NamedTuple):
-    """How many passages a shard has, of how many dimensions."""
+    """The number of passages in a shard and their dimension."""
 
     rows: int
     dimension: int
 
 
 def write_shard(parts: Sequence[Path], folder: Path) -> ShardSize:
-    """Write the passages of some Parquet parts, which have a column ``embedding`` too, as a shard.
+    """Write the passages of Parquet parts, which also have a column ``embedding``, as a shard; return its size.
 
-    The size has 0 rows, and nothing is written, if there are none.
+    If there are no passages, the size has 0 rows and nothing is written.
     """
     table = pa.concat_tables(pq.read_table(part) for part in parts).sort_by("pmid").combine_chunks()
     if not len(table):
         return ShardSize(0, 0)
     embedding = table["embedding"].combine_chunks()
     dimension = embedding.type.list_size
-    folder.mkdir(parents=True, exist_ok=True)  # Ray may do the task again
+    folder.mkdir(parents=True, exist_ok=True)  # Ray may run the task again
     vectors = embedding.flatten().to_numpy(zero_copy_only=False).astype(HALF, copy=False)
     vectors.tofile(folder / "vectors.f16")
     passages = table.select(PASSAGES.names).cast(PASSAGES)
@@ -63,11 +63,11 @@ class Shard:
     """One shard, opened."""
 
     def __init__(self, folder: Path, rows: int, dimension: int):
-        """Raises ``ValueError`` that names a file which is not what ``rows`` and ``dimension`` say."""
-        wanted, found = rows * dimension * HALF.itemsize, (folder / "vectors.f16").stat().st_size
-        if wanted != found:
-            raise ValueError(f"{folder / 'vectors.f16'} has {found:,} bytes, not {rows:,} x {dimension} x 2: damaged")
-        # "c": torch wants arrays that could be written to; nobody does.
+        """Open the files. Raises ``ValueError`` that names a file which does not match ``rows`` and ``dimension``."""
+        expected, actual = rows * dimension * HALF.itemsize, (folder / "vectors.f16").stat().st_size
+        if expected != actual:
+            raise ValueError(f"{folder / 'vectors.f16'} has {actual:,} bytes, not {rows:,} x {dimension} x 2: damaged")
+        # "c" (copy on write): torch wants writable arrays, though nothing writes to them.
         self.vectors = np.memmap(folder / "vectors.f16", HALF, "c", shape=(rows, dimension))
         try:
             self.passages = pa.ipc.open_file(pa.memory_map(str(folder / "passages.arrow"))).get_batch(0)
@@ -79,7 +79,7 @@ class Shard:
 
 
 class Store:
-    """The passages of an index. All of it is read only."""
+    """The passages of an index, read-only."""
 
     def __init__(self, shards: Sequence[tuple[Path, int]], dimension: int):
         """``shards``: the folder of each with its number of rows, in order."""
@@ -91,7 +91,7 @@ class Store:
         return int(self.offsets[-1])
 
     def _by_shard(self, rows: Rows) -> Iterator[tuple[Shard, Rows, Rows]]:
-        """Each shard that has some of ``rows`` (n,), with their places in it, rising, and in ``rows``."""
+        """Yield each shard that has some of ``rows`` (n,), with their places in it, ascending, and in ``rows``."""
         order = np.argsort(rows, kind="stable")
         bounds = np.searchsorted(rows[order], self.offsets)
         for number in np.flatnonzero(np.diff(bounds)):
@@ -99,38 +99,38 @@ class Store:
             yield self.shards[number], rows[at] - self.offsets[number], at
 
     def vectors(self, rows: Rows) -> npt.NDArray[np.float16]:
-        """(n, dimension) of rows (n,); zeros where a row is -1."""
-        found = np.zeros((len(rows), self.dimension), HALF)
+        """Return vectors (n, dimension) of rows (n,); zeros where a row is -1."""
+        vectors = np.zeros((len(rows), self.dimension), HALF)
         for shard, places, at in self._by_shard(rows):
-            found[at] = shard.vectors[places]
-        return found
+            vectors[at] = shard.vectors[places]
+        return vectors
 
     def pmids(self, rows: Rows) -> npt.NDArray[np.int64]:
-        """(n,) of rows (n,); -1 where a row is -1."""
-        found = np.full(len(rows), -1, np.int64)
+        """Return PMIDs (n,) of rows (n,); -1 where a row is -1."""
+        pmids = np.full(len(rows), -1, np.int64)
         for shard, places, at in self._by_shard(rows):
-            found[at] = shard.pmids[places]
-        return found
+            pmids[at] = shard.pmids[places]
+        return pmids
 
     def rows(self, pmids: npt.NDArray[np.int64]) -> Rows:
-        """(n,) row of each PMID, in the newest shard that has it; -1 for one that none has."""
-        found = np.full(len(pmids), -1, np.int64)
+        """Return the row (n,) of each PMID, in the newest shard that has it; -1 if no shard has it."""
+        rows = np.full(len(pmids), -1, np.int64)
         for shard, offset in zip(self.shards, self.offsets, strict=False):
             places = places_in(pmids, shard.pmids)
-            found = np.where(places >= 0, places + offset, found)
-        return found
+            rows = np.where(places >= 0, places + offset, rows)
+        return rows
 
     def passages(self, rows: Rows) -> list[tuple[int, str, str, list[str]]]:
-        """PMID, title, text and MeSH UIs of rows (n,), of which none is -1."""
-        found: list[Any] = [None] * len(rows)
+        """Return PMID, title, text and MeSH UIs of rows (n,), none of which may be -1."""
+        passages: list[Any] = [None] * len(rows)
         for shard, places, at in self._by_shard(rows):
             columns = [column.to_pylist() for column in shard.passages.take(pa.array(places)).columns]
             for place, values in zip(at, zip(*columns, strict=True), strict=True):
-                found[place] = values
-        return found
+                passages[place] = values
+        return passages
 
     def chunks(self, only: Sequence[int] | None = None) -> Iterator[tuple[int, npt.NDArray[np.float16]]]:
-        """All vectors, or those of some shards, a few at a time, with the row of the first."""
+        """Yield all vectors, or those of some shards, in chunks; each chunk comes with the row of its first vector."""
         for number in range(len(self.shards)) if only is None else only:
             vectors = self.shards[number].vectors
             for start in range(0, len(vectors), ROWS_AT_ONCE):

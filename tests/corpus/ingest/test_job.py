@@ -301,9 +301,9 @@ def test_a_file_that_has_changed_since_it_was_taken_is_refused(tmp_path: Path) -
     assert new_files([old, new], None, taken) == [new]
     assert new_files([old, new], None, []) == [old, new]
     made(tmp_path, "pubmed1.xml", article(1, "longer"))
-    with pytest.raises(ConfigError, match=r"pubmed1\.xml has .* bytes, and had"):
+    with pytest.raises(ConfigError, match=r"pubmed1\.xml has .* bytes, but had"):
         new_files([old, new], None, taken)
-    with pytest.raises(ConfigError, match="was taken with other columns"):
+    with pytest.raises(ConfigError, match="was ingested with other columns"):
         new_files([new], {"pmid": "id"}, [SourceFile(name="pubmed2.xml", bytes=new.stat().st_size, sha256="")])
 
 
@@ -315,7 +315,7 @@ def test_ingest_again_with_more_files_through_the_command_line(kailin: Command, 
     made(tmp_path, "pubmed2.xml", article(1, "other"), article(50, "new"), delete(2, 3))
     done = kailin("ingest", f"source.path={tmp_path}", f"out={out}")
     assert done.returncode == 0, done.stderr
-    assert "update 2: 1 new, 1 revised, 0 retracted, 2 deleted; 1 parts made anew" in done.stdout
+    assert "update 2: 1 new, 1 revised, 0 retracted, 2 deleted; 1 parts rewritten" in done.stdout
     assert titles(out) == {n: f"t{n}" for n in range(4, 40)} | {1: "other", 50: "new"}
     manifest = json.loads((out / "manifest.json").read_text())
     assert (manifest["num_documents"], manifest["num_citations"]) == (38, 41)
@@ -323,5 +323,5 @@ def test_ingest_again_with_more_files_through_the_command_line(kailin: Command, 
     assert [file["name"] for file in manifest["files"]] == ["pubmed1.xml", "pubmed2.xml"]
     again = kailin("ingest", f"source.path={tmp_path}", f"out={out}")
     assert again.returncode == 0
-    assert "made already, of these files" in again.stdout
+    assert "made already, from these files" in again.stdout
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []

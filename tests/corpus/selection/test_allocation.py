@@ -14,18 +14,18 @@ SHARES = st.sampled_from([0.05, 0.1, 0.29, 0.5, 1.0])
 
 def test_powers_by_hand() -> None:
     sizes = np.array([900, 100, 0])
-    assert allocate(sizes, 100, power=1.0).tolist() == [90, 10, 0]
-    assert allocate(sizes, 100, power=0.5).tolist() == [75, 25, 0]  # 30 to 10
-    assert allocate(sizes, 100, power=0.0).tolist() == [50, 50, 0]
+    assert allocate(sizes, 100, alpha=1.0).tolist() == [90, 10, 0]
+    assert allocate(sizes, 100, alpha=0.5).tolist() == [75, 25, 0]  # 30 to 10
+    assert allocate(sizes, 100, alpha=0.0).tolist() == [50, 50, 0]
     # Drawn at rates of 1 to 10, as their branches' frequencies are 1,000 and 100.
-    assert allocate(np.array([100, 100]), 11, power=0.0, frequency=np.array([1000.0, 100.0])).tolist() == [1, 10]
+    assert allocate(np.array([100, 100]), 11, alpha=0.0, frequency=np.array([1000.0, 100.0])).tolist() == [1, 10]
 
 
 def test_a_share_caps_and_a_least_lifts() -> None:
     sizes = np.array([900, 60, 40])
-    assert allocate(sizes, 100, power=1.0).tolist() == [90, 6, 4]
-    assert allocate(sizes, 100, power=1.0, max_share=0.5).tolist() == [50, 30, 20]
-    assert allocate(sizes, 100, power=1.0, min_per_stratum=10).tolist() == [80, 10, 10]
+    assert allocate(sizes, 100, alpha=1.0).tolist() == [90, 6, 4]
+    assert allocate(sizes, 100, alpha=1.0, max_share=0.5).tolist() == [50, 30, 20]
+    assert allocate(sizes, 100, alpha=1.0, min_per_stratum=10).tolist() == [80, 10, 10]
 
 
 def test_the_budget_holds_where_the_bounds_cannot() -> None:
@@ -44,7 +44,7 @@ def test_the_budget_is_met_exactly_within_the_bounds(
     sizes: list[int], budget: int, power: float, share: float, least: int
 ) -> None:
     size = np.array(sizes)
-    quotas = allocate(size, budget, power=power, max_share=share, min_per_stratum=least)
+    quotas = allocate(size, budget, alpha=power, max_share=share, min_per_stratum=least)
     target = min(budget, size.sum())
     assert quotas.sum() == target
     assert (quotas >= 0).all() and (quotas <= size).all()
@@ -58,7 +58,7 @@ def test_the_budget_is_met_exactly_within_the_bounds(
 @given(SIZES, st.integers(0, 1500), POWERS, st.integers(0, 9))
 def test_it_is_sainte_lague(sizes: list[int], budget: int, power: float, least: int) -> None:
     size = np.array(sizes)
-    quotas = allocate(size, budget, power=power, min_per_stratum=least)
+    quotas = allocate(size, budget, alpha=power, min_per_stratum=least)
     floors = np.minimum(least, size)
     if floors.sum() > budget:
         return
@@ -86,7 +86,7 @@ def test_with_a_larger_budget_no_stratum_gives_less(
     sizes: list[int], budget: int, more: int, power: float, least: int
 ) -> None:
     small, large = (
-        allocate(np.array(sizes), number, power=power, min_per_stratum=least) for number in (budget, budget + more)
+        allocate(np.array(sizes), number, alpha=power, min_per_stratum=least) for number in (budget, budget + more)
     )
     assert (small <= large).all()
 
@@ -99,4 +99,4 @@ def test_the_largest_quota_bounds_whatever_is_drawn_when_more_is_known(
     after = before + np.resize(later, len(now))
     bound = largest_quota(before, budget, share)
     assert largest_quota(after, budget, share) <= bound
-    assert allocate(after, budget, power=power, max_share=share, min_per_stratum=least).max() <= bound
+    assert allocate(after, budget, alpha=power, max_share=share, min_per_stratum=least).max() <= bound

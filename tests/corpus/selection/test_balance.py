@@ -12,12 +12,12 @@ from tests.corpus.selection.test_sampling import COUNTS, documents, random_docum
 def test_counts_before_and_after_by_hand(toy_mesh: MeshHierarchy) -> None:
     mesh = toy_mesh.with_counts(COUNTS)
     table = documents((1, 1978, "D11 D12"), (2, 1978, "D11"), (3, 1978, "D21"), (4, 1978, "D99"))
-    design = Design(budget=3, seed=1, by="categories", power=0.0)
+    design = Design(size=3, seed=1, stratify_by="categories", alpha=0.0)
     whole = sketch(table, mesh, design)
     found = balance(whole, draw(whole, design), mesh, design)
     # Rates by frequency: C1 with 2 documents, C2 with 1, nowhere with 1; so one of each.
     assert found["num_documents"] == {"before": 4, "after": 3}
-    assert found["design"]["by"] == "categories"
+    assert found["design"]["stratify_by"] == "categories"
     assert [(row["stratum"], row["documents_before"], row["documents_after"]) for row in found["strata"]["strata"]] == [
         ("C1", 2, 1),
         ("C2", 1, 1),
@@ -43,7 +43,7 @@ def test_counts_before_and_after_by_hand(toy_mesh: MeshHierarchy) -> None:
 @pytest.mark.parametrize("major", [False, True])
 def test_a_sample_of_everything_is_the_corpus(toy_mesh: MeshHierarchy, major: bool) -> None:
     mesh = toy_mesh.with_counts(COUNTS)
-    design = Design(budget=1000, seed=1, by="letters", period="decade", major=major)
+    design = Design(size=1000, seed=1, stratify_by="letters", period="decade", major_only=major)
     whole = sketch(random_documents(300), mesh, design)
     found = balance(whole, draw(whole, design), mesh, design)
     for level in ("letters", "categories"):
@@ -60,7 +60,7 @@ def test_a_sample_of_everything_is_the_corpus(toy_mesh: MeshHierarchy, major: bo
 
 def test_counts_of_a_stratified_sample_are_those_of_its_documents(toy_mesh: MeshHierarchy) -> None:
     mesh, table = toy_mesh.with_counts(COUNTS), random_documents(400)
-    design = Design(budget=60, seed=2, by="categories")
+    design = Design(size=60, seed=2, stratify_by="categories")
     whole = sketch(table, mesh, design)
     chosen = draw(whole, design)
     rows = [row for row in table.to_pylist() if row["pmid"] in set(chosen["pmid"].to_pylist())]

@@ -156,7 +156,7 @@ def test_a_selection_of_a_selection_hands_on_what_was_removed(
     kailin: Command, tmp_path: Path, corpus: Path, documents: Path
 ) -> None:
     chosen = tmp_path / "chosen"
-    select = ("select", f"corpus={documents}", f"out={chosen}", f"mesh={MESH}", "sample=stratified", "sample.num=60")
+    select = ("select", f"corpus={documents}", f"out={chosen}", f"mesh={MESH}", "sample=stratified", "sample.size=60")
     said = run(kailin, *select)
     assert "second-level MeSH branches; the largest has" in said
     assert len(kept(chosen)) == 60
@@ -176,7 +176,7 @@ def test_a_selection_of_a_selection_hands_on_what_was_removed(
         f"out={uniform}",
         f"mesh={MESH}",
         "sample=uniform",
-        "sample.num=60",
+        "sample.size=60",
     )
     assert kept(uniform) != kept(chosen)
 
@@ -184,9 +184,9 @@ def test_a_selection_of_a_selection_hands_on_what_was_removed(
 @pytest.mark.parametrize(
     ("keys", "fault"),
     [
-        (["sample=uniform", "sample.num=5"], "mesh: missing; sample.num needs the hierarchy"),
-        (["sample=stratified", "mesh={mesh}"], "sample.num: missing"),
-        (["subtree=[Neoplasmata]", "mesh={mesh}"], "subtree: 'Neoplasmata' is no descriptor's UI or name"),
+        (["sample=uniform", "sample.size=5"], "mesh: missing; sample.size needs the hierarchy"),
+        (["sample=stratified", "mesh={mesh}"], "sample.size: missing"),
+        (["subtree=[Neoplasmata]", "mesh={mesh}"], "subtree: 'Neoplasmata' is not a descriptor's UI, name or"),
         (["benchmarks=[/nowhere/q.json]"], "benchmarks: /nowhere/q.json does not exist"),
         (["benchmarks=[{mesh}]"], "mesh.tsv"),
         (["filters.year_from=2100"], "no document of"),
@@ -212,12 +212,12 @@ def test_a_run_follows_its_documents(kailin: Command, tmp_path: Path, index: Pat
 
     def update() -> None:
         run(kailin, "ingest", f"source.path={tmp_path}", f"out={corpus}")
-        run(kailin, "select", f"corpus={corpus}", f"out={documents}", "duplicates.jaccard=null")
+        run(kailin, "select", f"corpus={corpus}", f"out={documents}", "dedup_threshold=null")
 
     update()
     distil = [
         sys.executable, "-m", "tests.support.distil_with_a_fake_engine", f"documents={documents}", f"index={index}",
-        f"mesh={MESH}", f"out={out}", "retrieval=brief", "cluster.rows_per_block=4", "max_failed_fraction=1",
+        f"mesh={MESH}", f"out={out}", "retrieval=brief", "cluster.block_rows=4", "max_failed_fraction=1",
     ]  # fmt: skip
 
     def distilled() -> tuple[str, dict[int, str]]:
@@ -233,7 +233,7 @@ def test_a_run_follows_its_documents(kailin: Command, tmp_path: Path, index: Pat
     made(tmp_path, "pubmed2.xml", *changed, article(5, text.format(5), ui="D003920"), article(21, ""))
     update()
     said, after = distilled()
-    assert "3 records of changed and deleted documents taken out" in said
+    assert "3 records of changed and deleted documents removed" in said
     assert "2 of 11 abstracts to distil" in said
     assert sorted(after) == [1, 2, *range(5, 13), 20]
     assert "anew" in after[2]
@@ -275,8 +275,8 @@ def test_a_run_follows_its_documents(kailin: Command, tmp_path: Path, index: Pat
     assert leaked["detail"].startswith("benchmark.jsonl, item 1, ")
     assert "| no_abstract | 1 |" in (checked / "README.md").read_text()
     assert (
-        "Questions, contexts and answers were looked through for `benchmark.jsonl`."
+        "Questions, contexts and answers were checked for text of `benchmark.jsonl`."
         in (checked / "README.md").read_text()
     )
     assert "- accepted 0, rejected 10, failed 0 abstracts" in (checked / "README.md").read_text()
-    assert "Questions, contexts and answers were not looked through." in (unchecked / "README.md").read_text()
+    assert "Questions, contexts and answers were not checked." in (unchecked / "README.md").read_text()

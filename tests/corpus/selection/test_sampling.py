@@ -60,7 +60,7 @@ def same(one: Sketch, two: Sketch) -> bool:
 
 def strata(table: pa.Table, mesh: MeshHierarchy, **design: Any) -> dict[str, int]:
     """The documents in each stratum, by its label."""
-    made = Design(budget=0, seed=1, **design)
+    made = Design(size=0, seed=1, **design)
     whole = sketch(table, mesh, made)
     rows = balance(whole, draw(whole, made), mesh, made)["strata"]["strata"]
     return {row["stratum"]: row["documents_before"] for row in rows}
@@ -93,19 +93,19 @@ def test_a_document_is_in_the_stratum_of_its_rarest_branch(mesh: MeshHierarchy) 
         (6, None, ""),
     )
     assert strata(table, mesh) == {"all": 6}
-    assert strata(table, mesh, by="categories") == {"C1": 1, "C2": 2, "D1": 1, "none": 2}
-    assert strata(table, mesh, by="letters") == {"C": 1, "D": 3, "none": 2}
+    assert strata(table, mesh, stratify_by="categories") == {"C1": 1, "C2": 2, "D1": 1, "none": 2}
+    assert strata(table, mesh, stratify_by="letters") == {"C": 1, "D": 3, "none": 2}
     assert strata(table, mesh, period="year") == {"no year": 2, "1978": 2, "1979": 1, "1981": 1}
     assert strata(table, mesh, period="decade") == {"no year": 2, "1970s": 3, "1980s": 1}
-    assert strata(table, mesh, by="letters", period="decade") == {
+    assert strata(table, mesh, stratify_by="letters", period="decade") == {
         "C 1970s": 1, "D no year": 1, "D 1970s": 2, "none no year": 1, "none 1980s": 1,
     }  # fmt: skip
 
 
 def test_only_major_headings_count_if_so_wanted(mesh: MeshHierarchy) -> None:
     table = documents((1, 1978, "D11* D20"), (2, 1978, "D11 D20*"), (3, 1978, "D11"))
-    assert strata(table, mesh, by="categories", major=True) == {"C1": 1, "C2": 1, "none": 1}
-    found = sketch(table, mesh, Design(budget=1, seed=1, major=True))
+    assert strata(table, mesh, stratify_by="categories", major_only=True) == {"C1": 1, "C2": 1, "none": 1}
+    found = sketch(table, mesh, Design(size=1, seed=1, major_only=True))
     assert dict(zip("C1 C2 D1 C D".split(), found.documents.tolist(), strict=True)) == {
         "C1": 1, "C2": 1, "D1": 0, "C": 2, "D": 0,
     }  # fmt: skip
@@ -113,13 +113,13 @@ def test_only_major_headings_count_if_so_wanted(mesh: MeshHierarchy) -> None:
 
 def test_strata_by_branch_need_the_corpus_counts(toy_mesh: MeshHierarchy) -> None:
     with pytest.raises(ValueError, match="counts"):
-        sketch(documents((1, 1978, "D11")), toy_mesh, Design(budget=1, seed=1, by="letters"))
+        sketch(documents((1, 1978, "D11")), toy_mesh, Design(size=1, seed=1, stratify_by="letters"))
 
 
 def test_the_rate_follows_the_frequency_of_the_branch(mesh: MeshHierarchy) -> None:
     # 50 documents in C1 alone, 50 in C1 and C2: two strata of 50, of branches with 100 and 50 documents.
     table = documents(*((pmid, 1978, "D11" if pmid % 2 else "D11 D20") for pmid in range(100)))
-    design = Design(budget=30, seed=1, by="categories", power=0.0)
+    design = Design(size=30, seed=1, stratify_by="categories", alpha=0.0)
     whole = sketch(table, mesh, design)
     assert frequency(whole, design).tolist() == [100, 50]
     assert Counter(p % 2 for p in draw(whole, design)["pmid"].to_pylist()) == {1: 10, 0: 20}
@@ -127,16 +127,18 @@ def test_the_rate_follows_the_frequency_of_the_branch(mesh: MeshHierarchy) -> No
 
 def test_frequencies_of_branch_and_period_are_multiplied(mesh: MeshHierarchy) -> None:
     table = documents((1, 1978, "D11"), (2, 1979, "D11"), (3, 1979, "D11 D20"), (4, 1979, ""))
-    design = Design(budget=2, seed=1, by="categories", period="year")
+    design = Design(size=2, seed=1, stratify_by="categories", period="year")
     # C1 1978, C1 1979, C2 1979, none 1979; 3 documents are in C1, 1 in C2, 1 nowhere, 1 of 1978, 3 of 1979.
     assert frequency(sketch(table, mesh, design), design).tolist() == [3 * 1, 3 * 3, 1 * 3, 1 * 3]
 
 
 @pytest.mark.parametrize("budget", [0, 1, 40, 399, 400, 1000])
-@pytest.mark.parametrize("design", [{}, {"by": "categories"}, {"by": "letters", "period": "year", "max_share": 0.05}])
+@pytest.mark.parametrize(
+    "design", [{}, {"stratify_by": "categories"}, {"stratify_by": "letters", "period": "year", "max_share": 0.05}]
+)
 def test_the_budget_is_met_exactly(mesh: MeshHierarchy, budget: int, design: dict[str, Any]) -> None:
     table = random_documents(400)
-    made = Design(budget=budget, seed=3, **design)
+    made = Design(size=budget, seed=3, **design)
     chosen = draw(sketch(table, mesh, made), made)["pmid"].to_pylist()
     assert len(chosen) == min(budget, 400)
     assert chosen == sorted(set(chosen)) and set(chosen) <= set(table["pmid"].to_pylist())
@@ -147,7 +149,7 @@ def test_the_budget_is_met_exactly(mesh: MeshHierarchy, budget: int, design: dic
     st.permutations(range(12)),
     st.lists(st.integers(0, 300), max_size=11),
     st.integers(0, 320),
-    st.sampled_from([{}, {"by": "categories"}, {"by": "letters", "period": "decade"}]),
+    st.sampled_from([{}, {"stratify_by": "categories"}, {"stratify_by": "letters", "period": "decade"}]),
     st.sampled_from([0.05, 0.2, 1.0]),
     st.sampled_from([1, 50, 1 << 18]),
 )
@@ -155,7 +157,7 @@ def test_parts_and_their_order_do_not_matter(
     toy_mesh: MeshHierarchy, order: list[int], cuts: list[int], budget: int, by: Any, share: float, rows: int
 ) -> None:
     mesh, table = toy_mesh.with_counts(COUNTS), random_documents(300)
-    design = Design(budget=budget, seed=5, max_share=share, **by)
+    design = Design(size=budget, seed=5, max_share=share, **by)
     ends = sorted([0, *cuts, 300])
     parts = [table.slice(a, b - a) for a, b in pairwise(ends)]
     shuffled = [parts[i] for i in order if i < len(parts)]
@@ -171,20 +173,20 @@ def test_parts_and_their_order_do_not_matter(
 
 def test_a_sketch_holds_no_more_than_can_be_drawn(mesh: MeshHierarchy) -> None:
     table = random_documents(2000)
-    whole = sketch(table, mesh, Design(budget=100, seed=1, by="categories", max_share=0.3))
+    whole = sketch(table, mesh, Design(size=100, seed=1, stratify_by="categories", max_share=0.3))
     # Of three strata 30, of which there are more than enough, and all 28 without a branch.
     assert np.minimum(whole.sizes, 30).tolist() == [30, 30, 30, 28]
     assert len(whole.candidates) == 30 + 30 + 30 + 28
-    assert len(sketch(table, mesh, Design(budget=100, seed=1)).candidates) == 100
+    assert len(sketch(table, mesh, Design(size=100, seed=1)).candidates) == 100
 
 
 def test_nothing_to_merge_is_refused() -> None:
     with pytest.raises(ValueError, match="no sketches"):
-        merge([], Design(budget=1, seed=1))
+        merge([], Design(size=1, seed=1))
 
 
 def test_documents_without_a_single_row_add_nothing(mesh: MeshHierarchy) -> None:
-    design = Design(budget=5, seed=1, by="categories", period="year")
+    design = Design(size=5, seed=1, stratify_by="categories", period="year")
     empty, table = sketch(SCHEMA.empty_table(), mesh, design), random_documents(20)
     assert len(draw(empty, design)) == 0
     assert same(merge([empty, sketch(table, mesh, design)], design), sketch(table, mesh, design))
@@ -195,14 +197,14 @@ def test_a_larger_sample_holds_the_smaller(mesh: MeshHierarchy, by: Any) -> None
     table = random_documents(500)
     drawn = []
     for budget in (20, 50, 51, 200):
-        design = Design(budget=budget, seed=9, by=by, min_per_stratum=8)
+        design = Design(size=budget, seed=9, stratify_by=by, min_per_stratum=8)
         drawn.append(set(draw(sketch(table, mesh, design), design)["pmid"].to_pylist()))
     assert drawn[0] < drawn[1] < drawn[2] < drawn[3]
 
 
 def test_the_seed_changes_the_sample_and_nothing_else_does(mesh: MeshHierarchy) -> None:
     table = random_documents(1000)
-    design = Design(budget=100, seed=1)
+    design = Design(size=100, seed=1)
     one, again, other = (
         set(draw(sketch(rows, mesh, made), made)["pmid"].to_pylist())
         for rows, made in ((table, design), (table.sort_by("pmid"), design), (table, replace(design, seed=2)))

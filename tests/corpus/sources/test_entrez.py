@@ -87,7 +87,9 @@ def test_more_results_than_ncbi_gives_are_refused(small_shard: Path, monkeypatch
     monkeypatch.setattr(entrez, "PER_SECOND", 10_000.0)
     with ncbi(small_shard, num_results=12_345) as site:
         client = Eutils(site.address, None)
-        with pytest.raises(ConfigError, match=r"finds 12,345 articles, and NCBI gives the first 9,999; narrow it"):
+        with pytest.raises(
+            ConfigError, match=r"finds 12,345 articles, but NCBI returns only the first 9,999; narrow it"
+        ):
             client.search("cancer", None)
         assert len(client.search("cancer", 500)[0]) == 500
     with ncbi(small_shard, num_results=0) as site, pytest.raises(ConfigError, match="'xyzzy': PubMed finds nothing"):
@@ -117,9 +119,9 @@ def test_busy_and_broken_answers_are_asked_again(site: Site, tmp_path: Path) -> 
             b'{"esearchresult": {"ERROR": "Search Backend failed:\n \'retstart\' cannot be larger"}}',
             "backend failed: 're",
         ),
-        (b"<html>", "not a search's answer"),
-        (json.dumps({"esearchresult": {"count": "7", "idlist": ["x"]}}).encode(), "not a search's answer"),
-        (json.dumps({"esearchresult": {"count": "7", "idlist": []}}).encode(), "7 results, and none of them is given"),
+        (b"<html>", "not a search result"),
+        (json.dumps({"esearchresult": {"count": "7", "idlist": ["x"]}}).encode(), "not a search result"),
+        (json.dumps({"esearchresult": {"count": "7", "idlist": []}}).encode(), "7 results, but no PMIDs were returned"),
     ],
 )
 def test_a_search_that_stays_broken_is_an_error_and_no_endless_loop(site: Site, answer: bytes, fault: str) -> None:

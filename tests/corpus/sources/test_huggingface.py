@@ -61,7 +61,7 @@ def test_a_stream_that_breaks_off_goes_on_behind_the_last_file(dataset: Path, tm
     last = dataset / "train-2.jsonl"
     whole = last.read_text()
     last.write_text(whole[:2_000] + '{"id": "broken')
-    with pytest.raises(RuntimeError, match="dataset: .*; what came is kept, and the same command goes on"):
+    with pytest.raises(RuntimeError, match="dataset: .*; rows received are kept, and the same command resumes"):
         dataset_files(source(dataset), WANTED, tmp_path / "f", io.StringIO())
     kept = sorted((tmp_path / "f").glob("*.parquet"))
     assert ids(kept) == list(range(300))
@@ -77,7 +77,7 @@ def test_wrong_columns_splits_and_places_are_refused(dataset: Path, tmp_path: Pa
         (source(dataset), ["pmid"], r"source.columns: .*dataset has no column 'pmid'; there are: id, context, wide"),
         (source(dataset, split="test"), WANTED, r"source.path: .*Bad split: test. Available splits: \['train'\]"),
         (source(dataset, name="other"), WANTED, "source.path: .*'other' not found"),
-        (source("owner/name"), WANTED, "source.path: owner/name: no such folder, and the hub does not give it"),
+        (source("owner/name"), WANTED, "source.path: owner/name: no such folder, and not available from the hub"),
     ]:
         with pytest.raises(ConfigError, match=fault):
             dataset_files(given, columns, tmp_path / "f", io.StringIO())

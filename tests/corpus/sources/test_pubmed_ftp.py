@@ -59,7 +59,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 @pytest.fixture
 def asked(site: Site, tmp_path: Path) -> DownloadConfig:
     return DownloadConfig(
-        to=tmp_path / "pubmed", what=("baseline", "updatefiles"), names="*", limit=None, connections=2,
+        out=tmp_path / "pubmed", folders=("baseline", "updatefiles"), names="*", limit=None, connections=2,
         base_url=site.address,
     )  # fmt: skip
 
@@ -71,10 +71,10 @@ def files(folder: Path) -> list[str]:
 def test_all_that_is_listed_comes_checked_and_only_once(site: Site, asked: DownloadConfig) -> None:
     done = download(asked)
     assert (done.fetched, done.refused) == ([*BASELINE, UPDATE], {})
-    assert files(asked.to) == [*BASELINE, UPDATE]
+    assert files(asked.out) == [*BASELINE, UPDATE]
     for name in done.fetched:
-        assert (asked.to / name).read_bytes() == content(name)
-    notes = json.loads((asked.to / NOTES).read_text())
+        assert (asked.out / name).read_bytes() == content(name)
+    notes = json.loads((asked.out / NOTES).read_text())
     assert list(notes) == done.fetched
     assert notes[UPDATE]["bytes"] == len(content(UPDATE))
     assert notes[UPDATE]["md5"] == hashlib.md5(content(UPDATE)).hexdigest()
@@ -91,7 +91,7 @@ def test_all_that_is_listed_comes_checked_and_only_once(site: Site, asked: Downl
 def test_names_and_limit_choose(asked: DownloadConfig) -> None:
     done = download(replace(asked, names=("*0002*", "*n127?.xml.gz")))
     assert done.fetched == [BASELINE[1], UPDATE]
-    done = download(replace(asked, what=("baseline",), limit=2))
+    done = download(replace(asked, folders=("baseline",), limit=2))
     assert (done.fetched, done.there_already) == ([BASELINE[0]], 1)
     with pytest.raises(ConfigError, match=r"names: \*\.zip: none of 4 files, pubmed26n0001.xml.gz to pubmed26n1275"):
         download(replace(asked, names="*.zip"))
@@ -103,7 +103,7 @@ def test_drops_and_busy_answers_cost_no_byte_twice(site: Site, asked: DownloadCo
     site.faults["/baseline/"] = [(503, {})]
     site.faults[f"{path}.md5"] = [0]
     assert download(asked).refused == {}
-    assert (asked.to / BASELINE[0]).read_bytes() == content(BASELINE[0])
+    assert (asked.out / BASELINE[0]).read_bytes() == content(BASELINE[0])
     assert site.num_bytes(path) == len(content(BASELINE[0]))
 
 
@@ -112,11 +112,11 @@ def test_a_killed_download_goes_on_in_the_middle_of_a_file(site: Site, asked: Do
     site.faults[path] = [1_000, *[(503, {})] * 20]
     done = download(asked)
     assert done.refused == {BASELINE[0]: f"{site.address}{path}: 503 Service Unavailable"}
-    assert files(asked.to) == [f".{BASELINE[0]}.partial", *BASELINE[1:], UPDATE]
+    assert files(asked.out) == [f".{BASELINE[0]}.partial", *BASELINE[1:], UPDATE]
     site.faults.clear()
     assert download(asked).fetched == [BASELINE[0]]
     assert site.num_bytes(path) == len(content(BASELINE[0]))
-    assert files(asked.to) == [*BASELINE, UPDATE]
+    assert files(asked.out) == [*BASELINE, UPDATE]
 
 
 def test_a_wrong_md5_is_asked_for_twice_then_refused_by_name(site: Site, asked: DownloadConfig) -> None:
@@ -127,21 +127,21 @@ def test_a_wrong_md5_is_asked_for_twice_then_refused_by_name(site: Site, asked: 
     assert f"{BASELINE[1]}: fetched twice, and its MD5 is " in done.refused[BASELINE[1]]
     assert "holds no MD5" in done.refused[BASELINE[2]]
     assert len(site.requests(f"/baseline/{BASELINE[1]}")) == 2
-    assert files(asked.to) == [BASELINE[0], UPDATE]
+    assert files(asked.out) == [BASELINE[0], UPDATE]
 
 
 def test_what_came_by_another_way_is_checked_and_not_fetched(site: Site, asked: DownloadConfig) -> None:
-    asked.to.mkdir()
+    asked.out.mkdir()
     whole, half, wrong = BASELINE
-    (asked.to / whole).write_bytes(content(whole))
-    (asked.to / half).write_bytes(content(half)[:100])
-    (asked.to / wrong).write_bytes(b"?" * len(content(wrong)))
+    (asked.out / whole).write_bytes(content(whole))
+    (asked.out / half).write_bytes(content(half)[:100])
+    (asked.out / wrong).write_bytes(b"?" * len(content(wrong)))
     assert download(asked).fetched == [*BASELINE, UPDATE]
     assert [site.num_bytes(f"/baseline/{name}") for name in BASELINE] == [
         0, len(content(half)) - 100, len(content(wrong)),
     ]  # fmt: skip
     for name in BASELINE:
-        assert (asked.to / name).read_bytes() == content(name)
+        assert (asked.out / name).read_bytes() == content(name)
 
 
 def test_a_listing_that_is_none_is_refused(site: Site, asked: DownloadConfig) -> None:
@@ -151,18 +151,18 @@ def test_a_listing_that_is_none_is_refused(site: Site, asked: DownloadConfig) ->
 
 
 def test_a_full_disk_ends_it_in_one_line(site: Site, asked: DownloadConfig) -> None:
-    asked.to.mkdir()
-    (asked.to / f".{BASELINE[0]}.partial").symlink_to("/dev/full")
+    asked.out.mkdir()
+    (asked.out / f".{BASELINE[0]}.partial").symlink_to("/dev/full")
     with pytest.raises(OSError, match=r"pubmed: No space left on device"):
         download(replace(asked, connections=1))
 
 
 def test_a_folder_that_cannot_be_and_damaged_notes_are_refused(asked: DownloadConfig, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="to: .*/file/in: Not a directory"):
-        download(replace(asked, to=tmp_path / "file" / "in"))
-    asked.to.mkdir()
-    (asked.to / NOTES).write_text("{")
+    with pytest.raises(ConfigError, match="out: .*/file/in: Not a directory"):
+        download(replace(asked, out=tmp_path / "file" / "in"))
+    asked.out.mkdir()
+    (asked.out / NOTES).write_text("{")
     with pytest.raises(ConfigError, match="downloads.json is damaged"):
         download(asked)
 
@@ -171,11 +171,11 @@ def test_the_command_says_what_it_did(
     kailin_subprocess: Command, kailin_here: Command, site: Site, tmp_path: Path
 ) -> None:
     site.files[f"/baseline/{BASELINE[1]}.md5"] = b"0" * 32
-    given = (f"to={tmp_path}/pubmed", f"base_url={site.address}", "names=pubmed26n000?.xml.gz")
+    given = (f"out={tmp_path}/pubmed", f"base_url={site.address}", "names=pubmed26n000?.xml.gz")
     done = kailin_subprocess("download", *given)
     assert done.returncode == 1, done.stderr
     assert "2 files fetched" in done.stdout
-    assert "0 were there already, 1 refused" in done.stdout
+    assert "0 already present, 1 refused" in done.stdout
     said = [line for line in done.stderr.splitlines() if line.startswith("kailin_ray: ")]
     assert len(said) == 1
     assert f"refused: {site.address}/baseline/{BASELINE[1]}: fetched twice" in said[0]
@@ -187,15 +187,15 @@ def test_the_command_says_what_it_did(
     [
         ("base_url=file:///etc", "base_url: "),
         ("base_url=https://me:hunter2@mirror", "base_url: "),
-        ("what=[everything]", "what.0: Input should be 'baseline' or 'updatefiles'"),
-        ("what=[]", "what: "),
+        ("folders=[everything]", "folders.0: Input should be 'baseline' or 'updatefiles'"),
+        ("folders=[]", "folders: "),
         ("connections=100", "connections: "),
-        ("to=s3://bucket/x", "to: this must be a local path"),
+        ("out=s3://bucket/x", "out: this must be a local path"),
     ],
 )
 def test_wrong_keys_are_refused(argument: str, fault: str) -> None:
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        composed = compose("download", ["to=pubmed", argument])
+        composed = compose("download", ["out=pubmed", argument])
     with pytest.raises(ConfigError, match=f"^{fault}") as caught:
         check(DownloadConfig, composed)
     assert "hunter2" not in str(caught.value)

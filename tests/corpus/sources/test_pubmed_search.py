@@ -78,7 +78,7 @@ def test_pmids_that_ncbi_does_not_give_are_counted_and_named(site: Site, small_s
     for _ in range(2):  # it is said again where nothing is fetched again
         said = io.StringIO()
         files = pmid_files(pmids(site, tmp_path / "pmids.txt"), tmp_path / "f", said)
-        assert "NCBI gave no article for 6 of 236 PMIDs: 3, 1, 2, 4, 5, ..." in said.getvalue()
+        assert "NCBI returned no article for 6 of 236 PMIDs: 3, 1, 2, 4, 5, ..." in said.getvalue()
         assert [row.pmid for row in rows(files)] == known
     assert len(site.asked) == len(files) == 2
     # Of a batch that is there from before as well.

@@ -110,7 +110,7 @@ def test_files_are_found_and_ordered_by_name(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=fault):
             find_files(f"{tmp_path}/{wrong}", XML_ENDINGS)
     (tmp_path / "a" / "pubmed1.xml").touch()
-    with pytest.raises(ConfigError, match="have one name"):
+    with pytest.raises(ConfigError, match="have the same name"):
         find_files((f"{tmp_path}/a", f"{tmp_path}/c"), XML_ENDINGS)
 
 

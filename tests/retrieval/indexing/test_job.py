@@ -150,7 +150,7 @@ def test_another_structure_is_made_of_the_vectors_that_are_there(tmp_path: Path,
     rows = [document(pmid) for pmid in range(1_000, 2_100)]
     documents = write_documents(tmp_path / "documents", {0: rows})
     out = tmp_path / "index"
-    with pytest.raises(ConfigError, match=r"structure: ivf_pq wants 1,000 passages, there are 900"):
+    with pytest.raises(ConfigError, match=r"structure: ivf_pq needs 1,000 passages, there are 900"):
         make(index_config(documents, out, "limit=900", "structure=ivf_pq"), terminal)
     assert not out.exists()
     made = make(index_config(documents, out, "structure=ivf_pq"), terminal)

@@ -114,7 +114,7 @@ def test_the_kind_follows_from_the_size_and_says_what_it_wants() -> None:
     assert ann.chosen_kind("auto", ann.EXACT_UP_TO + 1) == "ivf_pq"
     assert ann.chosen_kind("hnsw", 5_000) == "hnsw"
     for kind in ("ivf_pq", "hnsw"):
-        with pytest.raises(ValueError, match=f"{kind} wants 1,000 passages, there are 999"):
+        with pytest.raises(ValueError, match=f"{kind} needs 1,000 passages, there are 999"):
             ann.chosen_kind(kind, 999)
 
 
