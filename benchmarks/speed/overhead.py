@@ -207,7 +207,9 @@ def documents(folder: Path, source: Path, rows: int) -> list[dict[str, Any]]:
     table = ds.dataset(sorted(source.glob("part-*.parquet"))).to_table()
     for number, start in enumerate(range(0, rows, ROWS_PER_PART)):
         pmids = np.arange(start, min(start + ROWS_PER_PART, rows), dtype=np.int64)
-        part = table.take(pa.array(pmids % table.num_rows)).set_column(0, "pmid", pa.array(pmids + 1))
+        part = table.take(pa.array(pmids % table.num_rows)).set_column(
+            table.schema.get_field_index("pmid"), "pmid", pa.array(pmids + 1)
+        )
         pq.write_table(part, folder / f"part-{number:05}.parquet", row_group_size=2_000)
     return table.slice(0, 1_000).to_pylist()
 
