@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
-from transformers import AutoTokenizer
 
 from kailin_ray.agents import answer, question
 from kailin_ray.agents.prompts import DECISIONS, Message
 from kailin_ray.config import Cluster
 from kailin_ray.dataset.records import records
 from kailin_ray.engines.chat_template import prompt_ids
+from kailin_ray.engines.tokenizer import load_tokenizer
 from kailin_ray.io.files import read_json
 from kailin_ray.runtime.session import engine_environment
 from kailin_ray.versions import versions
@@ -65,7 +65,7 @@ def measure(run: Path, keys: list[str], with_chain: bool) -> dict[str, Figures]:
     subprocess.run([sys.executable, "-m", "kailin_ray", "distill", *keys, f"out={run}"], check=True, stdout=sys.stderr)
     manifest = read_json(run / "manifest.json")
     model, cluster = manifest["config"]["model"], TypeAdapter(Cluster).validate_python(manifest["config"]["cluster"])
-    tokenizer = AutoTokenizer.from_pretrained(model["path"], revision=model["revision"])
+    tokenizer = load_tokenizer(model["path"], model["revision"], model["engine"])
     template = tuple(sorted(model["chat_template"].items()))
     by_agent = {
         agent: [(prompt_ids(tokenizer, messages, template), tokens) for messages, tokens in agent_calls]

@@ -8,13 +8,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from kailin_ray.agents import answer, evaluation, question
 from kailin_ray.config import Agents, DistillConfig, Model, settings
 from kailin_ray.config.renamed import rename_keys
 from kailin_ray.corpus.changes import ORIGIN, find_changes
 from kailin_ray.dataset.records import drop
 from kailin_ray.dataset.run import UsedModel
-from kailin_ray.distill.preflight import Inputs
+from kailin_ray.distill.preflight import Inputs, sample_prompts
 from kailin_ray.distill.steps import later, phases_folder, step_changed
 from kailin_ray.engines.adapters import Adapter
 from kailin_ray.engines.models import model_identity
@@ -95,16 +94,10 @@ def prompts(config: Agents) -> dict[str, str]:
 
     It is computed with a constant abstract, question, context and answer, so it does not depend on any document.
     """
-    row, shown = {"title": "T", "abstract": "A"}, ("Q?", ["C"])
-    question_agents = [getattr(config.model, agent) for agent in QUESTION_AGENTS]
-    examples = config.model.judge.examples, config.model.answer.examples
     by_step = {
-        ASKING: [question.messages(row, agent.persona, agent.examples) for agent in question_agents],
-        EVALUATION: [
-            evaluation.pairwise_messages(row, shown, shown, examples[0]),
-            evaluation.pointwise_messages(row, shown, examples[0]),
-        ],
-        ANSWER: [answer.messages(row, *shown, examples[1]), answer.decision_messages(row, *shown, "A.", examples[1])],
+        ASKING: [messages for agent in QUESTION_AGENTS for messages in sample_prompts(config.model, agent)],
+        EVALUATION: sample_prompts(config.model, "judge"),
+        ANSWER: sample_prompts(config.model, "answer"),
     }
     return {step: hashlib.sha256(json.dumps(messages).encode()).hexdigest() for step, messages in by_step.items()}
 

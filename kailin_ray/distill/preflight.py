@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kailin_ray.agents.prompts import Message
+from kailin_ray.agents.samples import answer_samples, judge_samples, question_samples
 from kailin_ray.config import Agent, CompareConfig, DistillConfig, Layout, Model
 from kailin_ray.corpus.documents import Documents
 from kailin_ray.dataset.run import Run
@@ -68,6 +70,7 @@ def check_run(config: DistillConfig, opened: Inputs) -> DistillConfig:
         raise ConfigError(f"stages: {list(config.stages)} need the records of another run; name it with from=")
     config = replace(config, model=resolve_models(config, opened.trained))
     _check_weights(config.model, make_stages(config))
+    check_prompts(config.model, make_stages(config))
     return config
 
 
@@ -79,6 +82,7 @@ def check_judge(config: CompareConfig) -> CompareConfig:
         config, model=_resolve_agents(config.model, {"judge"}, open_trained_adapters(config.model, stages))
     )
     _check_weights(config.model, stages)
+    check_prompts(config.model, stages)
     return config
 
 
@@ -122,6 +126,25 @@ def _check_weights(model: Model, stages: Iterable[Stage]) -> None:
         if stage.engine.args.get("load_format", "safetensors") == "safetensors":
             with_own_path = [name for name in stage.agents if getattr(model, name).path]
             check_files(f"model.{with_own_path[0]}.path" if with_own_path else "model.path", stage.engine.path)
+
+
+def check_prompts(model: Model, stages: Iterable[Stage]) -> None:
+    """Raise ``ConfigError`` for a model whose tokenizer or chat template cannot make the prompts of its agents."""
+    from kailin_ray.engines.tokenizer import check_tokenizer  # here, as transformers takes seconds to import
+
+    for stage in stages:
+        with_own_path = [name for name in stage.agents if getattr(model, name).path]
+        key = f"model.{with_own_path[0]}.path" if with_own_path else "model.path"
+        prompts = [messages for agent in stage.agents for messages in sample_prompts(model, agent)]
+        check_tokenizer(key, stage.engine, prompts)
+
+
+def sample_prompts(model: Model, agent: str) -> list[list[Message]]:
+    """Return a sample of each prompt of an agent, as it is configured."""
+    examples = getattr(model, agent).examples
+    if agent == "judge":
+        return judge_samples(examples)
+    return answer_samples(examples) if agent == "answer" else question_samples(getattr(model, agent).persona, examples)
 
 
 TRAINED_FOR = {

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 from kailin_ray.config import DistillConfig, PlanConfig
 from kailin_ray.dataset.run import Run
-from kailin_ray.distill.preflight import Inputs, check_run, open_inputs, open_trained_adapters, resolve_models
+from kailin_ray.distill.preflight import (
+    Inputs,
+    check_prompts,
+    check_run,
+    open_inputs,
+    open_trained_adapters,
+    resolve_models,
+)
 from kailin_ray.errors import CommandFailedError
 from kailin_ray.io.locks import hold_lock
 from kailin_ray.io.logs import log_to
@@ -183,6 +190,7 @@ def _distil_rest(config: DistillConfig, opened: Inputs, work: "Work", mesh: "Mes
 def plan(config: PlanConfig) -> "Plan":
     """Return the plan of a run, for the machines that the configuration describes, or for those of its cluster."""
     config = replace(config, model=resolve_models(config, open_trained_adapters(config.model, make_stages(config))))
+    check_prompts(config.model, make_stages(config))
     from kailin_ray.planning.plan import make_plan, nodes_of
 
     if config.cluster.nodes:

@@ -1,20 +1,24 @@
-"""Convert messages and texts to token ids. Engines and training share this code, so both see the same prompts.
+"""Convert messages to token ids. Engines and training share this code, so both see the same prompts.
 
-The chat template is tokenized with special tokens, and message text without them, so text of an abstract can never
-become a special token.
+The ids are those of the model's own chat template (``apply_chat_template``), with one difference: text of an abstract
+can never become a special token (``token_ids.py``).
 """
 
-import itertools
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
 from jinja2 import TemplateError
 
+from kailin_ray.engines.token_ids import Piece, encode_pieces, prepends_blank, special_ids, split_markup
+from kailin_ray.errors import ConfigError
+
 Message = dict[str, str]
 Arguments = tuple[tuple[str, Any], ...]
 """Arguments of a chat template, sorted by name."""
+
+_UNUSABLE = (TemplateError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError)
+"""What rendering a template can raise: a template is a program."""
 
 # A private-use character without meaning in any tokenizer, template or abstract. It surrounds a message's number.
 _MARK = "\ue0ff"
@@ -23,87 +27,117 @@ _MARK = "\ue0ff"
 def prompt_ids(tokenizer: Any, messages: Sequence[Message], template_arguments: Arguments = ()) -> list[int]:
     """Return the token ids of the prompt. Special tokens come only from the chat template, never from a message.
 
-    If the template has no place for a system message (Mistral's), its text is put before the first user message.
+    If the template has no place for a system message (Mistral's), or another place than first, its text is put before
+    the first user message.
     """
-    if messages[0]["role"] == "system" and not _takes_system(tokenizer, template_arguments):
-        system, user, *rest = messages
-        messages = [user | {"content": f"{system['content']}\n\n{user['content']}"}, *rest]
-    ids: list[int] = []
-    for piece in _template_pieces(tokenizer, tuple(message["role"] for message in messages), template_arguments):
-        if isinstance(piece, str):
-            ids += tokenizer.encode(piece, add_special_tokens=False)
-        else:
-            ids += plain_ids(tokenizer, messages[piece]["content"].strip())
-    return ids
+    messages = _fit_system(tokenizer, messages, template_arguments)
+    roles = tuple(message["role"] for message in messages)
+    return encode_pieces(tokenizer, _fill(_template_pieces(tokenizer, roles, template_arguments, True), messages))
 
 
-def plain_ids(tokenizer: Any, text: str) -> list[int]:
-    """Return the token ids of a text, in which nothing is read as markup."""
-    # Lone surrogates cannot be encoded, and they have no meaning in an abstract.
-    content = text.encode("utf-8", "replace").decode("utf-8")
-    return (_kept_plain_ids if len(content) <= _LONGEST_KEPT else _plain_ids)(tokenizer, content)
-
-
-def reply_ids(tokenizer: Any, text: str, template_arguments: Arguments = ()) -> list[int]:
+def reply_ids(tokenizer: Any, messages: Sequence[Message], text: str, template_arguments: Arguments = ()) -> list[int]:
     """Return the token ids of the assistant's turn after ``prompt_ids``, with the token at which an engine stops."""
-    return [*plain_ids(tokenizer, text.strip()), *_turn_end(tokenizer, template_arguments)]
+    messages = _fit_system(tokenizer, messages, template_arguments)
+    roles = tuple(message["role"] for message in messages)
+    of_prompt = _fill(_template_pieces(tokenizer, roles, template_arguments, True), messages)
+    pieces = _template_pieces(tokenizer, (*roles, "assistant"), template_arguments, False)
+    before = _fill(pieces[: pieces.index(len(roles))], messages)
+    end, end_id = _turn_end(tokenizer, template_arguments)
+    reply = [(text.strip(), False), (end, True)]
+    prompt, whole = encode_pieces(tokenizer, of_prompt), encode_pieces(tokenizer, [*before, *reply])
+    if whole[: len(prompt)] == prompt:
+        return [*whole[len(prompt) :], end_id]
+    # A word can span the end of the prompt, or the template writes something else there, such as an empty <think>.
+    between = _text_between(of_prompt, before)
+    between = between.lstrip() if prepends_blank(tokenizer) else between
+    return [*encode_pieces(tokenizer, [(between, True), *reply], is_start=False), end_id]
+
+
+def _text_between(of_prompt: Sequence[Piece], before: Sequence[Piece]) -> str:
+    """Return the template text that stands before a reply, after what a prompt already ends with."""
+    (last, _), (text, is_template) = of_prompt[-1], before[-1]
+    same = of_prompt[:-1] == before[:-1] and is_template and text.startswith(last)
+    return text.removeprefix(last) if same else ""
+
+
+def stop_id(tokenizer: Any, template_arguments: Arguments = ()) -> int:
+    """Return the id of the token with which the template closes an assistant's turn."""
+    return _turn_end(tokenizer, template_arguments)[1]
+
+
+def check_template(key: str, tokenizer: Any, conversations: Iterable[Sequence[Message]], arguments: Arguments) -> None:
+    """Raise ``ConfigError`` for a tokenizer that cannot render the given conversations; ``key`` names the model."""
+    if not tokenizer.chat_template:
+        raise ConfigError(f"{key}: its tokenizer has no chat template; an instruct model is needed")
+    for messages in conversations:
+        try:
+            prompt_ids(tokenizer, messages, arguments)
+        except _UNUSABLE as error:
+            raise ConfigError(f"{key}: its chat template cannot be used: {' '.join(str(error).split())}") from error
 
 
 @lru_cache(maxsize=64)
-def _turn_end(tokenizer: Any, arguments: Arguments) -> tuple[int, ...]:
-    """Return the token ids with which the template closes an assistant's turn, up to the first special token."""
-    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": f"{_MARK}b{_MARK}"}]
-    rendered = tokenizer.apply_chat_template(turns, tokenize=False, **dict(arguments))
-    ids = tokenizer.encode(rendered.rpartition(_MARK)[2], add_special_tokens=False)
-    special = set(tokenizer.all_special_ids)
-    first = next((index for index, token in enumerate(ids) if token in special), None)
-    return (tokenizer.eos_token_id,) if first is None else tuple(ids[: first + 1])
+def _turn_end(tokenizer: Any, arguments: Arguments) -> tuple[str, int]:
+    """Return the text between an assistant's message and the first special token after it, and that token's id."""
+    pieces = _template_pieces(tokenizer, ("user", "assistant"), arguments, False)
+    closing = pieces[-1] if isinstance(pieces[-1], str) else ""
+    special = special_ids(tokenizer)
+    text = ""
+    for part in split_markup(tokenizer, closing):
+        if part in special:
+            return text, int(part)
+        text += part if isinstance(part, str) else tokenizer.convert_ids_to_tokens(part)
+    return "", int(tokenizer.eos_token_id)
 
 
-def _plain_ids(tokenizer: Any, text: str) -> list[int]:
-    markup = _markup(tokenizer)
-    # Cut inside each markup token, so that none stays whole.
-    cuts = [0, *(match.end() for match in markup.finditer(text)), len(text)] if markup else [0, len(text)]
-    pieces = (text[start:end] for start, end in itertools.pairwise(cuts))
-    return [i for piece in pieces for i in tokenizer.encode(piece, add_special_tokens=False, split_special_tokens=True)]
-
-
-# Every call contains the messages of the preamble. Every call about a row contains its abstract.
-_kept_plain_ids = lru_cache(maxsize=4096)(_plain_ids)
-_LONGEST_KEPT = 50_000
-"""Characters. The ids of longer texts are not cached: there are few, and they would fill the memory."""
-
-
-@lru_cache(maxsize=64)
-def _markup(tokenizer: Any) -> re.Pattern[str] | None:
-    """Return a pattern of added tokens that are not marked as special, so the tokenizer would parse them from a text.
-
-    An example is Qwen's ``<think>``. None if there are no such tokens.
-    """
-    # Not all added tokens: in some models runs of spaces are added tokens too, and they are no markup.
-    markup = [token for token in tokenizer.get_added_vocab() if token.startswith(("<", "[")) and len(token) > 2]
-    # Only the first character is consumed, so that a token that begins inside another token is also found.
-    rests = {first: [re.escape(token[1:]) for token in markup if token[0] == first] for first in "<["}
-    patterns = [f"{re.escape(first)}(?={'|'.join(rest)})" for first, rest in rests.items() if rest]
-    return re.compile("|".join(patterns)) if patterns else None
+def _fit_system(tokenizer: Any, messages: Sequence[Message], arguments: Arguments) -> Sequence[Message]:
+    """Return the messages, with the system text in the first user message if the template does not render it first."""
+    roles = tuple(message["role"] for message in messages)
+    if roles[0] != "system" or _renders(tokenizer, roles, arguments):
+        return messages
+    system, user, *rest = messages
+    return [user | {"content": f"{system['content']}\n\n{user['content']}"}, *rest]
 
 
 @lru_cache(maxsize=64)
-def _takes_system(tokenizer: Any, arguments: Arguments) -> bool:
+def _renders(tokenizer: Any, roles: tuple[str, ...], arguments: Arguments) -> bool:
     try:
-        _template_pieces(tokenizer, ("system", "user"), arguments)
-    except (TemplateError, ValueError):  # the template raises, or leaves the message out
+        _template_pieces(tokenizer, roles, arguments, True)
+    except _UNUSABLE:  # the template raises, or does not render the messages in order
         return False
     return True
 
 
 @lru_cache(maxsize=64)
-def _template_pieces(tokenizer: Any, roles: tuple[str, ...], arguments: Arguments) -> tuple[str | int, ...]:
-    """Return the rendered chat template, cut at the messages: template text as str, a message as its number."""
-    marked = [{"role": role, "content": f"{_MARK}{i}{_MARK}"} for i, role in enumerate(roles)]
-    pieces = tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True, **dict(arguments)).split(
-        _MARK
-    )
-    if pieces[1::2] != [str(i) for i in range(len(roles))]:
-        raise ValueError(f"the model's chat template does not show each message exactly once: roles {list(roles)}")
-    return tuple(int(piece) if index % 2 else piece for index, piece in enumerate(pieces) if piece)
+def _template_pieces(
+    tokenizer: Any, roles: tuple[str, ...], arguments: Arguments, is_prompt: bool
+) -> tuple[str | int, ...]:
+    """Return the rendered chat template, cut at the messages: template text as str, a message as its number.
+
+    ``is_prompt``: with the beginning of the assistant's turn. Raises ``ValueError`` for a template that does not render
+    each message once and in order.
+    """
+    marks = [f"{_MARK}{i}{_MARK}" for i in range(len(roles))]
+    as_text = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
+    as_parts = [turn | {"content": [{"type": "text", "text": turn["content"]}]} for turn in as_text]
+    shown = ""
+    for turns in (as_text, as_parts):  # templates of models that also see images may take only parts
+        try:
+            rendered = tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=is_prompt, **dict(arguments)
+            )
+        except _UNUSABLE:
+            if turns is as_parts and not shown:
+                raise
+            continue
+        shown = shown or rendered.replace(_MARK, "")[:300]
+        pieces = rendered.split(_MARK)
+        if pieces[1::2] == [str(i) for i in range(len(roles))]:
+            return tuple(int(piece) if index % 2 else piece for index, piece in enumerate(pieces) if piece)
+    raise ValueError(f"it does not render each message once and in order: roles {list(roles)} become {shown!r}")
+
+
+def _fill(pieces: Iterable[str | int], messages: Sequence[Message]) -> list[Piece]:
+    return [
+        (piece, True) if isinstance(piece, str) else (messages[piece]["content"].strip(), False) for piece in pieces
+    ]

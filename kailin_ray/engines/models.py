@@ -73,15 +73,15 @@ def resolve_adapter(path: str, key: str) -> str:
     return str(Path(path).absolute())
 
 
-def model_json(model: Encoder | QueryModel, name: str) -> Any:
+def model_json(path: str, revision: str | None, name: str) -> Any:
     """Return the content of a model's JSON file; None if the model has no such file."""
-    file = Path(model.path, name)
-    if not Path(model.path).is_dir():
+    file = Path(path, name)
+    if not Path(path).is_dir():
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError
 
         try:
-            file = Path(hf_hub_download(model.path, name, revision=model.revision))
+            file = Path(hf_hub_download(path, name, revision=revision))
         except EntryNotFoundError:
             return None
     return read_json(file) if file.is_file() else None

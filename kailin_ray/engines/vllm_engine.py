@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from transformers import AutoTokenizer
 from vllm import SamplingParams, TokensPrompt
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.lora.request import LoRARequest
@@ -26,9 +25,10 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
 from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 
-from kailin_ray.engines.chat_template import Message, prompt_ids
+from kailin_ray.engines.chat_template import Message, prompt_ids, stop_id
 from kailin_ray.engines.cpu import multiplies_bfloat16
 from kailin_ray.engines.interface import EngineDeadError, EngineSpec, Generation, PromptTooLongError
+from kailin_ray.engines.tokenizer import load_tokenizer
 from kailin_ray.schema import Json
 
 _KNOWN_LAYERS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
@@ -44,7 +44,7 @@ class Engine:
         ``dtype`` that is not set, or is "auto", becomes float32.
         A float32 head computes the logits in float32. In bfloat16 they have steps of 1/8 or more, so that different
         probabilities become equal. It needs a model whose head is not quantized. ``ray_metrics`` sends vLLM's metrics
-        to Ray's Prometheus endpoint. Raises ``ValueError`` for a tokenizer without a chat template.
+        to Ray's Prometheus endpoint.
         """
         # Weights are data from outside: only safetensors are loaded, unless the user's own arguments say otherwise.
         defaults: Json = {"load_format": "safetensors", "enable_prefix_caching": True}
@@ -62,12 +62,10 @@ class Engine:
         args = AsyncEngineArgs(model=spec.path, revision=spec.revision, **(defaults | own_args))
         loggers: list[Any] | None = [RayPrometheusStatLogger] if ray_metrics else None
         self._llm = AsyncLLM.from_engine_args(args, stat_loggers=loggers)
-        self._tokenizer = AutoTokenizer.from_pretrained(
-            spec.path, revision=spec.revision, trust_remote_code=args.trust_remote_code
-        )
-        if not self._tokenizer.chat_template:
-            raise ValueError(f"model {spec.path}: its tokenizer has no chat template; an instruct model is needed")
+        self._tokenizer = load_tokenizer(spec.path, spec.revision, spec.args)
         self._template = tuple(sorted(spec.chat_template.items()))
+        # The end of a turn is the template's; a model's own list of stop tokens may lack it.
+        self._stop_ids = [stop_id(self._tokenizer, self._template)]
         self._adapters = {path: LoRARequest(path, i, path) for i, path in enumerate(spec.adapters, start=1)}
         self.max_model_len = int(self._llm.model_config.max_model_len)
         self._ids = itertools.count()
@@ -77,7 +75,7 @@ class Engine:
 
         Raises ``PromptTooLongError`` if prompt and ``max_tokens`` do not fit, ``EngineDeadError`` if the engine died.
         """
-        return await self._run(messages, SamplingParams(**sampling), adapter)
+        return await self._run(messages, SamplingParams(**sampling, stop_token_ids=self._stop_ids), adapter)
 
     async def choose(self, messages: Sequence[Message], words: Sequence[str], adapter: str | None = None) -> Generation:
         """Constrain the assistant's turn to one of ``words`` and read their probabilities from its first token.

@@ -28,10 +28,10 @@ def resolve_encoder(encoder: Encoder) -> Encoder:
 
 def _dimension(encoder: Encoder, model: Encoder | QueryModel, key: str, length: int) -> int | None:
     """Return the dimension of a model's vectors, None if unknown. Raises ``ConfigError`` for an impossible setting."""
-    config = model_json(model, "config.json")
+    config = model_json(model.path, model.revision, "config.json")
     check_length(key, length, model.path, config)
     if encoder.pooling is None:
-        modules = model_json(model, "modules.json")
+        modules = model_json(model.path, model.revision, "modules.json")
         if modules is None:
             raise ConfigError(
                 f"encoder.pooling: null, but {model.path} has no modules.json that defines it; give mean or cls"

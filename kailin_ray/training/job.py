@@ -16,13 +16,15 @@ from typing import Any, TextIO
 
 from datasets import Dataset, disable_progress_bars
 from pydantic import TypeAdapter
-from transformers import AutoTokenizer
 
+from kailin_ray.agents.samples import judge_samples, question_samples
 from kailin_ray.config import TrainConfig, settings
 from kailin_ray.config.renamed import rename_keys
 from kailin_ray.distill.identity import flat
 from kailin_ray.engines.adapters import Adapter, AdapterManifest, Base, ExampleCounts, TrainingInputs, find_trained
+from kailin_ray.engines.chat_template import check_template
 from kailin_ray.engines.models import check_files, model_identity, resolve_adapter, resolve_model
+from kailin_ray.engines.tokenizer import load_tokenizer
 from kailin_ray.errors import STOPPED, ConfigError, StoppedError
 from kailin_ray.io.files import atomic_folder, read_json, sha256, write_json
 from kailin_ray.io.locks import hold_lock
@@ -159,12 +161,11 @@ def open_job(config: TrainConfig, scratch: Path) -> TrainingInputs:
 def _write_job(config: TrainConfig, inputs: TrainingInputs, scratch: Path) -> None:
     """Prepare the examples, then record the training's inputs in ``job.json``."""
     disable_progress_bars()
-    tokenizer = AutoTokenizer.from_pretrained(config.model.path, revision=config.model.revision)
-    if config.task in ("question", "judge", "dpo") and not tokenizer.chat_template:
-        raise ConfigError(
-            f"model.path: {config.model.path} has no chat template, which the agents' prompts need; use an instruct "
-            "model"
-        )
+    tokenizer = load_tokenizer(config.model.path, config.model.revision)
+    if config.task in ("question", "judge", "dpo"):
+        arguments = tuple(sorted(config.model.chat_template.items()))
+        prompts = judge_samples(False) if config.task == "judge" else question_samples("any", False)
+        check_template(f"model.path: {config.model.path}", tokenizer, prompts, arguments)
     counts = write_examples(config, tokenizer, load_examples(config, scratch / "cache"), scratch)
     write_json(scratch / JOB, asdict(inputs) | {"examples": asdict(counts)})
 

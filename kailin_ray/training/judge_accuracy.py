@@ -11,7 +11,7 @@ from kailin_ray.agents.evaluation import TIE, position_bias, position_sums
 from kailin_ray.agents.prompts import PREAMBLE, SIDES
 from kailin_ray.comparison.statistics import interval, points
 from kailin_ray.engines.adapters import JudgeAccuracy
-from kailin_ray.engines.chat_template import Arguments, plain_ids, prompt_ids
+from kailin_ray.engines.chat_template import Arguments, prompt_ids, reply_ids
 
 
 def probabilities(model: Any, tokenizer: Any, prompts: list[Any], arguments: Arguments) -> npt.NDArray[np.float64]:
@@ -23,7 +23,9 @@ def probabilities(model: Any, tokenizer: Any, prompts: list[Any], arguments: Arg
     import torch
     from transformers import DynamicCache
 
-    first, second = (plain_ids(tokenizer, side)[0] for side in SIDES)
+    if not prompts:
+        return np.zeros(0)
+    first, second = (reply_ids(tokenizer, prompts[0], side, arguments)[0] for side in SIDES)
     ids = [prompt_ids(tokenizer, prompt, arguments) for prompt in prompts]
     first_probabilities = np.zeros(len(ids))
 

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.trainer import utils as trl_utils
 
 from kailin_ray.config import TrainConfig
 from kailin_ray.engines.adapters import Figures
 from kailin_ray.engines.cpu import multiplies_bfloat16
+from kailin_ray.engines.tokenizer import load_tokenizer
 from kailin_ray.io.files import write_json
 from kailin_ray.training.judge_accuracy import compute_accuracy, probabilities, with_examples
 
@@ -160,7 +161,7 @@ def make_trainer(config: TrainConfig, train: Dataset, test: Dataset | None, fold
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": on_gpu,
     }
-    tokenizer = AutoTokenizer.from_pretrained(config.model.path, revision=config.model.revision)
+    tokenizer = load_tokenizer(config.model.path, config.model.revision)
     arguments: dict[str, Any] = {
         "model": load_model(config),
         "processing_class": tokenizer,

@@ -9,7 +9,8 @@ from typing import Any
 from datasets import Dataset
 
 from kailin_ray.config import TrainConfig
-from kailin_ray.engines.chat_template import Arguments, plain_ids, prompt_ids, reply_ids
+from kailin_ray.engines.chat_template import Arguments, prompt_ids, reply_ids
+from kailin_ray.engines.token_ids import encode_pieces, plain_ids
 from kailin_ray.schema import Row
 
 
@@ -43,12 +44,12 @@ def _text(row: Row, tokenizer: Any, arguments: Arguments) -> Row:
 
 def _tokenize_answer(row: Row, tokenizer: Any, arguments: Arguments) -> Row:
     prompt = _prompt(row["prompt"], tokenizer, arguments)
-    reply = _reply(row["completion"], tokenizer, arguments)
+    reply = _reply(row["prompt"], row["completion"], tokenizer, arguments)
     return {"input_ids": prompt + reply, "completion_mask": [0] * len(prompt) + [1] * len(reply)}
 
 
 def _pair(row: Row, tokenizer: Any, arguments: Arguments) -> Row:
-    sides = {f"{side}_ids": _reply(row[side], tokenizer, arguments) for side in ("chosen", "rejected")}
+    sides = {f"{side}_ids": _reply(row["prompt"], row[side], tokenizer, arguments) for side in ("chosen", "rejected")}
     return {"prompt_ids": _prompt(row["prompt"], tokenizer, arguments), **sides}
 
 
@@ -58,10 +59,10 @@ def _prompt(prompt: Any, tokenizer: Any, arguments: Arguments) -> list[int]:
     return prompt_ids(tokenizer, prompt, arguments)
 
 
-def _reply(reply: Any, tokenizer: Any, arguments: Arguments) -> list[int]:
+def _reply(prompt: Any, reply: Any, tokenizer: Any, arguments: Arguments) -> list[int]:
     if isinstance(reply, str):
-        return [*plain_ids(tokenizer, reply), tokenizer.eos_token_id]
-    return reply_ids(tokenizer, reply[0]["content"], arguments)
+        return [*encode_pieces(tokenizer, [(reply, False)], is_start=False), tokenizer.eos_token_id]
+    return reply_ids(tokenizer, prompt, reply[0]["content"], arguments)
 
 
 def _opening(tokenizer: Any) -> list[int]:

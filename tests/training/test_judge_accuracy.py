@@ -6,7 +6,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kailin_ray.agents.evaluation import pairwise_messages
-from kailin_ray.engines.chat_template import plain_ids, prompt_ids
+from kailin_ray.engines.chat_template import prompt_ids
+from kailin_ray.engines.token_ids import plain_ids
 from kailin_ray.training.judge_accuracy import compute_accuracy, probabilities, with_examples
 from tests.conftest import MODEL
 

@@ -46,7 +46,8 @@ def test_both_sides_of_a_pair_follow_the_same_prompt() -> None:
     sides = {"chosen": [ask("assistant", "Is it?")], "rejected": [ask("assistant", "Why?")]}
     (row,), _ = made("dpo", [{"prompt": prompt, **sides, "margin": 0.5}])
     assert row["prompt_ids"] == prompt_ids(TOKENIZER, prompt)
-    assert (row["chosen_ids"], row["rejected_ids"]) == (reply_ids(TOKENIZER, "Is it?"), reply_ids(TOKENIZER, "Why?"))
+    replies = tuple(reply_ids(TOKENIZER, prompt, text) for text in ("Is it?", "Why?"))
+    assert (row["chosen_ids"], row["rejected_ids"]) == replies
     assert row["margin"] == 0.5
 
 
@@ -78,6 +79,6 @@ BARE = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
 def test_a_turn_ends_as_the_template_says_or_with_eos(template: str, end: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     tokenizer.chat_template = template
-    ids = reply_ids(tokenizer, "Yes.")
+    ids = reply_ids(tokenizer, [ask("user", "Is it?")], "Yes.")
     assert tokenizer.decode(ids) in (f"Yes.{end}", f"Yes.\n{end}")
     assert special(ids) == [tokenizer.convert_tokens_to_ids(end)]

@@ -1,0 +1,40 @@
+"""Load a model's tokenizer, for engines, training and the checks before them."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from kailin_ray.engines.chat_template import Message, check_template
+from kailin_ray.engines.interface import EngineSpec
+from kailin_ray.engines.models import model_json
+from kailin_ray.errors import ConfigError
+from kailin_ray.schema import Json
+
+
+def load_tokenizer(path: str, revision: str | None, engine_args: Json | None = None) -> Any:
+    """Load the tokenizer of a model, or the one that vLLM's ``engine_args`` name.
+
+    A chat template that stands only in ``chat_template.json``, as models that also see images have it, is used too.
+    """
+    args = engine_args or {}
+    if args.get("tokenizer"):
+        path, revision = args["tokenizer"], args.get("tokenizer_revision")
+    tokenizer = AutoTokenizer.from_pretrained(
+        path, revision=revision, trust_remote_code=bool(args.get("trust_remote_code", False))
+    )
+    if not tokenizer.chat_template:
+        found = model_json(path, revision, "chat_template.json")
+        if isinstance(found, dict):
+            tokenizer.chat_template = found.get("chat_template")
+    return tokenizer
+
+
+def check_tokenizer(key: str, engine: EngineSpec, conversations: Iterable[Sequence[Message]]) -> None:
+    """Raise ``ConfigError`` for an engine's model whose tokenizer cannot render ``conversations``; ``key`` names it."""
+    try:
+        tokenizer = load_tokenizer(engine.path, engine.revision, engine.args)
+    except Exception as error:  # whatever a broken file makes transformers raise
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise ConfigError(f"{key}: {engine.path}: its tokenizer cannot be loaded: {text}") from error
+    check_template(f"{key}: {engine.path}", tokenizer, conversations, tuple(sorted(engine.chat_template.items())))
