@@ -1,7 +1,5 @@
 """Commands that make documents and an index. Heavy modules are imported by the command that needs them."""
 
-import sys
-
 from kailin_ray.config import (
     DownloadConfig,
     FetchConfig,
@@ -9,6 +7,7 @@ from kailin_ray.config import (
     IngestConfig,
     SelectConfig,
 )
+from kailin_ray.io.terminal import show
 
 
 def fetch(config: FetchConfig) -> int:
@@ -16,7 +15,7 @@ def fetch(config: FetchConfig) -> int:
     from kailin_ray.offline.assets import fetch_assets
 
     for name, path in fetch_assets(config).paths.items():
-        print(f"{name}: {path}")
+        show(f"{name}: {path}")
     return 0
 
 
@@ -25,9 +24,9 @@ def download(config: DownloadConfig) -> int:
     from kailin_ray.corpus.sources import pubmed_ftp
 
     result = pubmed_ftp.download(config)
-    print(pubmed_ftp.format_download(result))
+    show(pubmed_ftp.format_download(result))
     for fault in result.refused.values():
-        print(f"kailin_ray: refused: {fault}", file=sys.stderr)
+        show(f"kailin_ray: refused: {fault}", to_errors=True)
     return 1 if result.refused else 0
 
 
@@ -36,9 +35,9 @@ def ingest(config: IngestConfig) -> int:
     from kailin_ray.corpus.ingest import job
 
     result = job.ingest(config)
-    print(job.format_ingest(result))
+    show(job.format_ingest(result))
     for fault in result.damaged:
-        print(f"kailin_ray: damaged file, nothing taken from it: {fault}", file=sys.stderr)
+        show(f"kailin_ray: damaged file, nothing taken from it: {fault}", to_errors=True)
     return 1 if result.damaged and not config.tolerate_damaged else 0
 
 
@@ -46,7 +45,7 @@ def select(config: SelectConfig) -> int:
     """A corpus to the documents that are worked on."""
     from kailin_ray.corpus.selection import job
 
-    print(job.format_selection(job.select(config)))
+    show(job.format_selection(job.select(config)))
     return 0
 
 
@@ -54,5 +53,5 @@ def index(config: IndexConfig) -> int:
     """Documents to a dense index, or to one that is there what changed in them."""
     from kailin_ray.retrieval.indexing import job
 
-    print(job.format_index(job.build_index(config)))
+    show(job.format_index(job.build_index(config)))
     return 0

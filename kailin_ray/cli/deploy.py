@@ -3,6 +3,7 @@
 import sys
 
 from kailin_ray.config import BundleConfig, SubmitConfig
+from kailin_ray.io.terminal import show
 
 
 def submit(config: SubmitConfig) -> int:
@@ -11,13 +12,13 @@ def submit(config: SubmitConfig) -> int:
     from kailin_ray.runtime.submit import submit as submit_job
 
     job = submit_job(config)
-    print(format_submitted(job), flush=True)
+    show(format_submitted(job))
     if not config.job.follow:
         return 0
     try:
         return job.follow(sys.stdout)
     except KeyboardInterrupt:
-        print("\noutput no longer followed; the job continues", file=sys.stderr)
+        show("\noutput no longer followed; the job continues", to_errors=True)
         return 130
 
 
@@ -26,5 +27,5 @@ def bundle(config: BundleConfig) -> int:
     from kailin_ray.offline.bundle import bundle as make_bundle
     from kailin_ray.offline.bundle import format_bundle
 
-    print(format_bundle(make_bundle(config)))
+    show(format_bundle(make_bundle(config)))
     return 0

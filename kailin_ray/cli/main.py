@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kailin_ray.cli import corpus, deploy, plan, run, train
 from kailin_ray.cli.help import compose_for_help, format_help, summarize_command
-from kailin_ray.cli.overrides import add_keys, compose_keys, quote_query, split_overrides
+from kailin_ray.cli.overrides import add_keys, compose_keys, split_overrides
 from kailin_ray.config import (
     BundleConfig,
     CompareConfig,
@@ -35,8 +35,10 @@ from kailin_ray.config import (
     check,
     compose,
 )
+from kailin_ray.config.quoting import quote_texts
 from kailin_ray.errors import CommandFailedError, ConfigError, StoppedError
 from kailin_ray.io.logs import warn_on_terminal
+from kailin_ray.io.terminal import show
 
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "fetch": (FetchConfig, corpus.fetch),
@@ -130,7 +132,7 @@ def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
 
 def _split(name: str, overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
     own, apart = split_overrides(name, COMMANDS[name][0], compose_keys(name, overrides))
-    return [quote_query(text) for text in own], apart
+    return quote_texts(COMMANDS[name][0], own), apart
 
 
 def _split_flags(words: Sequence[str]) -> tuple[set[str], list[str]]:
@@ -156,7 +158,7 @@ def check_submitted(name: str, overrides: list[str]) -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"kailin_ray: {' '.join(message.split())}", file=sys.stderr)
+    show(f"kailin_ray: {' '.join(message.split())}", to_errors=True)
     return code
 
 

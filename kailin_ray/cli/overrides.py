@@ -47,12 +47,3 @@ def add_keys(composed: DictConfig, apart: Mapping[str, Sequence[str]]) -> DictCo
         given = [re.sub(rf"^([+~]*){key}\.", r"\1", text) for text in texts]
         OmegaConf.update(composed, key, [*(composed[key] or []), *given])
     return composed
-
-
-def quote_query(override: str) -> str:
-    """The same override; a PubMed query, whose brackets and quotes mean something to Hydra, in quotes of Hydra's."""
-    key, _, query = override.partition("=")
-    if key != "source.query" or (len(query) > 1 and query[0] == query[-1] == "'"):
-        return override
-    escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), query)
-    return f"{key}='{escaped}'"

@@ -1,6 +1,7 @@
 """The command ``plan``."""
 
 from kailin_ray.config import PlanConfig
+from kailin_ray.io.terminal import show
 
 
 def plan(config: PlanConfig) -> int:
@@ -8,5 +9,5 @@ def plan(config: PlanConfig) -> int:
     from kailin_ray.distill.run import plan as lay_out
     from kailin_ray.planning.table import describe
 
-    print(describe(lay_out(config)))
+    show(describe(lay_out(config)))
     return 0

@@ -4,6 +4,7 @@ import json
 from typing import TYPE_CHECKING
 
 from kailin_ray.config import DistillConfig, PublishConfig, ReplayConfig, ReportConfig, StatusConfig
+from kailin_ray.io.terminal import show
 
 if TYPE_CHECKING:
     from kailin_ray.dataset.run import Run
@@ -20,19 +21,19 @@ def distill(config: DistillConfig) -> int:
         _print_summary(error.result.run)
         raise
     if result.was_complete:
-        print(f"{config.out}: complete, nothing to do")
+        show(f"{config.out}: complete, nothing to do")
     _print_summary(result.run)
     return 0
 
 
 def _print_start(start: "Start") -> None:
-    print("\n".join(start.lines()), flush=True)
+    show("\n".join(start.lines()))
 
 
 def _print_summary(run: "Run") -> None:
     from kailin_ray.dataset.summary import format_summary
 
-    print(format_summary(run.manifest))
+    show(format_summary(run.manifest))
 
 
 def replay(config: ReplayConfig) -> int:
@@ -41,7 +42,7 @@ def replay(config: ReplayConfig) -> int:
 
     result = do_again(config, _print_start)
     became = ", ".join(f"{name} {number:,}" for name, number in result.num_by_status.items())
-    print(f"{config.run}: {result.num_rows:,} rows done again: {became}")
+    show(f"{config.run}: {result.num_rows:,} rows done again: {became}")
     _print_summary(result.run)
     return 0
 
@@ -51,7 +52,7 @@ def publish(config: PublishConfig) -> int:
     from kailin_ray.dataset.publish import publish as write
 
     result = write(config)
-    print(f"{config.out}: " + ", ".join(f"{name} {number:,}" for name, number in result.num_rows.items()))
+    show(f"{config.out}: " + ", ".join(f"{name} {number:,}" for name, number in result.num_rows.items()))
     return 0
 
 
@@ -63,9 +64,9 @@ def report(config: ReportConfig) -> int:
     found = find(config)
     if config.summary:
         _print_summary(found.run)
-        print()
+        show()
     if found.examples:
-        print(format_examples(found.examples))
+        show(format_examples(found.examples))
     return 0
 
 
@@ -75,5 +76,5 @@ def status(config: StatusConfig) -> int:
     from kailin_ray.distill.status import status as find
 
     found = find(config.run)
-    print(json.dumps(found.as_json(), indent=1) if config.json else format_status(found))
+    show(json.dumps(found.as_json(), indent=1) if config.json else format_status(found))
     return 0

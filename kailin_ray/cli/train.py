@@ -1,8 +1,7 @@
 """Commands that train, refine and compare."""
 
-import sys
-
 from kailin_ray.config import CompareConfig, RefineConfig, TrainConfig
+from kailin_ray.io.terminal import show
 
 
 def train(config: TrainConfig) -> int:
@@ -12,8 +11,8 @@ def train(config: TrainConfig) -> int:
 
     result = job.train(config)
     if result.made_already:
-        print(f"{config.out}: made already")
-    print(format_training(result.adapter))
+        show(f"{config.out}: made already")
+    show(format_training(result.adapter))
     return 0
 
 
@@ -22,10 +21,10 @@ def refine(config: RefineConfig) -> int:
     from kailin_ray.training import refine as loop
 
     try:
-        loop.refine(config, lambda line: print(line, flush=True))
+        loop.refine(config, lambda line: show(line))
     except loop.StepFailedError as error:
         advice = "" if error.code == 2 else "; the same command resumes"
-        print(f"kailin_ray: {error}{advice}", file=sys.stderr)
+        show(f"kailin_ray: {error}{advice}", to_errors=True)
         return error.code
     return 0
 
@@ -35,5 +34,5 @@ def compare(config: CompareConfig) -> int:
     from kailin_ray.comparison.job import compare as compare_runs
     from kailin_ray.comparison.report import format_comparison
 
-    print(format_comparison(compare_runs(config)))
+    show(format_comparison(compare_runs(config)))
     return 0

@@ -1,5 +1,6 @@
 """From what Hydra composed to a checked configuration, and back to plain values."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
+from kailin_ray.config.quoting import quote_texts
 from kailin_ray.config.renamed import refuse_renamed
 from kailin_ray.config.run import DistillConfig
 from kailin_ray.config.secrets import without_secrets
@@ -63,9 +65,16 @@ def check(kind: type[T], composed: DictConfig) -> T:
     if missing:
         raise ConfigError(f"{missing[0]}: missing; give it as {missing[0]}=…")
     try:
-        return TypeAdapter(kind).validate_python(OmegaConf.to_container(composed, resolve=True))
+        values = OmegaConf.to_container(composed, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(" ".join(str(error).split())) from error
+    return validate(kind, values)
+
+
+def validate(kind: type[T], values: Any) -> T:
+    """Turn plain values into ``kind``. Raises ``ConfigError`` with one line for the first wrong key."""
+    try:
+        return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = _key(first["loc"])
@@ -84,7 +93,7 @@ def load(kind: type[T], command: str, overrides: Sequence[str] = ()) -> T:
 
     Raises ``ConfigError`` with one line for the first wrong key.
     """
-    return check(kind, compose(command, overrides))
+    return check(kind, compose(command, quote_texts(kind, overrides)))
 
 
 def _key(place: tuple[int | str, ...]) -> str:
@@ -102,12 +111,18 @@ def settings(config: Any) -> Json:
 def overridden(saved: Json, overrides: Sequence[str]) -> "DistillConfig":
     """A configuration that ``settings`` gave, with Hydra's ``key=value`` over it. Raises ``ConfigError``."""
     refuse_renamed(overrides)
-    config = OmegaConf.create(saved)
-    OmegaConf.set_struct(config, True)
-    for text in overrides:
-        parsed = OverridesParser.create().parse_override(text)
+    values = copy.deepcopy(saved)  # never given to OmegaConf, which would resolve ${...} in what a manifest says
+    for text in quote_texts(DistillConfig, overrides):
         try:
-            OmegaConf.update(config, parsed.key_or_group, parsed.value(), force_add=parsed.is_add())
-        except OmegaConfBaseException as error:
-            raise ConfigError(f"{parsed.key_or_group}: not a key of distill's configuration") from error
-    return check(DistillConfig, config)
+            parsed = OverridesParser.create().parse_override(text)
+            given = OmegaConf.to_container(OmegaConf.create({"value": parsed.value()}), resolve=True)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(f"{text}: {' '.join(str(error).split())}") from error
+        *groups, last = parsed.key_or_group.split(".")
+        holder: Any = values
+        for group in groups:
+            holder = holder.get(group) if isinstance(holder, dict) else None
+        if not isinstance(holder, dict) or (last not in holder and not parsed.is_add()):
+            raise ConfigError(f"{parsed.key_or_group}: not a key of distill's configuration")
+        holder[last] = given["value"]  # type: ignore[index,call-overload]
+    return validate(DistillConfig, values)

@@ -8,6 +8,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from kailin_ray.dataset.folder import DatasetManifest, Rows
 from kailin_ray.dataset.rows import Record
 from kailin_ray.dataset.run import RunManifest, UsedDocuments, UsedModel
+from kailin_ray.io.markdown import code, escape_text
 from kailin_ray.schema import FAILED, OK, REJECTED
 
 _CARD = """---
@@ -124,9 +125,9 @@ def _how(run: RunManifest, leaks: Mapping[str, int]) -> str:
 def _models(models: Mapping[str, UsedModel]) -> str:
     agents: dict[str, list[str]] = {}
     for agent, model in models.items():
-        with_adapter = f" with the adapter `{model.adapter}`" if model.adapter else ""
+        with_adapter = f" with the adapter {code(model.adapter)}" if model.adapter else ""
         short_id = model.identity.rpartition("@")[2][:16]
-        agents.setdefault(f"`{model.name}`{with_adapter} (`{short_id}`)", []).append(agent)
+        agents.setdefault(f"{code(model.name)}{with_adapter} ({code(short_id)})", []).append(agent)
     return "\n".join(f"- {model}: {', '.join(names)}" for model, names in agents.items())
 
 
@@ -146,13 +147,14 @@ def _before(documents: UsedDocuments, checked: Sequence[str]) -> str:
 
 def _samples(samples: Iterable[Record]) -> str:
     return "\n\n".join(
-        f"**PMID {row['pmid']}**, {row['title']}\n\n> **Q** {row['question']}\n>\n> **A** {row['answer']}"
+        f"**PMID {row['pmid']}**, {escape_text(row['title'])}\n\n> **Q** {escape_text(row['question'])}\n>\n"
+        f"> **A** {escape_text(row['answer'])}"
         for row in samples
     )
 
 
 def _format_names(names: Iterable[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names)
+    return ", ".join(map(code, names))
 
 
 _USES = {

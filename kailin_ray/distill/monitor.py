@@ -1,7 +1,7 @@
 """The progress line of a phase, and the checks that stop a run if too many rows fail."""
 
-import _thread
 import logging
+import signal
 import threading
 import time
 from collections import Counter, deque
@@ -21,6 +21,10 @@ from kailin_ray.planning.plan import Phase
 from kailin_ray.schema import FAILED
 
 logger = logging.getLogger(__name__)
+
+INTERRUPT = signal.SIGUSR2
+"""Interrupts the main thread. Not SIGINT: a shell starts background commands with that ignored.""" ""
+
 
 POLL_S = 1.0
 WRITE_S = 10.0
@@ -78,9 +82,11 @@ class Watch:
         self._drawn = time.monotonic()
         self._outcome: Outcome | None = None
         self._ended: str | None = None
+        self._before: Any = None
         self._metrics = RunMetrics(config.out.name)
 
     def __enter__(self) -> "Watch":
+        self._before = signal.signal(INTERRUPT, signal.default_int_handler)
         self._thread.start()
         return self
 
@@ -92,6 +98,7 @@ class Watch:
         self._ended = without_secrets(" ".join(str(reason).split())[:300]) or type(reason).__name__
         self._stop.set()
         self._thread.join()
+        signal.signal(INTERRUPT, self._before)
         if self._failure:
             raise self._failure from error
 
@@ -211,4 +218,6 @@ class Watch:
     def _fail(self, why: Exception) -> None:
         if not self._failure and not self._stop.is_set():
             self._failure = why
-            _thread.interrupt_main()
+            main = threading.main_thread().ident
+            assert main is not None
+            signal.pthread_kill(main, INTERRUPT)

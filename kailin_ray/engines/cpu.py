@@ -1,8 +1,16 @@
 """Features of this machine's CPU."""
 
+import platform
+
 import torch
 
 
 def multiplies_bfloat16() -> bool:
-    """Return whether bfloat16 products are fast here. x86 CPUs without AVX-512 take several times as long."""
-    return torch.backends.cpu.get_cpu_capability() != "AVX2"
+    """Return whether bfloat16 products are fast here.
+
+    x86 CPUs without instructions for them take several times as long: those without AVX-512, and those that have
+    AVX-512 without its bfloat16 part (Skylake, Cascade Lake, Ice Lake).
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return True
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -48,7 +48,8 @@ def plain_ids(tokenizer: Any, text: str) -> list[int]:
 @lru_cache(maxsize=1024)
 def split_markup(tokenizer: Any, text: str) -> tuple[str | int, ...]:
     """Split template text at its special tokens: text as str, a special token as its id."""
-    contents: dict[int, str] = {i: token.content for i, token in tokenizer.added_tokens_decoder.items() if _is_markup(token)}
+    added = tokenizer.added_tokens_decoder.items()
+    contents: dict[int, str] = {i: token.content for i, token in added if _is_markup(token)}
     if not _has_backend(tokenizer):
         pattern = "|".join(re.escape(content) for content in sorted(contents.values(), key=len, reverse=True))
         ids = {content: i for i, content in contents.items()}

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
@@ -22,6 +23,7 @@ from kailin_ray import __version__
 CHUNK = 1 << 18
 TIMEOUT_S = (20, 30)
 """Seconds to connect, and between two bytes."""
+MAX_REDIRECTS = 10
 ATTEMPTS = 6
 """Attempts in a row without ``CHUNK`` bytes of progress."""
 PAUSE_S = 1.0
@@ -90,7 +92,7 @@ class Web:
         """
         self._take_turn()
         try:
-            with self._session.request(method, url, stream=True, timeout=TIMEOUT_S, **keys) as answer:
+            with self._follow(method, url, keys) as answer:
                 if answer.status_code >= 400 and answer.status_code not in allowed:
                     fault = f"{url}: {answer.status_code} {answer.reason}"
                     raise PassingError(fault, _pause(answer)) if answer.status_code in _BUSY else WebError(fault)
@@ -100,6 +102,23 @@ class Web:
             raise WebError(fault) if isinstance(error, requests.exceptions.SSLError) else PassingError(fault) from error
         except requests.RequestException as error:
             raise WebError(f"{url}: {error}") from error
+
+    def _follow(self, method: str, url: str, keys: dict[str, Any]) -> requests.Response:
+        """Send a request, and follow redirects: never from https to http, and data only to the same server."""
+        origin = url
+        for _ in range(MAX_REDIRECTS):
+            answer = self._session.request(method, url, stream=True, timeout=TIMEOUT_S, allow_redirects=False, **keys)
+            target = self._session.get_redirect_target(answer)
+            if target is None:
+                return answer
+            answer.close()
+            url = urljoin(url, target)
+            fault = _redirect_fault(origin, url, bool(keys.get("data")) and answer.status_code in (307, 308))
+            if fault:
+                raise WebError(f"{origin}: redirected to {url}: {fault}")
+            if answer.status_code not in (307, 308) and method == "POST":
+                method, keys = "GET", {name: value for name, value in keys.items() if name != "data"}
+        raise WebError(f"{origin}: more than {MAX_REDIRECTS} redirects")
 
     def pieces(self, answer: requests.Response, most: int | None = None) -> Iterator[bytes]:
         """Yield the body as it is sent: a file that is served as ``Content-Encoding: gzip`` stays compressed.
@@ -166,6 +185,16 @@ class Web:
     def _wait(self, seconds: float) -> None:
         if self._stop.wait(max(0.0, seconds)):
             raise WebError("stopped")
+
+
+def _redirect_fault(origin: str, target: str, has_data: bool) -> str | None:
+    """Return why a redirect is not followed. A form may hold a key, which no other server may see."""
+    old, new = urlsplit(origin), urlsplit(target)
+    if new.scheme not in ("http", "https"):
+        return "only http and https are used"
+    if old.scheme == "https" and new.scheme == "http":
+        return "from https to http"
+    return "data is sent only to the same server" if has_data and old.netloc != new.netloc else None
 
 
 def _size(path: Path) -> int:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from kailin_ray.io.terminal import terminal
+from kailin_ray.io.terminal import printable, terminal
 
 ROOT = logging.getLogger("kailin_ray")
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -25,12 +25,20 @@ class TerminalHandler(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
+class TerminalFormatter(logging.Formatter):
+    """Formats a record for a terminal, which foreign text in it cannot control."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        return printable(super().format(record))
+
+
 def warn_on_terminal() -> None:
     """Show warnings on the terminal as ``kailin_ray: …``, as the command line does."""
     if not any(isinstance(handler, TerminalHandler) for handler in ROOT.handlers):
         handler = TerminalHandler(terminal())
         handler.setLevel(logging.WARNING)
-        handler.setFormatter(logging.Formatter("kailin_ray: %(message)s"))
+        handler.setFormatter(TerminalFormatter("kailin_ray: %(message)s"))
         ROOT.addHandler(handler)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,26 @@ from tqdm import tqdm
 
 _redirected: list[TextIO] = []
 """The terminal, while this process's output goes to a log."""
+
+
+def printable(text: str) -> str:
+    """Return a text without the control characters that would change a terminal: each is shown as its escape.
+
+    Line breaks and tabs stay. Marks that reorder text (bidirectional controls) count as control characters.
+    """
+    if text.isascii() and all(character >= " " or character in "\n\t" for character in text):
+        return text
+    return "".join(
+        character
+        if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs")
+        else character.encode("unicode_escape", "surrogatepass").decode()
+        for character in text
+    )
+
+
+def show(text: str = "", to_errors: bool = False) -> None:
+    """Print a text for people, on standard output or standard error; foreign text in it cannot control a terminal."""
+    print(printable(text), file=sys.stderr if to_errors else sys.stdout, flush=True)
 
 
 def terminal() -> TextIO:

@@ -47,6 +47,7 @@ def subtree(mesh: MeshHierarchy, wanted: Sequence[str]) -> Flags:
     (``C04.588``), which means only that place, or a category letter (``C``). Raises ``ConfigError`` that names one
     which is none of these, and similar names.
     """
+    wanted = _join_names(mesh, wanted)
     chosen = np.zeros(len(mesh.uis), dtype=bool)
     for text, number in zip(wanted, _descriptors(mesh, wanted), strict=True):
         letter, place = (_place(text, labels) for labels in (mesh.letters, mesh.tree_numbers))
@@ -62,6 +63,22 @@ def subtree(mesh: MeshHierarchy, wanted: Sequence[str]) -> Flags:
                 f"subtree: {text!r} is not a descriptor's UI, name or tree number in this hierarchy{_like(text, mesh)}"
             )
     return chosen
+
+
+def _join_names(mesh: MeshHierarchy, wanted: Sequence[str]) -> list[str]:
+    """Return the same names, with those put together that a list's commas divided: Diabetes Mellitus, Type 2."""
+    joined: list[str] = []
+    start = 0
+    while start < len(wanted):
+        longest = start + 1
+        for end in range(len(wanted), start + 1, -1):
+            has_unknown = (_descriptors(mesh, wanted[start + 1 : end]) < 0).any()
+            if has_unknown and _descriptors(mesh, [", ".join(wanted[start:end])])[0] >= 0:
+                longest = end
+                break
+        joined.append(", ".join(wanted[start:longest]))
+        start = longest
+    return joined
 
 
 def documents_with(

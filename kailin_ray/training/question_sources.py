@@ -15,6 +15,7 @@ from datasets import Dataset, load_dataset
 from kailin_ray.config import BioAsqFile, PubMedQaFile, QuestionRows
 from kailin_ray.corpus.documents import Documents
 from kailin_ray.corpus.overlap.benchmark_files import read_items, read_rows
+from kailin_ray.corpus.readers.tables import is_missing
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.pmids import among
 from kailin_ray.schema import Row
@@ -62,11 +63,14 @@ def _columns(source: QuestionRows, cache: Path) -> Iterator[Row]:
             names = ", ".join(rows.column_names)
             raise ConfigError(f"data.columns.{field}: {source.path} has no column {column!r}; there are: {names}")
     for row in rows:
-        values = {field: row[column] if column else None for field, column in columns.items()}
+        cells = {field: row[column] if column else None for field, column in columns.items()}
+        values = {field: None if is_missing(cell) else cell for field, cell in cells.items()}
         yield values | {"title": values["title"] or "", "pmid": _number(values["pmid"])}
 
 
 def _number(pmid: Any) -> int | None:
+    if isinstance(pmid, float) and pmid.is_integer():  # pandas writes whole numbers so if a column has gaps
+        pmid = int(pmid)
     return int(pmid) if str(pmid or "").isdigit() else None
 
 

@@ -3,11 +3,13 @@
 import dataclasses
 import tomllib
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kailin_ray import config as configuration
-from kailin_ray.config import DistillConfig, without_secrets
+from kailin_ray.config import DistillConfig, load, overridden, settings, without_secrets
+from kailin_ray.errors import ConfigError
 from kailin_ray.runtime.faults import cause
 from tests.conftest import ROOT
 
@@ -50,3 +52,28 @@ def test_every_folder_of_the_package_is_installed() -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     folders = {path.parent.relative_to(ROOT) for path in (ROOT / "kailin_ray").rglob("__init__.py")}
     assert set(listed) == {".".join(folder.parts) for folder in folders} | {"kailin_ray.conf"}
+
+
+def test_what_a_saved_configuration_says_is_never_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAILIN_RAY_SECRET", "S3CR3T")
+    saved = settings(load(DistillConfig, "distill", ["documents=d", "index=i", "mesh=m", "out=o"]))
+    saved["model"]["path"] = "${oc.env:KAILIN_RAY_SECRET}"
+    config = overridden(saved, ["model.answer.sampling.max_tokens=9", "index=${oc.env:KAILIN_RAY_SECRET}"])
+    assert config.model.path == "${oc.env:KAILIN_RAY_SECRET}"
+    assert config.model.answer.sampling.max_tokens == 9
+    assert str(config.index) == "S3CR3T"  # a person's own words are
+
+
+@pytest.mark.parametrize(
+    ("override", "fault"),
+    [
+        ("model.answer.sampling.max_token=9", "model.answer.sampling.max_token: not a key of distill's configuration"),
+        ("model.answr.path=x", "model.answr.path: not a key"),
+        ("evaluation.by=rule", "evaluation.by: was renamed; give evaluation.method"),
+        ("limit={", "limit={"),
+    ],
+)
+def test_a_wrong_override_of_a_saved_configuration_is_refused(override: str, fault: str) -> None:
+    saved = settings(load(DistillConfig, "distill", ["documents=d", "index=i", "mesh=m", "out=o"]))
+    with pytest.raises(ConfigError, match=fault):
+        overridden(saved, [override])

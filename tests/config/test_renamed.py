@@ -23,9 +23,10 @@ def test_an_old_key_is_refused_with_the_new_ones_name(key: str, capsys: pytest.C
         assert run_command([command, text]) == 2
         assert capsys.readouterr().err.startswith(f"kailin_ray: {key}: was renamed; give {RENAMED[key]}")
     new = [f"{RENAMED[key]}=1"]
-    with pytest.raises(ConfigError) as refusal:  # the new key is known: something else is wrong
+    try:
         read_config(command, new)
-    assert "Could not override" not in str(refusal.value)
+    except ConfigError as refusal:  # the new key is known: something else is wrong
+        assert "Could not override" not in str(refusal)
 
 
 def test_a_group_given_whole_names_the_new_key() -> None:

@@ -51,11 +51,14 @@ def distil(documents: Path, index: Path, tmp_path: Path) -> Iterator[Distil]:
     """Start a command with a faulty engine in a process of its own; nothing of it survives the test."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(*keys: str, command: str = "distill", **faults: Any) -> subprocess.Popen[str]:
+    def start(
+        *keys: str, command: str = "distill", disposition: Any = signal.SIG_DFL, **faults: Any
+    ) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-m", MODULE, *arguments(documents, index, tmp_path / "run", keys, command)],
             cwd=ROOT, env={**os.environ, "FAULTS": json.dumps(faults)}, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, disposition),
         )  # fmt: skip
         started.append(process)
         return process
@@ -94,6 +97,11 @@ def finish(process: subprocess.Popen[str], code: int = 0, seconds: float = 240) 
     out, err = process.communicate(timeout=seconds)
     assert process.returncode == code, out + err
     return out + err
+
+
+def in_flight(run: Path) -> bool:
+    """Whether a session's file says that an engine is ready."""
+    return any(read_json(path)["progress"]["engines"]["ready"] for path in (run / "sessions").glob("*.json"))
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
@@ -272,6 +280,15 @@ def test_sigterm_finishes_what_is_begun_and_the_same_command_goes_on(
     found = whole(run)
     assert texts(found) == texts(undisturbed)
     assert [row for row in found if row["pmid"] in {one["pmid"] for one in before}] == before  # nothing done twice
+
+
+@pytest.mark.parametrize("disposition", [signal.SIG_IGN, signal.SIG_DFL])
+def test_the_end_of_the_grace_does_not_hang_on_sigint(distil: Distil, tmp_path: Path, disposition: Any) -> None:
+    """A shell starts a background command with SIGINT ignored."""
+    process = distil("grace_seconds=1", "limit=8", disposition=disposition, latency=600.0)
+    until(lambda: any((tmp_path / "run" / "logs").glob("*")) and in_flight(tmp_path / "run"))
+    process.send_signal(signal.SIGTERM)
+    assert "the same command resumes" in finish(process, 75, seconds=180)
 
 
 @pytest.mark.slow

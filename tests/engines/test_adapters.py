@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from kailin_ray.config.renamed import rename_keys
 from kailin_ray.engines.adapters import Adapter, Base, find_trained
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.files import read_json, write_json
@@ -37,7 +38,8 @@ def test_a_folder_of_before_is_read_and_loses_nothing(tmp_path: Path) -> None:
     assert (opened.manifest.task, opened.manifest.steps, opened.manifest.examples.test) == ("dpo", 1, 1)
     assert "dpo on tiny: 1 examples, 1 held out, 1 steps" in format_training(opened)
     write_manifest(tmp_path, opened.manifest)
-    assert read_json(tmp_path / "manifest.json") == read_json(OLD / "manifest.json") | {"format_version": 1}
+    old = read_json(OLD / "manifest.json")
+    assert read_json(tmp_path / "manifest.json") == old | {"config": rename_keys(old["config"]), "format_version": 2}
 
 
 def test_an_adapter_of_elsewhere_is_none_of_train_s(tmp_path: Path) -> None:
@@ -54,7 +56,7 @@ def test_an_adapter_of_elsewhere_is_none_of_train_s(tmp_path: Path) -> None:
     ("values", "message"),
     [
         ({"kind": "run"}, "model.judge.adapter: .* holds run, not adapter or model"),
-        ({"kind": "adapter", "format_version": 2}, "is of format version 2; this kailin_ray reads up to 1: upgrade it"),
+        ({"kind": "adapter", "format_version": 3}, "is of format version 3; this kailin_ray reads up to 2: upgrade it"),
         ({"kind": "adapter", "task": "dpo"}, "is damaged: "),
     ],
 )

@@ -122,23 +122,23 @@ def test_sessions_add_up_with_those_that_were_killed(tmp_path: Path) -> None:
     engine = SimpleNamespace(path="m")
     stage = SimpleNamespace(name="answer", engine=engine)
     pool = SimpleNamespace(stage=stage, replicas=2, demand=SimpleNamespace(gpus=1))
-    plan: Any = SimpleNamespace(parts=[(pool,)])
-    part: Any = (pool,)
+    plan: Any = SimpleNamespace(phases=[(pool,)])
+    phase: Any = (pool,)
     first = Session(tmp_path, plan)
     # One of two replicas died and was replaced.
     far = {"state": "running"}
-    first.update(1, part, [], 0.0, far)
+    first.update(1, phase, [], 0.0, far)
     assert all_sessions(tmp_path)["stages"]["answer"]["gpus"] == 1  # before any replica has told of itself
-    first.update(1, part, [told("answer", 100, start=20, busy=80), told("answer", 40, start=20, busy=20)], 60.0, far)
+    first.update(1, phase, [told("answer", 100, start=20, busy=80), told("answer", 40, start=20, busy=20)], 60.0, far)
     first.update(
         1,
-        part,
+        phase,
         [told("answer", 100, start=20, busy=80), told("answer", 40), told("answer", 60, searches_retried=2)],
         90.0,
         far,
     )
     Session(tmp_path, plan).update(
-        1, part, [told("answer", 3600, busy=1800, idle=1800, completion_tokens=7200, searches_retried=5)], 3600.0, far
+        1, phase, [told("answer", 3600, busy=1800, idle=1800, completion_tokens=7200, searches_retried=5)], 3600.0, far
     )
     found = all_sessions(tmp_path)
     sums = found["stages"]["answer"]

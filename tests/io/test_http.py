@@ -2,8 +2,10 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
 
 from kailin_ray.io import http
 from kailin_ray.io.http import ATTEMPTS, CHUNK, Web, WebError
@@ -104,6 +106,50 @@ def test_a_redirect_stays_on_the_web(site: Site, target: str) -> None:
     with pytest.raises(WebError, match=target):
         Web().text(f"{site.address}/file", 10)
     assert len(site.asked) == 1
+
+
+@pytest.mark.parametrize("status", [307, 308])
+def test_a_form_is_sent_to_no_other_server(site: Site, status: int) -> None:
+    with served() as other:
+        other.files["/form"] = b"taken"
+        site.files["/form"] = b"whole"
+        site.faults["/form"] = [(status, {"Location": f"{other.address}/form"})]
+        with (
+            pytest.raises(WebError, match=r"/form: redirected to .*/form: data is sent only to the same server"),
+            Web().open_response("POST", f"{site.address}/form", data={"api_key": "S3CR3T"}),
+        ):
+            pass
+        assert other.asked == []
+        site.faults["/form"] = [(status, {"Location": "/form"})]
+        with Web().open_response("POST", f"{site.address}/form", data={"api_key": "S3CR3T"}) as answer:
+            assert answer.raw.read() == b"whole"
+        site.faults["/form"] = [(303, {"Location": f"{other.address}/form"})]
+        with Web().open_response("POST", f"{site.address}/form", data={"api_key": "S3CR3T"}):
+            pass
+        assert [asked.form for asked in other.asked] == [{}]
+
+
+def test_a_redirect_from_https_to_http_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    web, asked = Web(), []
+
+    def request(method: str, url: str, **_: Any) -> Any:
+        asked.append(url)
+        answer = requests.Response()
+        answer._content = b""
+        answer._content_consumed = True
+        answer.status_code, answer.headers["Location"] = 302, "http://example.org/file"
+        return answer
+
+    monkeypatch.setattr(web._session, "request", request)
+    with pytest.raises(WebError, match="from https to http"):
+        web.text("https://example.org/file", 10)
+    assert asked == ["https://example.org/file"]
+
+
+def test_redirects_end(site: Site) -> None:
+    site.faults["/file"] = [(302, {"Location": "/file"})] * 50
+    with pytest.raises(WebError, match="more than 10 redirects"):
+        Web().text(f"{site.address}/file", 10)
 
 
 def test_no_server_is_said_in_one_short_line(monkeypatch: pytest.MonkeyPatch) -> None:

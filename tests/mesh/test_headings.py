@@ -41,9 +41,20 @@ def test_of_a_tree_number_only_that_place_counts(toy_mesh: MeshHierarchy) -> Non
 
 @pytest.mark.parametrize("wanted", ["Neoplasm", "D999", "C9", "", "Ünknown"])
 def test_an_unknown_name_is_refused_by_name(toy_mesh: MeshHierarchy, wanted: str) -> None:
-    with pytest.raises(ConfigError, match=f"'{wanted}' is no descriptor") as raised:
+    with pytest.raises(ConfigError, match=f"'{wanted}' is not a descriptor") as raised:
         subtree(toy_mesh, ["Obesity", wanted])
     assert ("did you mean Neoplasms" in str(raised.value)) == (wanted == "Neoplasm")
+
+
+def test_a_name_with_commas_may_be_divided_by_a_list(toy_mesh: MeshHierarchy) -> None:
+    whole, other = subtree(toy_mesh, ["Obesity, Morbid"]), subtree(toy_mesh, ["Neoplasms"])
+    assert whole.sum() == 1
+    assert subtree(toy_mesh, ["Obesity", "Morbid"]).tolist() == whole.tolist()
+    assert subtree(toy_mesh, ["Neoplasms", "Obesity", "Morbid"]).tolist() == (whole | other).tolist()
+    assert subtree(toy_mesh, ["Obesity", "Morbid", "Neoplasms"]).tolist() == (whole | other).tolist()
+    assert subtree(toy_mesh, ["Neoplasms", "Obesity"]).sum() == other.sum() + 2
+    with pytest.raises(ConfigError, match="'Mobid' is not"):
+        subtree(toy_mesh, ["Obesity", "Mobid"])
 
 
 def test_documents_under_a_descriptor(toy_mesh: MeshHierarchy) -> None:

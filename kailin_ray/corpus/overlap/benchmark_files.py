@@ -117,10 +117,29 @@ def _list_items(value: Any) -> Iterator[tuple[str, Any]]:
     for key in LIST_KEYS:
         if isinstance(value.get(key), list):
             return (("", item) for item in value[key])
+    if _holds_several(value):
+        return (pair for group in value.values() for pair in _list_items(group))
     numbers = sorted(int(key) for key in value if _PMID.fullmatch(key) or key == "0")
     # Keys 1, 2, 3, ... are item numbers. Read as PMIDs, they would remove the first PMIDs from the corpus.
     are_pmids = len(numbers) == len(value) and numbers != list(range(numbers[0], numbers[0] + len(numbers)))
     return ((key, {"pmid": key, "item": item} if are_pmids else item) for key, item in value.items())
+
+
+def _holds_several(value: dict[str, Any]) -> bool:
+    """Return whether an object holds several benchmarks: each value holds items, and none is an item itself."""
+    return bool(value) and all(map(_is_group, value.values()))
+
+
+def _is_group(value: Any) -> bool:
+    return isinstance(value, dict | list) and not _is_item(value) and any(map(_is_item, _values(value)))
+
+
+def _is_item(value: Any) -> bool:
+    return isinstance(value, dict) and any(key.lower() in (*QUESTION_KEYS, *PMID_KEYS) for key in value)
+
+
+def _values(group: Any) -> Any:
+    return group.values() if isinstance(group, dict) else group
 
 
 def _csv(text: str) -> Iterator[dict[str, str]]:

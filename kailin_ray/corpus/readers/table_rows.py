@@ -131,6 +131,7 @@ def _json_rows(text: io.TextIOBase) -> Iterator[Any]:
         yield {KEY: key} | row if keyed and isinstance(row, dict) else row
         if values.next() != closing:
             values.expect(",")
+    values.expect_end()
 
 
 class _Values:
@@ -161,6 +162,11 @@ class _Values:
         """Consume ``mark``. Raises ``ValueError`` if it does not come next."""
         if not self.pass_over(mark):
             raise ValueError(f"after value {self._taken}: {mark!r} expected, found {self.next() or 'the end'!r}")
+
+    def expect_end(self) -> None:
+        """Raise ``ValueError`` if anything is left: two files put together would lose the second."""
+        if left := self.next():
+            raise ValueError(f"after value {self._taken}: the end expected, found {left!r}")
 
     def take(self) -> Any:
         """Return the next value. Raises ``ValueError`` if there is none."""

@@ -82,10 +82,15 @@ def row_citation(row: Row, columns: Columns) -> Citation | None:
 def _cell(row: Any, name: str) -> Any:
     """Return the cell of a column with exactly this name, or of a field inside another; None if there is none."""
     if name in row:
-        return row[name]
+        return None if is_missing(row[name]) else row[name]
     for key in name.split("."):
         row = row.get(key) if isinstance(row, dict) else None
-    return row
+    return None if is_missing(row) else row
+
+
+def is_missing(cell: Any) -> bool:
+    """Return whether a cell has no value: None, NaN, or pandas' NaT, which differ from themselves."""
+    return cell is None or (not isinstance(cell, str | bytes | list | tuple | dict) and bool(cell != cell))
 
 
 def _pmid(cell: Any) -> int | None:
@@ -98,7 +103,7 @@ def _pmid(cell: Any) -> int | None:
 
 def _text(cell: Any) -> str:
     """Return a cell as one clean text; the items of a list are joined by spaces."""
-    if cell is None or isinstance(cell, dict):
+    if is_missing(cell) or isinstance(cell, dict):
         return ""
     if isinstance(cell, list | tuple):
         return " ".join(text for item in cell if (text := _text(item)))

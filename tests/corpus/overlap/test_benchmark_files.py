@@ -164,3 +164,20 @@ def test_what_is_refused_and_why(tmp_path: Path, name: str, text: str | bytes, p
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"gone\.json: cannot be read as a benchmark: .*No such file"):
         read_items(tmp_path / "gone.json")
+
+
+FLAT = [{"question": f"Is {word} useful?", "options": {"A": "yes"}, "answer": "A"} for word in ("one", "two")]
+
+
+@pytest.mark.parametrize(
+    "nested",
+    [
+        {"pubmedqa": {"20000000": FLAT[0]}, "medqa": {"0000": FLAT[1]}},
+        {"test": FLAT},
+        {"part one": [FLAT[0]], "part two": [FLAT[1]]},
+        {"a": {"b": {"1": FLAT[0]}}, "c": {"d": [FLAT[1]]}},
+    ],
+)
+def test_several_benchmarks_in_one_file_are_all_read(tmp_path: Path, nested: Any) -> None:
+    path = write(tmp_path, "nested.json", json.dumps(nested))
+    assert [item.question for item in read_items(path)] == ["Is one useful?", "Is two useful?"]

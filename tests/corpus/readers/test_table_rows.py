@@ -90,6 +90,9 @@ def test_chunks_cut_rows_anywhere(
         ("[" * 100_000, "recursion"),
         ('{"id": ' + "1" * 5_000 + "}", "digits"),
         ("<html>", "value 1: Expecting value"),
+        ('[{"id": 1}, {"id": 2}]\n[{"id": 3}]\n', "after value 2: the end expected, found '\\['"),
+        ('{"1": {"id": 1}}{"2": {"id": 2}}', "after value 2: the end expected, found '{'"),
+        ('[{"id": 1}] {"id": 2}', "after value 1: the end expected, found '{'"),
         (b'{"id": "\xff"}', "utf-8"),
     ],
 )

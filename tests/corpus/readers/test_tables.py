@@ -3,6 +3,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -78,6 +80,15 @@ def test_abstracts_as_text_as_lists_and_with_labels() -> None:
 )  # fmt: skip
 def test_mesh_by_name_and_by_ui(cell: Any, ui: str, name: str, major: bool, qualifiers: list[str]) -> None:
     assert made(mesh=[cell])["mesh"] == [{"ui": ui, "name": name, "major": major, "qualifiers": qualifiers}]
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), np.float32("nan"), pd.NaT, [], ""])
+def test_what_is_missing_is_no_text(missing: Any) -> None:
+    row = made(title=missing, abstract=missing, doi=missing, journal=missing, mesh=missing, year=missing)
+    assert (row["title"], row["abstract"], row["doi"], row["journal"], row["mesh"]) == ("", "", None, "", [])
+    assert row["year"] == made(year=None)["year"]
+    assert made(keywords=["a", missing, "b"])["keywords"] == ["a", "b"]
+    assert "nan" not in str(made(abstract=[{"label": missing, "text": "One."}, missing])["sections"]).lower()
 
 
 def test_lists_in_one_text() -> None:

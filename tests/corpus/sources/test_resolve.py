@@ -10,8 +10,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kailin_ray.cli.overrides import quote_query
 from kailin_ray.config import Columns, IngestConfig, check, conf_dir, settings
+from kailin_ray.config.quoting import quote_texts
 from kailin_ray.corpus.ingest.parse import FileItem, FileReport, deal_file
 from kailin_ray.corpus.readers.table_rows import ENDINGS
 from kailin_ray.corpus.readers.tables import FIELDS
@@ -49,11 +49,10 @@ def dealt(given: IngestConfig, folder: Path) -> tuple[list[FileReport], list[dic
 @example('"heart attack"')
 @example("it's \\' \\\\' \\")
 def test_a_query_is_taken_as_it_is(query: str) -> None:
-    parsed = OverridesParser.create().parse_override(quote_query(f"source.query={query}"))
-    quoted = len(query) > 1 and query[0] == query[-1] == "'"
-    assert quoted or parsed.value() == query
-    assert quote_query("source.path=a[b]") == "source.path=a[b]"
-    assert quote_query("source.query='a[b]'") == "source.query='a[b]'"
+    (override,) = quote_texts(IngestConfig, [f"source.query={query}"])
+    parsed = OverridesParser.create().parse_override(override)
+    quoted = len(query) > 1 and query[0] == query[-1] and query[0] in "'\""
+    assert quoted or query == "null" or parsed.value() == query
 
 
 @pytest.mark.parametrize(
