@@ -136,7 +136,7 @@ REASONS = {
     "answer_too_short": "the answer has fewer than four words, such as a bare yes",
     "answer_truncated": "the answer reached its token limit",
     "answer_copies_question": "the answer only repeats the question",
-    "answer_malformed": "the answer asks a question back, or contains markup",
+    "answer_malformed": "the answer asks a question back, refuses, or contains markup, reasoning, JSON or a preamble",
     "engine_died": "the engine died each time it had this abstract; the last time it had no other",
     "agent_error": "an agent's call raised an error for this row; detail holds the error",
 }

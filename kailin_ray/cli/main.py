@@ -6,6 +6,7 @@ or ``max_hours`` (the same command resumes); 130 interrupted.
 
 import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -101,6 +102,9 @@ def run_command(arguments: Sequence[str]) -> int:
     except (CommandFailedError, OSError, RuntimeError) as error:
         _print_traceback_if_asked()
         return _fail(str(error), 1)
+    except Exception as error:  # a fault of this program: no traceback for a person, but all of it in a file
+        _print_traceback_if_asked()
+        return _fail(f"unexpected {type(error).__name__}: {error}; all of it: {_write_traceback()}", 1)
 
 
 def _run(name: str, words: Sequence[str]) -> int:
@@ -160,6 +164,13 @@ def check_submitted(name: str, overrides: list[str]) -> None:
 def _fail(message: str, code: int) -> int:
     show(f"kailin_ray: {' '.join(message.split())}", to_errors=True)
     return code
+
+
+def _write_traceback() -> str:
+    handle, name = tempfile.mkstemp(prefix="kailin_ray-", suffix=".log")
+    with os.fdopen(handle, "w", encoding="utf-8") as sink:
+        traceback.print_exc(file=sink)
+    return name
 
 
 def _print_traceback_if_asked() -> None:

@@ -15,13 +15,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from kailin_ray.errors import ConfigError
 from kailin_ray.io.files import atomic_file, sync
 from kailin_ray.io.pmids import PMIDS, READERS, among, num_rows, read_pmids
-from kailin_ray.io.storage import for_arrow, open_parquet, remove
+from kailin_ray.io.storage import for_arrow, is_remote, open_parquet, remove
 from kailin_ray.schema import RECORDS
 
 logger = logging.getLogger(__name__)
@@ -106,6 +108,58 @@ def drop(folder: Path, pmids: PMIDS) -> int:
 
     with ThreadPoolExecutor(WRITERS) as pool:
         return sum(pool.map(drop_from, record_files(folder)))
+
+
+def keep_one(folder: Path) -> int:
+    """Remove all but the first record of each PMID; return the number of removed records.
+
+    Two processes that wrote into a run at the same time can leave a PMID with two records. Nothing may be written to
+    the folder meanwhile.
+    """
+    pmids = load_pmids(folder)
+    repeated = np.unique(pmids[1:][pmids[1:] == pmids[:-1]])
+    seen: set[int] = set()
+    num_removed = 0
+    for path in record_files(folder) if len(repeated) else ():
+        of_file = read_pmids(path)
+        kept = np.ones(len(of_file), dtype=bool)
+        for row in np.flatnonzero(among(of_file, repeated)):
+            kept[row] = of_file[row] not in seen
+            seen.add(int(of_file[row]))
+        if not kept.all():
+            _filter_file(path, kept)
+            num_removed += int((~kept).sum())
+    if num_removed:
+        logger.warning("%s: %d records were duplicates; the first of each PMID is kept", folder, num_removed)
+    return num_removed
+
+
+def set_aside_damaged(folder: Path) -> list[Path]:
+    """Rename record files that cannot be read, so that their rows are distilled again; return the new names."""
+    paths = [] if is_remote(folder) else [path for paths in _list_files(folder) for path in paths]
+    with ThreadPoolExecutor(READERS) as pool:
+        faults = list(pool.map(_fault_of, paths))
+    damaged = []
+    for path, fault in zip(paths, faults, strict=True):
+        if fault:
+            damaged.append(path.replace(path.with_name(f"{path.name}.damaged")))
+            logger.warning("%s; it is renamed to *.damaged, and its rows are distilled again", fault)
+    return damaged
+
+
+def _fault_of(path: Path) -> str | None:
+    try:
+        num_rows(path)
+    except ConfigError as error:
+        return " ".join(str(error).split())
+    return None
+
+
+def _filter_file(path: Path, kept: npt.NDArray[np.bool_]) -> None:
+    with open_parquet(path) as file:
+        table = file.read().filter(pa.array(kept))
+    with atomic_file(path) as partial:
+        pq.write_table(table, partial, compression="zstd", row_group_size=ROWS_PER_GROUP)
 
 
 def compact(folder: Path, stop: threading.Event | None = None) -> None:

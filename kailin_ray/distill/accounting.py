@@ -9,6 +9,7 @@ A run that was stopped and resumed has several sessions. Sample of one stage (se
      "searches_retried": 0}
 """
 
+import logging
 import socket
 import time
 import uuid
@@ -22,6 +23,8 @@ from kailin_ray.dataset.run import Cost, SessionSeconds, StageFigures
 from kailin_ray.engines.metering import Account
 from kailin_ray.io.files import read_json, write_json
 from kailin_ray.planning.plan import Phase, Plan, PoolNote, as_json
+
+logger = logging.getLogger(__name__)
 
 
 class EngineNumbers(TypedDict):
@@ -143,7 +146,13 @@ class Session:
 
 def read_sessions(run: Path) -> list[SessionNote]:
     """Return the sessions of a run, in the order of their start."""
-    return [_upgrade_session(read_json(path)) for path in sorted((run / "sessions").glob("*.json"))]
+    notes = []
+    for path in sorted((run / "sessions").glob("*.json")):
+        try:
+            notes.append(_upgrade_session(read_json(path)))
+        except (ValueError, KeyError, TypeError):  # cut off by a power failure
+            logger.warning("%s cannot be read and is left out of the account", path)
+    return notes
 
 
 def _upgrade_session(note: Any) -> SessionNote:

@@ -133,7 +133,10 @@ def open_run(config: DistillConfig, opened: Inputs) -> tuple[MadeFrom, int]:
 
 def _read_note(run: Path) -> Json:
     """Return the content of a run's ``run.json``, with today's key names."""
-    note: Json = rename_keys(read_json(run / "run.json"))
+    try:
+        note: Json = rename_keys(read_json(run / "run.json"))
+    except ValueError as error:
+        raise ConfigError(f"out: {run / 'run.json'} is damaged: {error}; choose a new out= to start again") from error
     return note
 
 

@@ -21,7 +21,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kailin_ray.config import Cluster, DistillConfig
 from kailin_ray.corpus.documents import Documents, first_documents
-from kailin_ray.dataset.records import compact, compacting, load_pmids, record_files
+from kailin_ray.dataset.records import (
+    compact,
+    compacting,
+    keep_one,
+    load_pmids,
+    record_files,
+    set_aside_damaged,
+)
 from kailin_ray.distill.accounting import Session
 from kailin_ray.distill.actor import DistillActor, StartEngine, start_vllm
 from kailin_ray.distill.monitor import Watch
@@ -73,8 +80,13 @@ def find_work(config: DistillConfig, documents: Documents, chosen: PMIDS | None 
         total = len(pmids[: config.limit])
     else:
         files, total, wanted = first_documents(documents, config.limit)
-    compact(config.out / "records")
-    done = load_pmids(config.out / "records")
+    folder = config.out / "records"
+    set_aside_damaged(folder)
+    compact(folder)
+    done = load_pmids(folder)
+    if _num_distinct(done) < len(done):
+        keep_one(folder)
+        done = load_pmids(folder)
     return Work(files, total, wanted, done, _num_left(total, wanted, done))
 
 

@@ -190,7 +190,12 @@ def _distil_rest(config: DistillConfig, opened: Inputs, work: "Work", mesh: "Mes
 def plan(config: PlanConfig) -> "Plan":
     """Return the plan of a run, for the machines that the configuration describes, or for those of its cluster."""
     config = replace(config, model=resolve_models(config, open_trained_adapters(config.model, make_stages(config))))
+    layout = _plan(config)
     check_prompts(config.model, make_stages(config))
+    return layout
+
+
+def _plan(config: PlanConfig) -> "Plan":
     from kailin_ray.planning.plan import make_plan, nodes_of
 
     if config.cluster.nodes:

@@ -70,7 +70,48 @@ def resolve_adapter(path: str, key: str) -> str:
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not Path(path, name).is_file():
             raise ConfigError(f"{key}: {path} is not a LoRA adapter's directory: it has no {name}")
+    if fault := _unserved(path):
+        raise ConfigError(f"{key}: {path}: vLLM cannot serve it: {fault}")
     return str(Path(path).absolute())
+
+
+def _unserved(path: str) -> str | None:
+    """Return why vLLM cannot serve an adapter (vLLM 0.32, ``lora/peft_helper.py``), None if it can."""
+    try:
+        config = read_json(Path(path, "adapter_config.json"))
+        ranks = adapter_ranks(config)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"its adapter_config.json is damaged: {type(error).__name__}: {error}"
+    if config.get("peft_type", "LORA") != "LORA":
+        return f"it is of the type {config['peft_type']}, not LORA"
+    for name, what in _UNSERVED.items():
+        if config.get(name) not in (None, False, "none", [], {}):
+            return f"{name}={config[name]!r}: {what}"
+    if not isinstance(config.get("init_lora_weights", True), bool) and config["init_lora_weights"] not in _PLAIN_INITS:
+        return f"init_lora_weights={config['init_lora_weights']!r}: it changes the model's own weights"
+    if max(ranks) > MAX_RANK:
+        return f"its rank is {max(ranks)}; allowed: up to {MAX_RANK}"
+    return None
+
+
+def adapter_ranks(config: Json) -> list[int]:
+    """Return the ranks in the configuration of a LoRA adapter: its own, and those of single layers."""
+    return [int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())]
+
+
+MAX_RANK = 512
+"""The highest rank of an adapter that vLLM serves."""
+_UNSERVED = {
+    "modules_to_save": "it holds whole layers; merge it into the model",
+    "use_dora": "DoRA",
+    "bias": "it has biases",
+    "lora_bias": "it has biases",
+    "alora_invocation_tokens": "Activated LoRA",
+    "layer_replication": "it repeats layers",
+    "use_bdlora": "block-diagonal LoRA",
+    "use_qalora": "QALoRA",
+}
+_PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
 
 
 def model_json(path: str, revision: str | None, name: str) -> Any:

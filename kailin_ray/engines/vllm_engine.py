@@ -28,6 +28,7 @@ from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 from kailin_ray.engines.chat_template import Message, prompt_ids, stop_id
 from kailin_ray.engines.cpu import multiplies_bfloat16
 from kailin_ray.engines.interface import EngineDeadError, EngineSpec, Generation, PromptTooLongError
+from kailin_ray.engines.models import adapter_ranks
 from kailin_ray.engines.tokenizer import load_tokenizer
 from kailin_ray.schema import Json
 
@@ -133,8 +134,8 @@ class Engine:
 
 
 def lora_rank(adapter: str) -> int:
-    """Return the rank of a LoRA adapter in PEFT's format."""
-    return int(json.loads(Path(adapter, "adapter_config.json").read_text(encoding="utf-8"))["r"])
+    """Return the highest rank in a LoRA adapter of PEFT's format."""
+    return max(adapter_ranks(json.loads(Path(adapter, "adapter_config.json").read_text(encoding="utf-8"))))
 
 
 def lora_modules(adapters: Sequence[str]) -> list[str] | None:

@@ -28,7 +28,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
+        # Both on disk, or a power failure can leave an empty file under the final name.
+        sync(partial)
         partial.replace(path)
+        sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -108,8 +111,11 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def updating(out: Path) -> Iterator[Path]:
-    """Yield an empty folder; if the block succeeds, move its files to their places in ``out``, else remove it."""
-    out = out.absolute()
+    """Yield an empty folder; if the block succeeds, move its files to their places in ``out``, else remove it.
+
+    A link is followed, so that the new files are made on the disk of the old ones.
+    """
+    out = out.resolve()
     with atomic_folder(_beside(out)) as folder:
         yield folder
     finish(out)
@@ -124,6 +130,7 @@ def finish(out: Path) -> None:
 
     After an interruption, the next call moves the remaining files.
     """
+    out = out.resolve()
     update = _beside(out)
     if not update.is_dir():
         return

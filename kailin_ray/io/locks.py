@@ -23,17 +23,32 @@ def hold_lock(path: Path) -> Iterator[None]:
         with lock_object(path):
             yield
         return
+    path = path.resolve()  # a folder has one lock, whichever link leads to it
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f".{path.name}.lock")
-    with lock.open("w") as handle:
+    handle = _lock_file(lock, path)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _lock_file(lock: Path, path: Path) -> int:
+    """Return the handle of the locked file ``lock``. Raises ``BlockingIOError`` if another process holds it."""
+    while True:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Another process may have removed the file between the two calls; ours would then lock nothing.
+            if lock.exists() and os.path.samestat(os.fstat(handle), lock.stat()):
+                return handle
         except BlockingIOError as error:
+            os.close(handle)
             raise BlockingIOError(f"{path}: another process is using it") from error
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
+        except FileNotFoundError:
+            pass
+        os.close(handle)
 
 
 @contextmanager

@@ -26,6 +26,56 @@ def test_answers_are_checked_strictly(given_answer: str, finish: str, problem: s
     assert answer.problem(given_answer, finish, ASKED) == problem
 
 
+ANSWER = "Azide preserved the tissues well."
+FORMS = [
+    f"<think>The user asks.</think> {ANSWER}",
+    f"<think>\nOkay.\n</think>\n\n{ANSWER}",
+    f"{ANSWER} </think>",
+    f"analysisWe need to answer.assistantfinal{ANSWER}",
+    f"final: {ANSWER}",
+    f"<|channel|>final<|message|>{ANSWER}",
+    f"Okay, the user asks whether azide helps. {ANSWER}",
+    f"Here is the answer: {ANSWER}",
+    f"Here’s the answer. {ANSWER}",
+    f"Sure! {ANSWER}",
+    f"Certainly. {ANSWER}",
+    f"Answer: {ANSWER}",
+    f"**Answer:** {ANSWER}",
+    f"The final answer is: {ANSWER}",
+    f"```\n{ANSWER}\n```",
+    f'{{"answer": "{ANSWER}"}}',
+    f'["{ANSWER}"]',
+    f"\\boxed{{{ANSWER}}}",
+    f"<answer>{ANSWER}</answer>",
+    "I'm sorry, but I can't help with that request.",
+    "I cannot provide medical advice to you.",
+    "Sorry, I do not know it.",
+    "As an AI language model, I have no opinion.",
+    "Unfortunately, I cannot answer this question.",
+    f"# Answer\n{ANSWER}",
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_models_write_around_an_answer_is_no_answer(form: str) -> None:
+    assert answer.problem(form, "stop", ASKED) == "answer_malformed"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Yes. Azide (0.1 %) preserved [3H]-labelled tissues; p < 0.05 in all groups.",
+        "No. Thinking and reasoning were not affected by the treatment.",
+        "Sorry states of tissues were not seen with azide.",
+        "The answer depends on the dose that was given.",
+        "Okadaic acid inhibited the phosphatase in all cells.",
+        "Here, azide preserved the tissues in {all} of the groups.",
+    ],
+)
+def test_ordinary_answers_pass(text: str) -> None:
+    assert answer.problem(text, "stop", ASKED) is None
+
+
 @given(st.text(max_size=300), st.sampled_from(["stop", "length", "abort"]))
 def test_every_problem_is_a_known_reason(given_answer: str, finish: str) -> None:
     problem = answer.problem(given_answer, finish, ASKED)

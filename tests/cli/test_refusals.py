@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from kailin_ray.cli import main
+from kailin_ray.config import ReportConfig
 from tests.conftest import ENCODER, MESH, MODEL, Command
 from tests.support.model_configs import config_only
 
@@ -192,6 +194,18 @@ def test_a_plan_is_shown_and_nothing_starts(kailin: Command, tmp_path: Path) -> 
     assert "1 x 1" in here.stdout
 
 
+@pytest.mark.parametrize("file", ["tokenizer.json", "chat_template.jinja"])
+def test_a_plan_of_a_model_without_tokenizer_or_template_is_refused(
+    kailin_here: Command, tmp_path: Path, file: str
+) -> None:
+    path = Path(config_only(tmp_path, "llama-3-8b"))
+    (path / file).unlink()
+    done = kailin_here("plan", "model=chat", f"model.path={path}", "cluster=gpu", NODES.format(gpus=8, gib=80))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"kailin_ray: model.path: {path}: its tokenizer ")
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_hub_revision_is_pinned_to_its_commit(kailin_subprocess: Command, tmp_path: Path) -> None:
     commit = "0123456789abcdef0123456789abcdef01234567"
     cached = tmp_path / "hub" / "models--owner--name"
@@ -234,6 +248,20 @@ def test_an_out_folder_that_holds_something_else_is_left_alone(
         f"out={documents}",
         names=("out", "made by `select`"),
     )
+
+
+def test_no_traceback_reaches_a_person(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(config: ReportConfig) -> int:
+        raise KeyError("a fault of the program\x1b[2J")
+
+    monkeypatch.setitem(main.COMMANDS, "report", (ReportConfig, fail))
+    assert main.run_command(["report", "run=x"]) == 1
+    shown = capsys.readouterr()
+    assert shown.err.startswith("kailin_ray: unexpected KeyError: 'a fault of the program\\x1b[2J'; all of it: /")
+    assert shown.err.count("\n") == 1 and "Traceback" not in shown.out + shown.err
+    log = Path(shown.err.strip().rpartition(" ")[2])
+    assert "Traceback" in log.read_text()
+    log.unlink()
 
 
 def test_help_teaches_and_the_configuration_can_be_seen(kailin_here: Command) -> None:

@@ -13,7 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from kailin_ray.dataset import records
-from kailin_ray.dataset.records import compact, compacting, load_pmids, record_files
+from kailin_ray.dataset.records import (
+    compact,
+    compacting,
+    keep_one,
+    load_pmids,
+    record_files,
+    set_aside_damaged,
+)
 from kailin_ray.distill.sink import RecordSink
 from kailin_ray.schema import RECORDS
 
@@ -186,3 +193,30 @@ def test_a_merged_file_that_is_dropped_from_still_stands_for_its_originals(tmp_p
         (folder / name).write_bytes(content)
     assert records.drop(folder, np.array([2])) == 1
     assert load_pmids(folder).tolist() == [1, 3, 4, 5, 6, 7, 8]
+
+
+def test_one_record_of_each_pmid_is_kept(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As after two processes that wrote at the same time: small files, and files that are merged."""
+    folder = run / "records"
+    before = rows(run)
+    shutil.copy(sorted(folder.glob("*.parquet"))[3], folder / "000000013-again.parquet")
+    assert keep_one(folder) == 4
+    assert rows(run) == before
+    compact(folder)
+    write(run, 10, 8)
+    assert len(load_pmids(folder)) == 128
+    assert keep_one(folder) == 8
+    assert rows(run) == before
+    assert keep_one(folder) == 0
+    assert [record.message.partition(": ")[2] for record in caplog.records] == [
+        f"{number} records were duplicates; the first of each PMID is kept" for number in (4, 8)
+    ]
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 and no footer", bytes(1_000)])
+def test_a_file_that_a_power_failure_left_damaged_is_set_aside(run: Path, content: bytes) -> None:
+    path = sorted((run / "records").glob("*.parquet"))[3]
+    path.write_bytes(content)
+    assert set_aside_damaged(run / "records") == [path.with_name(f"{path.name}.damaged")]
+    assert len(load_pmids(run / "records")) == 116
+    assert set_aside_damaged(run / "records") == []

@@ -152,3 +152,10 @@ def test_durations_have_two_units(seconds: float, words: str) -> None:
 def test_a_rate_needs_two_marks() -> None:
     assert rate_of([]) is rate_of([(1.0, 1)]) is rate_of([(1.0, 1), (1.0, 2)]) is None
     assert rate_of([(0.0, 1), (4.0, 9), (10.0, 11)]) == 1.0
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"progress": 1}'])
+def test_a_session_that_a_power_failure_left_damaged_is_left_out(run: Path, content: str) -> None:
+    session(run)
+    (run / "sessions" / "20270115T090000-b.json").write_text(content)
+    assert status(run, NOW).state == "running"

@@ -1,5 +1,6 @@
 import gzip
 import io
+import tempfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kailin_ray.io import compressed
-from kailin_ray.io.files import atomic_file, atomic_folder, sha256, write_json
+from kailin_ray.io import compressed, locks
+from kailin_ray.io.files import atomic_file, atomic_folder, sha256, updating, write_json
 from kailin_ray.io.locks import hold_lock
 
 
@@ -59,6 +60,51 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     with hold_lock(tmp_path / "run"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_has_one_lock_by_whatever_path_it_is_reached(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    (tmp_path / "latest").symlink_to(tmp_path / "runs" / "a")
+    with (
+        hold_lock(tmp_path / "runs" / "a"),
+        pytest.raises(BlockingIOError, match="another process is using it"),
+        hold_lock(tmp_path / "latest"),
+    ):
+        pass
+
+
+def test_a_lock_file_that_was_removed_meanwhile_locks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process releases the lock, and a third takes it, between our two calls."""
+    lock, flock, calls = tmp_path / ".run.lock", locks.fcntl.flock, 0
+
+    def flock_late(handle: int, operation: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            lock.unlink()
+            lock.touch()
+        flock(handle, operation)
+
+    monkeypatch.setattr(locks.fcntl, "flock", flock_late)
+    with hold_lock(tmp_path / "run"):
+        assert calls == 2
+        with lock.open() as other, pytest.raises(BlockingIOError):
+            flock(other, locks.fcntl.LOCK_EX | locks.fcntl.LOCK_NB)
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no other disk")
+def test_a_folder_that_is_a_link_to_another_disk_is_updated(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        disk, out = Path(name, "folder"), tmp_path / "out"
+        disk.mkdir()
+        assert disk.stat().st_dev != tmp_path.stat().st_dev
+        out.symlink_to(disk)
+        for version in ("1", "2"):
+            with updating(out) as folder:
+                (folder / "part").write_text(version)
+                (folder / "manifest.json").write_text("{}")
+            assert (out / "part").read_text() == version
+            assert out.is_symlink() and sorted(path.name for path in disk.iterdir()) == ["manifest.json", "part"]
 
 
 def outcome(read: Callable[[], bytes]) -> bytes | None:

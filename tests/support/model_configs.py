@@ -1,4 +1,4 @@
-"""Directories that hold nothing but a model's config.json, with the values that its publisher states."""
+"""Directories with a model's config.json, with the values that its publisher states, and a small tokenizer."""
 
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from transformers import (
     Qwen3_5TextConfig,
     Qwen3MoeConfig,
 )
+
+from tests.conftest import MODEL
 
 _LLAMA: dict[str, Any] = {"vocab_size": 128256, "num_key_value_heads": 8, "max_position_embeddings": 8192}
 _FP8 = {"quant_method": "fp8", "weight_block_size": [128, 128]}
@@ -59,9 +61,12 @@ CONFIGS: dict[str, PretrainedConfig] = {
 
 
 def config_only(folder: Path, name: str) -> str:
-    """The directory of a model of which there is only the config.json."""
+    """The directory of a model without weights; its tokenizer is the small model's."""
     path = folder / name
     config = CONFIGS[name]
     config.dtype = "bfloat16"
     config.save_pretrained(path)
+    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        if not (path / file).exists():
+            (path / file).symlink_to(MODEL / file)
     return str(path)

@@ -1,0 +1,71 @@
+"""A model's tokenizer is looked at before anything starts."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from kailin_ray.engines.chat_template import prompt_ids
+from kailin_ray.engines.interface import EngineSpec
+from kailin_ray.engines.tokenizer import check_tokenizer, load_tokenizer
+from kailin_ray.errors import ConfigError
+from tests.conftest import MODEL
+from tests.support.tokenizers import PARTS_ONLY
+
+MESSAGES = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """The small model's tokenizer, without weights."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(MODEL / name, folder / name)
+    return folder
+
+
+def check(path: Path, **args: object) -> None:
+    engine = EngineSpec(path=str(path), revision=None, args=args, chat_template={})
+    check_tokenizer("model.judge.path", engine, [MESSAGES])
+
+
+def test_the_demo_s_model_passes(model: Path) -> None:
+    check(model)
+
+
+def test_a_model_without_a_tokenizer_is_refused(model: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (model / name).unlink()
+    with pytest.raises(ConfigError, match=r"^model.judge.path: .*/model: its tokenizer cannot be loaded: ") as refusal:
+        check(model)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_model_without_a_template_is_refused(model: Path) -> None:
+    (model / "chat_template.jinja").unlink()
+    with pytest.raises(ConfigError, match="^model.judge.path: .*/model: its tokenizer has no chat template"):
+        check(model)
+
+
+def test_a_template_in_chat_template_json_is_used(model: Path) -> None:
+    """As older models that also see images have it."""
+    whole = prompt_ids(load_tokenizer(str(model), None), MESSAGES)
+    (model / "chat_template.jinja").rename(model / "moved")
+    template = (model / "moved").read_text()
+    (model / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    check(model)
+    assert prompt_ids(load_tokenizer(str(model), None), MESSAGES) == whole
+
+
+def test_a_template_of_parts_passes(model: Path) -> None:
+    (model / "chat_template.jinja").write_text(PARTS_ONLY)
+    check(model)
+
+
+def test_a_tokenizer_that_the_engine_arguments_name_is_the_one(model: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    shutil.copy(MODEL / "config.json", bare)
+    check(bare, tokenizer=str(model))
