@@ -95,8 +95,8 @@ def _unserved(path: str) -> str | None:
 
 
 def adapter_ranks(config: Json) -> list[int]:
-    """Return the ranks in the configuration of a LoRA adapter: its own, and those of single layers."""
-    return [int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())]
+    """Return the ranks in the configuration of a LoRA adapter: its own (PEFT's default is 8), and those of layers."""
+    return [int(config.get("r", 8)), *map(int, (config.get("rank_pattern") or {}).values())]
 
 
 MAX_RANK = 512
