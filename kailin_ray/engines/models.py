@@ -70,12 +70,12 @@ def resolve_adapter(path: str, key: str) -> str:
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not Path(path, name).is_file():
             raise ConfigError(f"{key}: {path} is not a LoRA adapter's directory: it has no {name}")
-    if fault := _unserved(path):
+    if fault := _find_unserved_feature(path):
         raise ConfigError(f"{key}: {path}: vLLM cannot serve it: {fault}")
     return str(Path(path).absolute())
 
 
-def _unserved(path: str) -> str | None:
+def _find_unserved_feature(path: str) -> str | None:
     """Return why vLLM cannot serve an adapter (vLLM 0.32, ``lora/peft_helper.py``), None if it can."""
     try:
         config = read_json(Path(path, "adapter_config.json"))
