@@ -4,14 +4,16 @@ import re
 
 from kailin_ray.io.terminal import printable
 
-_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+\-.!|~$:@=])")
+# What means something inside a line, and what turns a bare address into a link.
+_SPECIAL = re.compile(r"([\\`*_\[\]|~$@#])|(:)(?=//)|(?<=www)(\.)", re.IGNORECASE)
 _HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
 def escape_text(text: str) -> str:
-    """Return a text as one line of Markdown that shows it as it is: no markup, no HTML, no line break."""
+    """Return a text as part of a line of Markdown that shows it as it is: no markup, no HTML, no line break."""
     line = " ".join(printable(text).split())
-    return _SPECIAL.sub(r"\\\1", "".join(_HTML.get(character, character) for character in line).replace("&", "&"))
+    escaped = "".join(_HTML.get(character, character) for character in line)
+    return _SPECIAL.sub(lambda match: f"\\{match[0]}", escaped)
 
 
 def code(text: str) -> str:
