@@ -23,7 +23,10 @@ from tests.conftest import ASSETS, ROOT, Command
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 ASSIGNMENT = re.compile(r"[A-Z_]+=")
 BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-ELIDED = {"distill": ["documents=documents", "index=index", "mesh=assets/mesh.tsv", "out=runs/elided"], "submit": []}
+ELIDED = {
+    "distill": ["documents=documents", "index=index", "mesh=assets/mesh.tsv", "retrieval=brief", "out=runs/elided"],
+    "submit": [],
+}
 RUN_BY_THE_WALK = {"README.md", "quickstart.md", "evaluation.md", "reliability.md"}
 
 
@@ -120,7 +123,10 @@ def test_the_commands_of_readme_and_quickstart_run(
             elided = [key for key in ELIDED["distill"] if not key.startswith("out=")]
             keys = [key for word in words[2:] for key in (elided if word == "..." else [word])]
             keys = ["limit=6" if key == "limit=64" else key for key in keys]
-            keys = [key.replace("reason=truncated", "reason=[no_preference,truncated,too_short]") for key in keys]
+            keys = [
+                key.replace("=answer_truncated", "=[no_preference,no_valid_question,truncated,too_short]")
+                for key in keys
+            ]
             done = subprocess.run(
                 [sys.executable, "-m", "kailin_ray", words[1], *keys], cwd=tmp_path, capture_output=True, text=True
             )
