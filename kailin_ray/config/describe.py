@@ -8,12 +8,12 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
+from kailin_ray.config.fields import COMMAND_LINE_NAMES, dataclasses_of
 from kailin_ray.schema import Json
 
 REQUIRED = "???"
 """Hydra's value of a key that has no default."""
 _LONG = 60
-_COMMAND_LINE_NAMES = {"from_run": "from"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +37,10 @@ def _describe(kind: type[Any], values: Any, prefix: str) -> Iterator[Key]:
     # A class' own fields come before those that it inherits: they are what its command is about.
     inherited = {name for parent in kind.__mro__[1:] for name in getattr(parent, "__annotations__", {})}
     for field in sorted(fields(kind), key=lambda field: field.name in inherited):
-        name = _COMMAND_LINE_NAMES.get(field.name, field.name)
+        name = COMMAND_LINE_NAMES.get(field.name, field.name)
         if name not in values or name == "kind":  # a kind is chosen as a group: source=table
             continue
-        inner = [one for one in _dataclasses_of(hints[field.name]) if _is_kind(one, values[name])]
+        inner = [member for member in dataclasses_of(hints[field.name]) if _is_kind(member, values[name])]
         if inner and isinstance(values[name], dict):
             if field.name in meanings:
                 yield Key(name=f"{prefix}{name}", default="{...}", meaning=_one_line(meanings[field.name]))
@@ -75,13 +75,6 @@ def _choices(hint: Any) -> tuple[str, ...]:
 def format_value(value: Any) -> str:
     """A value as it would be written on the command line."""
     return " ".join(yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("...\n").split())
-
-
-def _dataclasses_of(hint: Any) -> list[type[Any]]:
-    """The dataclasses that a type consists of: itself, or the members of a union."""
-    if is_dataclass(hint) and isinstance(hint, type):
-        return [hint]
-    return [kind for inner in get_args(hint) for kind in _dataclasses_of(inner)]
 
 
 def _is_kind(kind: type[Any], values: Any) -> bool:

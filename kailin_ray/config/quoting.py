@@ -6,11 +6,13 @@ and ``2025_11_27`` is a number. The value of a key whose type is a path or a tex
 
 import re
 from collections.abc import Iterable
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-_COMMAND_LINE_NAMES = {"from": "from_run"}
+from kailin_ray.config.fields import COMMAND_LINE_NAMES, dataclasses_of
+
+_FIELDS = {name: field for field, name in COMMAND_LINE_NAMES.items()}
 
 
 def quote_texts(kind: type[Any], overrides: Iterable[str]) -> list[str]:
@@ -35,20 +37,14 @@ def _is_quoted(value: str) -> bool:
 
 def _hints(kind: type[Any], path: list[str]) -> Iterable[Any]:
     """Yield the types that a key may have: a source or data may be of several kinds."""
-    first = _COMMAND_LINE_NAMES.get(path[0], path[0])
+    first = _FIELDS.get(path[0], path[0])
     if first not in {field.name for field in fields(kind)}:
         return
     hint = get_type_hints(kind)[first]
     if len(path) == 1:
         yield hint
-    for inner in _dataclasses_of(hint) if len(path) > 1 else ():
+    for inner in dataclasses_of(hint) if len(path) > 1 else ():
         yield from _hints(inner, path[1:])
-
-
-def _dataclasses_of(hint: Any) -> list[type[Any]]:
-    if is_dataclass(hint) and isinstance(hint, type):
-        return [hint]
-    return [kind for inner in get_args(hint) for kind in _dataclasses_of(inner)]
 
 
 def _is_text(hint: Any) -> bool:

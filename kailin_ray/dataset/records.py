@@ -9,7 +9,7 @@ appearance of a merged file and the removal of its last original, and also if Ra
 import hashlib
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,12 +98,7 @@ def drop(folder: Path, pmids: PMIDS) -> int:
     def drop_from(path: Path) -> int:
         is_dropped = among(read_pmids(path), pmids)
         if is_dropped.any():
-            with open_parquet(path) as file:
-                table = file.read().filter(pa.array(~is_dropped))
-            kept = table.replace_schema_metadata({**(table.schema.metadata or {}), REPLACES: b""})
-            with atomic_file(path) as partial:
-                pq.write_table(kept, partial, compression="zstd", row_group_size=ROWS_PER_GROUP)
-                sync(partial)
+            _filter_file(path, ~is_dropped, {REPLACES: b""})
         return int(is_dropped.sum())
 
     with ThreadPoolExecutor(WRITERS) as pool:
@@ -155,9 +150,11 @@ def _fault_of(path: Path) -> str | None:
     return None
 
 
-def _filter_file(path: Path, kept: npt.NDArray[np.bool_]) -> None:
+def _filter_file(path: Path, kept: npt.NDArray[np.bool_], metadata: Mapping[bytes, bytes] | None = None) -> None:
+    """Keep some rows of a file, and its metadata except for ``metadata``."""
     with open_parquet(path) as file:
         table = file.read().filter(pa.array(kept))
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), **(metadata or {})})
     with atomic_file(path) as partial:
         pq.write_table(table, partial, compression="zstd", row_group_size=ROWS_PER_GROUP)
 

@@ -23,7 +23,7 @@ from kailin_ray.schema import FAILED
 logger = logging.getLogger(__name__)
 
 INTERRUPT = signal.SIGUSR2
-"""Interrupts the main thread. Not SIGINT: a shell starts background commands with that ignored.""" ""
+"""Interrupts the main thread. Not SIGINT: a shell starts background commands with that ignored."""
 
 
 POLL_S = 1.0

@@ -124,8 +124,13 @@ def _resolve_agents(model: Model, used: set[str], trained: Mapping[str, Adapter]
 def _check_weights(model: Model, stages: Iterable[Stage]) -> None:
     for stage in stages:
         if stage.engine.args.get("load_format", "safetensors") == "safetensors":
-            with_own_path = [name for name in stage.agents if getattr(model, name).path]
-            check_files(f"model.{with_own_path[0]}.path" if with_own_path else "model.path", stage.engine.path)
+            check_files(_path_key(model, stage), stage.engine.path)
+
+
+def _path_key(model: Model, stage: Stage) -> str:
+    """Return the key that names the model of a stage."""
+    with_own_path = [name for name in stage.agents if getattr(model, name).path]
+    return f"model.{with_own_path[0]}.path" if with_own_path else "model.path"
 
 
 def check_prompts(model: Model, stages: Iterable[Stage]) -> None:
@@ -133,10 +138,8 @@ def check_prompts(model: Model, stages: Iterable[Stage]) -> None:
     from kailin_ray.engines.tokenizer import check_tokenizer  # here, as transformers takes seconds to import
 
     for stage in stages:
-        with_own_path = [name for name in stage.agents if getattr(model, name).path]
-        key = f"model.{with_own_path[0]}.path" if with_own_path else "model.path"
         prompts = [messages for agent in stage.agents for messages in sample_prompts(model, agent)]
-        check_tokenizer(key, stage.engine, prompts)
+        check_tokenizer(_path_key(model, stage), stage.engine, prompts)
 
 
 def sample_prompts(model: Model, agent: str) -> list[list[Message]]:
