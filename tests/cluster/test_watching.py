@@ -105,15 +105,19 @@ def value(found: dict[str, list[Sample]], name: str, **labels: str) -> float:
 
 
 def test_a_run_is_watched_while_it_works(head: Head, run: Any, prometheus: str | None) -> None:
+    most_ready = 0.0  # of all scrapes: the last may see the engine on its way out
+
     def late() -> dict[str, list[Sample]] | None:
+        nonlocal most_ready
         assert run.poll() is None, run.communicate()[0]
         found = scraped(head)
+        most_ready = max(most_ready, value(found, "engines", state="ready"))
         return found if value(found, "documents", state="done") >= 3 * LIMIT // 4 else None
 
     found = until(late, 180)
     assert value(found, "documents", run="watched-run", state="total") == LIMIT
     assert value(found, "documents", run="watched-run", state="done") <= LIMIT
-    assert {state: value(found, "engines", state=state) for state in ("wanted", "ready")} == {"wanted": 1, "ready": 1}
+    assert value(found, "engines", state="wanted") == most_ready == 1
     rows = value(found, "rows_total")
     assert 0 < rows <= LIMIT
     assert value(found, "not_accepted_total") <= rows
