@@ -89,7 +89,11 @@ USAGE = pa.struct(
 )
 """One call of an agent. ``contexts_cut``: contexts left out so that the prompt fits. The seconds count from the call's
 arrival at the engine to its scheduling (``queue_seconds``), its first token and its end. ``prompt_hash`` hashes the
-prompt's token ids. ``output`` is the text that the model wrote; null in ok rows, whose other fields hold it."""
+prompt's token ids. ``output`` is the text that the model wrote, without its reasoning; null in ok rows, whose other
+fields hold it."""
+
+REASONING = pa.struct([("agent", pa.string()), ("text", pa.string())])
+"""What a model wrote before its answer to reason about it, in one call of an agent."""
 
 DECISION = pa.struct([("word", pa.string()), ("yes", pa.float32()), ("no", pa.float32()), ("maybe", pa.float32())])
 
@@ -109,6 +113,7 @@ RECORDS = pa.schema(
         ("reason", pa.string()),
         ("detail", pa.string()),
         ("usage", pa.list_(USAGE)),
+        ("reasoning", pa.list_(REASONING)),
     ]
 )
 """One row per input abstract, none dropped, with the columns of its document that agents and dataset use.
@@ -118,7 +123,12 @@ Between stages ``status`` is null, as the row is not finished.
 ``preferred`` indexes ``candidates``. It and ``margin`` are null if the evaluation agent abstained. ``preferred_by`` is
 rule, judge, or only (nothing to compare). ``judge_orders``, for a pairwise judge: the probability of the first
 candidate when shown first, and when shown second. ``contexts_text`` is the exact text that the answer agent was shown.
-``stage`` is one of ``STEPS``, null in ok rows. ``detail`` of an ok row says why a question agent has no candidate."""
+``stage`` is one of ``STEPS``, null in ok rows. ``detail`` of an ok row says why a question agent has no candidate.
+``reasoning`` has an entry for each call whose model reasoned before it answered; no other agent is shown it."""
+
+RECORDS_LAYOUT = "3dcbc626ab37a69e4930c0d696b8d3bb520fac376b13c727923466c5a94e3f48"
+"""Identifies the layout of ``RECORDS``. A run with another layout is not resumed. It stays the same while record files
+of earlier versions can be read as ``RECORDS``: if a column is added or widened."""
 
 ASKING, EVALUATION, ANSWER = STEPS = ("question", "evaluation", "answer")
 """The values of ``stage``: where a row that is not ok ended. Contexts are retrieved in the question step."""
@@ -132,9 +142,9 @@ REASONS = {
     "no_valid_question": "no question agent wrote a usable question; detail says why for each",
     "no_contexts": "retrieval found no passage for a question, and no other candidate remains",
     "no_preference": "the evaluation agent abstained: a score is missing, or the margin is too small",
-    "answer_empty": "the answer agent returned nothing",
+    "answer_empty": "the answer agent returned nothing, or nothing but reasoning",
     "answer_too_short": "the answer has fewer than four words, such as a bare yes",
-    "answer_truncated": "the answer reached its token limit",
+    "answer_truncated": "the answer, with the reasoning before it, reached its token limit",
     "answer_copies_question": "the answer only repeats the question",
     "answer_malformed": "the answer asks a question back, refuses, or contains markup, reasoning, JSON or a preamble",
     "engine_died": "the engine died each time it had this abstract; the last time it had no other",

@@ -6,29 +6,11 @@ the question is a yes/no question, there is also a decision: ``{"yes": 0.91, "no
 
 import re
 
+from kailin_ray.agents.forms import find_form
 from kailin_ray.agents.prompts import DECIDE, Message, answer_task, ask, prompt
 from kailin_ray.schema import Row
 
 MIN_WORDS = 4
-
-_MARKUP = re.compile(
-    r"<\||\|>|^#|https?://|```|\\boxed|</?(?:think|thinking|reasoning|analysis|answer|tool_call|final)>", re.I
-)
-_CHANNEL = re.compile(r"^(?:analysis|commentary)(?=[A-Z])|assistantfinal|^(?:final|assistant)\s*:", re.I)
-"""gpt-oss's channels, as they look when their special tokens are left out."""
-_JSON = re.compile(r"^[{\[].*[}\]]$", re.DOTALL)
-_PREAMBLE = re.compile(
-    r"^(?:(?:sure|certainly|of course|okay|ok|alright)\s*[,.!:]|here(?: is|['’]s)\b"
-    r"|(?:okay|ok|so|well), (?:the user|let me)\b"
-    r"|\**(?:the )?(?:final |short |correct )?answer(?: is)?\**\s*:)",
-    re.I,
-)
-_REFUSAL = re.compile(
-    r"^(?:i['’]?m (?:very |so )?sorry|i am sorry|sorry\s*[,.!]"
-    r"|i (?:apologi[sz]e|cannot|can['’]t|can not|am unable|am not able)\b"
-    r"|as an? (?:ai|language model|large language model)\b|unfortunately, i\b)",
-    re.I,
-)
 
 
 def messages(document: Row, question: str, contexts: list[str], examples: bool = True) -> list[Message]:
@@ -53,8 +35,7 @@ def problem(answer: str, finish_reason: str, question: str) -> str | None:
         return "answer_copies_question"
     if len(answer.split()) < MIN_WORDS:
         return "answer_too_short"
-    forms = (_MARKUP, _CHANNEL, _JSON, _PREAMBLE, _REFUSAL)
-    if any(form.search(answer) for form in forms) or answer.endswith("?"):
+    if find_form(answer) or answer.endswith("?"):
         return "answer_malformed"
     return None
 

@@ -6,6 +6,7 @@ Sample: the question of persona "clinical" on an abstract about sodium azide:
 
 import re
 
+from kailin_ray.agents.forms import find_form
 from kailin_ray.agents.prompts import TASKS, Message, prompt
 from kailin_ray.schema import Row
 
@@ -21,7 +22,7 @@ _POINTS_AT_SOURCE = re.compile(
     r"|\b(?:described|mentioned|reported|presented|discussed)\s+(?:here|above|below)\b",
     re.IGNORECASE,
 )
-_MARKUP = re.compile(r"<\||\|>|\*\*|^#|^[-*•]\s|^\s*\d+[.)]\s|https?://")
+_LIST_OR_BOLD = re.compile(r"\*\*|^[-*•]\s|^\s*\d+[.)]\s")
 _WORD = re.compile(r"[a-z][a-z0-9-]{3,}")
 _YES_NO = re.compile(
     r"(?:does|do|did|is|are|was|were|can|could|has|have|had|will|would|should|may|might|must)\b", re.IGNORECASE
@@ -36,14 +37,16 @@ def messages(document: Row, persona: str, examples: bool = True) -> list[Message
 def problem(question: str, finish_reason: str, document: Row) -> str | None:
     """Return why ``question`` is unusable, or None if it is usable. The check is strict: nothing is repaired.
 
-    One of: empty, truncated, markup, not_one_question, length, points_at_source, copies_example, off_topic.
+    One of: empty, truncated, markup, preamble, refusal, not_one_question, length, points_at_source, copies_example,
+    off_topic.
     """
     if not question:
         return "empty"
     if finish_reason != "stop":
         return "truncated"
-    if _MARKUP.search(question):
-        return "markup"
+    form = "markup" if _LIST_OR_BOLD.search(question) else find_form(question)
+    if form:
+        return form
     if question.count("?") != 1 or not question.endswith("?") or "\n" in question or not question[0].isalnum():
         return "not_one_question"
     if not MIN_WORDS <= len(question.split()) <= MAX_WORDS:

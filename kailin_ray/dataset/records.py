@@ -271,7 +271,10 @@ def _read_records(path: Path) -> pa.Table:
     # The whole file is read at once: in an object store that is one request, and one version of the file even if a
     # repeated task writes it again meanwhile.
     with pq.ParquetFile(pa.BufferReader(path.read_bytes())) as file:
-        return file.read().cast(RECORDS)
+        table = file.read()
+    for name in set(RECORDS.names) - set(table.column_names):  # of an earlier version
+        table = table.append_column(name, pa.nulls(len(table), RECORDS.field(name).type))
+    return table.select(RECORDS.names).cast(RECORDS)
 
 
 def _pieces(paths: list[Path], size: int = 4 * READERS) -> Iterator[list[Path]]:

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from kailin_ray.agents import evaluation, prompts
 from kailin_ray.agents.prompts import TASKS, ask
-from kailin_ray.schema import Row
+from kailin_ray.schema import REASONING, Row
 
 Record = Row
 """A row with the columns of ``schema.RECORDS``, or of one of the ``SCHEMAS`` below."""
@@ -25,6 +25,7 @@ SCHEMAS = {
             ("contexts", pa.list_(pa.string())),
             ("context_pmids", pa.list_(pa.int64())),
             ("answer", pa.string()),
+            ("reasoning", pa.string()),
             ("decision", pa.string()),
             ("agent", pa.string()),
             ("preferred_by", pa.string()),
@@ -61,6 +62,7 @@ SCHEMAS = {
             ("questions", pa.list_(pa.string())),
             ("answer", pa.string()),
             ("calls", pa.list_(pa.struct([(name, pa.string()) for name in _CALL]))),
+            ("reasoning", pa.list_(REASONING)),
         ]
     ),
     "removed": pa.schema([("pmid", pa.int64()), ("reason", pa.string()), ("detail", pa.string())]),
@@ -75,6 +77,7 @@ def triple(record: Record) -> Record:
         **{name: record[name] for name in ("pmid", "title", "abstract", "answer", "preferred_by", "margin", "year")},
         "question": chosen["question"],
         "contexts": record["contexts_text"],
+        "reasoning": next((call["text"] for call in record.get("reasoning") or [] if call["agent"] == "answer"), None),
         "context_pmids": [context["pmid"] for context in chosen["contexts"]][:num_shown],
         "decision": record["decision"]["word"] if record["decision"] else None,
         "agent": chosen["agent"],
@@ -148,6 +151,7 @@ def rejected(record: Record) -> Record:
     """Return the row of a record that was not accepted: its stage, its reason, and the exact output of the models."""
     return {
         **{name: record[name] for name in ("pmid", "title", "status", "stage", "reason", "detail", "answer")},
+        "reasoning": record.get("reasoning"),
         "questions": [candidate["question"] for candidate in record["candidates"] or []],
         "calls": [{name: call[name] for name in _CALL} for call in record["usage"]],
     }

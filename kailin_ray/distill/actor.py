@@ -19,6 +19,7 @@ from kailin_ray.distill.metrics import EngineMetrics
 from kailin_ray.distill.progress import group_size, is_deadly
 from kailin_ray.engines.interface import EngineDeadError, EngineSpec
 from kailin_ray.engines.metering import Meter, MeteredEngine
+from kailin_ray.engines.tokenizer import describe_reasoning
 from kailin_ray.io.logs import log_to_output
 from kailin_ray.io.terminal import send_output_to
 from kailin_ray.planning.stages import Stage
@@ -81,6 +82,8 @@ class DistillActor:
         self._room = asyncio.Semaphore(self._places)
         self._one_group = asyncio.Lock()
         self._dead = False
+        self._stage = stage
+        self._warned = False
         self._verdicts_to_log = VERDICTS_TO_LOG if "judge" in stage.steps else 0
         self._meter.ready()
 
@@ -152,6 +155,10 @@ class DistillActor:
             record = await self._work_on(row)
         finally:
             self._room.release()
+        if record.get("reasoning") and not self._warned:
+            self._warned = True
+            if advice := describe_reasoning(self._stage.engine):
+                self._progress.warn.remote(f"{self._stage.name}: {advice}")
         if self._verdicts_to_log and (line := format_verdict(record)):
             self._verdicts_to_log -= 1
             logger.info(line)

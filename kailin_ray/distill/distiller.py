@@ -61,8 +61,8 @@ class Distiller:
         """
         if row.get("status"):
             return row
-        record = {**dict.fromkeys(("usage", "candidates", "status", "stage", "reason", "detail")), **row}
-        record["usage"] = list(record["usage"] or [])
+        record = {**dict.fromkeys(("usage", "reasoning", "candidates", "status", "stage", "reason", "detail")), **row}
+        record["usage"], record["reasoning"] = list(record["usage"] or []), list(record["reasoning"] or [])
         try:
             await self._walk(record)
             if "answer" in self.steps:
@@ -182,8 +182,9 @@ class Distiller:
             raise RejectedRowError("abstract_too_long", str(error)) from error
         _count(record, name, generation)
         problem = question.problem(generation.text, generation.finish_reason, record)
+        problem = problem or ("markup" if generation.special_tokens else None)
         if problem:
-            return f"{name}: {problem}: {generation.text[:150]!r}"
+            return f"{name}: {problem}: {_excerpt(generation)[:150]!r}"
         retrieval = self.config.retrieval
         hits = await self._contexts(generation.text, record["pmid"], source)
         if not hits:
@@ -244,8 +245,11 @@ class Distiller:
         _count(record, "answer", generation, len(preferred["contexts"]) - len(contexts))
         record |= {"contexts_text": contexts, "answer": generation.text}
         problem = answer.problem(generation.text, generation.finish_reason, query)
+        problem = problem or ("answer_malformed" if generation.special_tokens else None)
+        if problem == "answer_empty" and generation.finish_reason == "length":
+            problem = "answer_truncated"  # within the reasoning
         if problem:
-            raise RejectedRowError(problem, generation.text)
+            raise RejectedRowError(problem, _excerpt(generation))
         if question.is_yes_no(query):
             try:
                 messages = answer.decision_messages(record, query, contexts, generation.text, agent.examples)
@@ -277,7 +281,9 @@ def _require_preference(record: Record) -> None:
 
 
 def _count(record: Record, agent: str, call: Generation, contexts_cut: int = 0) -> None:
-    """Add a call to the record's usage."""
+    """Add a call to the record's usage, and what the model reasoned."""
+    if call.reasoning:
+        record["reasoning"].append({"agent": agent, "text": call.reasoning})
     record["usage"].append(
         {
             "agent": agent,
@@ -293,6 +299,13 @@ def _count(record: Record, agent: str, call: Generation, contexts_cut: int = 0) 
             "output": call.text,
         }
     )
+
+
+def _excerpt(call: Generation) -> str:
+    """Return the end of what the model wrote, if that was reasoning only; otherwise its answer."""
+    if call.text or not call.reasoning:
+        return call.text
+    return f"only reasoning, in {call.completion_tokens} tokens: ... {call.reasoning[-100:]}"
 
 
 def _sampling(sampling: Any) -> Json:

@@ -21,7 +21,7 @@ from kailin_ray.errors import ConfigError
 from kailin_ray.io.files import read_json, remove_folder, sha256, write_json
 from kailin_ray.io.manifests import manifest_checksum, remove_manifest
 from kailin_ray.planning.stages import AGENTS, QUESTION_AGENTS, Stage, make_stages
-from kailin_ray.schema import ANSWER, ASKING, CARRIED, EVALUATION, RECORDS, Json
+from kailin_ray.schema import ANSWER, ASKING, CARRIED, EVALUATION, RECORDS_LAYOUT, Json
 
 UPDATES = "documents_updates"
 """Key in ``run.json``: the number of updates of its documents that a run has seen."""
@@ -84,7 +84,7 @@ def identify(config: DistillConfig, opened: Inputs) -> MadeFrom:
         mesh=sha256(config.mesh),
         models=opened.source.manifest.models | used if opened.source else used,
         prompts=prompts(config),
-        schema=hashlib.sha256(str(RECORDS).encode()).hexdigest(),
+        schema=RECORDS_LAYOUT,
         source=manifest_checksum(opened.source.path) if opened.source else None,
     )
 

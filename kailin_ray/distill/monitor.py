@@ -16,7 +16,7 @@ from kailin_ray.distill.engine_load import describe_load
 from kailin_ray.distill.metrics import RunMetrics
 from kailin_ray.engines.metering import Account
 from kailin_ray.errors import STOPPED, StoppedError, TooManyFailuresError
-from kailin_ray.io.terminal import progress_bar
+from kailin_ray.io.terminal import printable, progress_bar
 from kailin_ray.planning.plan import Phase
 from kailin_ray.schema import FAILED
 
@@ -83,6 +83,7 @@ class Watch:
         self._outcome: Outcome | None = None
         self._ended: str | None = None
         self._before: Any = None
+        self._num_warned = 0
         self._metrics = RunMetrics(config.out.name)
 
     def __enter__(self) -> "Watch":
@@ -123,6 +124,9 @@ class Watch:
         except ray.exceptions.RayError:
             return
         accounts = state["accounts"]
+        for warning in state["warnings"][self._num_warned :]:
+            logger.warning(printable(warning))
+        self._num_warned = len(state["warnings"])
         ready, wanted = sum(account["ready"] for account in accounts), sum(pool.replicas for pool in self._phase)
         if self._began is None and ready:
             # The rate, and so the time left, is measured from the moment when the first engine can serve.

@@ -20,6 +20,8 @@ class ProgressState(TypedDict):
     """Rows that are in an engine."""
     num_left: int
     """Rows that have left an engine, including rows that were distilled again."""
+    warnings: list[str]
+    """What a person should know about the models, each once."""
 
 
 class Progress:
@@ -35,6 +37,7 @@ class Progress:
         self._deaths: Counter[int] = Counter()
         self._num_left = 0
         self._draining = False
+        self._warnings: dict[str, None] = {}
 
     def tell(self, replica: str, account: Account) -> bool:
         """Replace the account of a replica; return whether the run drains, so that no more rows may begin."""
@@ -68,13 +71,22 @@ class Progress:
             self._deaths.pop(pmid, None)
         self._num_left += len(pmids)
 
+    def warn(self, warning: str) -> None:
+        """Add a warning, if it is new."""
+        self._warnings[warning] = None
+
     def drain(self) -> None:
         """Let the engines begin no more rows."""
         self._draining = True
 
     def state(self) -> ProgressState:
         """Return the progress of all engines."""
-        return {"accounts": list(self._accounts.values()), "num_open": len(self._open), "num_left": self._num_left}
+        return {
+            "accounts": list(self._accounts.values()),
+            "num_open": len(self._open),
+            "num_left": self._num_left,
+            "warnings": list(self._warnings),
+        }
 
 
 def group_size(deaths: int, max_concurrent_rows: int) -> int:

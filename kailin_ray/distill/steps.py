@@ -62,6 +62,7 @@ def begin_again(block: pa.Table, step: str) -> pa.Table:
             row["detail"] = None
         row |= dict.fromkeys(("contexts_text", "answer", "decision", "status", "stage", "reason"))
         row["usage"] = [call for call in row["usage"] if call["agent"] not in ("answer", "decision")]
+        row["reasoning"] = [call for call in row.get("reasoning") or [] if call["agent"] != "answer"]
         if step == EVALUATION:
             row |= dict.fromkeys(("preferred", "preferred_by", "margin", "judge_orders"))
             row["usage"] = [call for call in row["usage"] if call["agent"] != "judge"]

@@ -10,6 +10,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from kailin_ray.engines.reasoning import find_open_block
 from kailin_ray.engines.token_ids import Piece, encode_pieces, prepends_blank, special_ids, split_markup
 from kailin_ray.errors import ConfigError
 
@@ -35,29 +36,55 @@ def prompt_ids(tokenizer: Any, messages: Sequence[Message], template_arguments: 
     return encode_pieces(tokenizer, _fill(_template_pieces(tokenizer, roles, template_arguments, True), messages))
 
 
+def choice_ids(tokenizer: Any, messages: Sequence[Message], template_arguments: Arguments = ()) -> list[int]:
+    """Return the token ids of ``prompt_ids``, continued to where the answer itself begins, after any reasoning.
+
+    The first token after them is the first token of the answer, whether or not the model reasons.
+    """
+    return encode_pieces(tokenizer, _answer_pieces(tokenizer, messages, template_arguments)[1])
+
+
 def reply_ids(tokenizer: Any, messages: Sequence[Message], text: str, template_arguments: Arguments = ()) -> list[int]:
     """Return the token ids of the assistant's turn after ``prompt_ids``, with the token at which an engine stops."""
-    messages = _fit_system(tokenizer, messages, template_arguments)
-    roles = tuple(message["role"] for message in messages)
-    of_prompt = _fill(_template_pieces(tokenizer, roles, template_arguments, True), messages)
-    pieces = _template_pieces(tokenizer, (*roles, "assistant"), template_arguments, False)
-    before = _fill(pieces[: pieces.index(len(roles))], messages)
+    of_prompt, with_opening = _answer_pieces(tokenizer, messages, template_arguments)
     end, end_id = _turn_end(tokenizer, template_arguments)
     reply = [(text.strip(), False), (end, True)]
-    prompt, whole = encode_pieces(tokenizer, of_prompt), encode_pieces(tokenizer, [*before, *reply])
+    prompt, whole = encode_pieces(tokenizer, of_prompt), encode_pieces(tokenizer, [*with_opening, *reply])
     if whole[: len(prompt)] == prompt:
         return [*whole[len(prompt) :], end_id]
-    # A word can span the end of the prompt, or the template writes something else there, such as an empty <think>.
-    between = _text_between(of_prompt, before)
-    between = between.lstrip() if prepends_blank(tokenizer) else between
-    return [*encode_pieces(tokenizer, [(between, True), *reply], is_start=False), end_id]
+    # A word can span the end of the prompt.
+    opening = with_opening[len(of_prompt) :]
+    if prepends_blank(tokenizer):
+        opening = [(piece.lstrip(), is_template) for piece, is_template in opening]
+    return [*encode_pieces(tokenizer, [*opening, *reply], is_start=False), end_id]
 
 
-def _text_between(of_prompt: Sequence[Piece], before: Sequence[Piece]) -> str:
-    """Return the template text that stands before a reply, after what a prompt already ends with."""
+def _answer_pieces(
+    tokenizer: Any, messages: Sequence[Message], arguments: Arguments
+) -> tuple[list[Piece], list[Piece]]:
+    """Return the pieces of the prompt, and the same with the template text that stands before an answer.
+
+    That text is what the template writes before the content of an assistant's message, such as an empty ``<think>``
+    block or gpt-oss's channel.
+    """
+    messages = _fit_system(tokenizer, messages, arguments)
+    roles = tuple(message["role"] for message in messages)
+    of_prompt = _fill(_template_pieces(tokenizer, roles, arguments, True), messages)
+    pieces = _template_pieces(tokenizer, (*roles, "assistant"), arguments, False)
+    before = _fill(pieces[: pieces.index(len(roles))], messages)
     (last, _), (text, is_template) = of_prompt[-1], before[-1]
-    same = of_prompt[:-1] == before[:-1] and is_template and text.startswith(last)
-    return text.removeprefix(last) if same else ""
+    opening = ""
+    if of_prompt[:-1] == before[:-1] and is_template and text.startswith(last):
+        opening = text.removeprefix(last)
+    if of_prompt[-1][1] and (closing := find_open_block(last + opening)):
+        opening += f"\n{closing}\n\n"
+    return of_prompt, [*of_prompt, (opening, True)] if opening else of_prompt
+
+
+def find_opened_block(tokenizer: Any, template_arguments: Arguments = ()) -> str | None:
+    """Return the markup that ends the block of reasoning which every prompt opens (DeepSeek's); None if none."""
+    last = _template_pieces(tokenizer, ("user",), template_arguments, True)[-1]
+    return find_open_block(last) if isinstance(last, str) else None
 
 
 def stop_id(tokenizer: Any, template_arguments: Arguments = ()) -> int:

@@ -18,12 +18,17 @@ class Generation:
     """The output of one call, and its cost in tokens."""
 
     text: str
+    """What the model answered, without its reasoning."""
     finish_reason: str
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
     probabilities: dict[str, float]
     """The probability of each word that was passed to ``choose``; empty after ``generate``."""
+    reasoning: str | None = None
+    """What the model wrote before its answer to reason about it; None if nothing."""
+    special_tokens: tuple[str, ...] = ()
+    """Special tokens of the tokenizer that stand in ``text``: markup that is not understood."""
     queue_seconds: float = 0.0
     """Time in the engine until the call was scheduled."""
     first_token_seconds: float = 0.0

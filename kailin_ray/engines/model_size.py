@@ -4,6 +4,7 @@ The parameters are counted on torch's meta device. The count is exact for every 
 and no weights are loaded.
 """
 
+import json
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -36,7 +37,7 @@ class ModelSize:
     """Parameters that one token uses. In a mixture of experts, only those of the token's experts count."""
     weight_bytes: int
     max_length: int
-    """Tokens, from the model's own configuration."""
+    """Tokens, from the model's own configuration with its RoPE scaling."""
     num_kv_heads: int
     """KV heads of the layer that has the fewest. The cache can be divided among this many GPUs."""
     full_bytes: int
@@ -62,17 +63,18 @@ def model_size(engine: EngineSpec) -> ModelSize:
         args.get("quantization"),
         str(args.get("kv_cache_dtype", "auto")),
         bool(args.get("trust_remote_code", False)),
+        json.dumps(args.get("hf_overrides") or {}),
     )
 
 
 @lru_cache
 def _model_size(
-    path: str, revision: str | None, dtype: str, quantization: str | None, kv_dtype: str, trust: bool
+    path: str, revision: str | None, dtype: str, quantization: str | None, kv_dtype: str, trust: bool, overrides: str
 ) -> ModelSize:
     # Imported here because most commands that use a plan do not need torch.
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust)
+    config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust, **json.loads(overrides))
     text = config.get_text_config()
     shapes = _shapes(config, trust)
     width = 4 if dtype in ("float32", "float") else 2  # vLLM's "auto" converts float32 to 16 bits
@@ -86,10 +88,26 @@ def _model_size(
         num_parameters=total,
         num_active=int(total - experts * (1 - share)),
         weight_bytes=int((total - quantized) * width + quantized * bits / 8),
-        max_length=int(text.max_position_embeddings),
+        max_length=_max_length(text),
         window=int(getattr(text, "sliding_window", None) or 0),
         **cached,
     )
+
+
+def _max_length(text: Any) -> int:
+    """Return the most tokens of a text, extended by RoPE scaling as vLLM extends it (``vllm/config/model.py``)."""
+    rope = getattr(text, "rope_parameters", None) or {}
+    layers = list(rope.values()) if rope and all(isinstance(value, dict) for value in rope.values()) else [rope]
+    factors = [
+        float(layer.get("factor") or 1.0)
+        for layer in layers
+        if layer.get("rope_type", "default") not in _SCALED_ALREADY and "gemma3" not in text.model_type
+    ]
+    return int(text.max_position_embeddings * (factors[-1] if factors else 1.0))
+
+
+_SCALED_ALREADY = ("su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling")
+"""Kinds of RoPE scaling whose models have the extended length as ``max_position_embeddings``."""
 
 
 def _shapes(config: Any, trust: bool) -> list[tuple[str, int, int]]:

@@ -41,11 +41,14 @@ def check_engine_arguments(key: str, given: Json) -> None:
     # A plan can be made on a machine without vLLM; vLLM checks the arguments when it starts.
     if not unusual or importlib.util.find_spec("vllm") is None:
         return
-    from kailin_ray.engines.vllm_engine import argument_names
+    from kailin_ray.engines.vllm_engine import argument_names, reasoning_parsers
 
     for name in sorted(unusual - argument_names()):
         close = difflib.get_close_matches(name, argument_names() | _USUAL, n=3)
         raise ConfigError(f"{key}.{name}: not an engine argument of vLLM; similar: {', '.join(close) or 'none'}")
+    parser = given.get("reasoning_parser")
+    if parser and parser not in reasoning_parsers():
+        raise ConfigError(f"{key}.reasoning_parser: {parser!r}; allowed: {', '.join(sorted(reasoning_parsers()))}")
 
 
 def check_files(key: str, path: str) -> None:

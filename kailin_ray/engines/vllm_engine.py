@@ -12,6 +12,7 @@ import math
 import time
 from array import array
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,18 @@ from vllm import SamplingParams, TokensPrompt
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
+from vllm.reasoning import ReasoningParserManager
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
 from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 
-from kailin_ray.engines.chat_template import Message, prompt_ids, stop_id
+from kailin_ray.engines.chat_template import Message, choice_ids, find_opened_block, prompt_ids, stop_id
 from kailin_ray.engines.cpu import multiplies_bfloat16
 from kailin_ray.engines.interface import EngineDeadError, EngineSpec, Generation, PromptTooLongError
 from kailin_ray.engines.models import adapter_ranks
+from kailin_ray.engines.reasoning import Output, split_reasoning
+from kailin_ray.engines.token_ids import special_ids
 from kailin_ray.engines.tokenizer import load_tokenizer
 from kailin_ray.schema import Json
 
@@ -50,6 +54,9 @@ class Engine:
         # Weights are data from outside: only safetensors are loaded, unless the user's own arguments say otherwise.
         defaults: Json = {"load_format": "safetensors", "enable_prefix_caching": True}
         own_args = dict(spec.args)
+        self._tokenizer = load_tokenizer(spec.path, spec.revision, spec.args)
+        # vLLM would wait for the end of the reasoning before it constrains a choice; ``choose`` asks for none.
+        self._parser = _reasoning_parser(own_args.pop("reasoning_parser", None), self._tokenizer, spec.chat_template)
         if current_platform.is_cpu() and own_args.get("dtype", "auto") == "auto" and not multiplies_bfloat16():
             own_args["dtype"] = "float32"
         if spec.adapters:
@@ -63,8 +70,9 @@ class Engine:
         args = AsyncEngineArgs(model=spec.path, revision=spec.revision, **(defaults | own_args))
         loggers: list[Any] | None = [RayPrometheusStatLogger] if ray_metrics else None
         self._llm = AsyncLLM.from_engine_args(args, stat_loggers=loggers)
-        self._tokenizer = load_tokenizer(spec.path, spec.revision, spec.args)
         self._template = tuple(sorted(spec.chat_template.items()))
+        self._open_block = find_opened_block(self._tokenizer, self._template)
+        self._special = special_ids(self._tokenizer)
         # The end of a turn is the template's; a model's own list of stop tokens may lack it.
         self._stop_ids = [stop_id(self._tokenizer, self._template)]
         self._adapters = {path: LoRARequest(path, i, path) for i, path in enumerate(spec.adapters, start=1)}
@@ -76,12 +84,20 @@ class Engine:
 
         Raises ``PromptTooLongError`` if prompt and ``max_tokens`` do not fit, ``EngineDeadError`` if the engine died.
         """
-        return await self._run(messages, SamplingParams(**sampling, stop_token_ids=self._stop_ids), adapter)
+        # Special tokens are kept: in some families they separate the reasoning from the answer.
+        params = SamplingParams(
+            **sampling,
+            stop_token_ids=self._stop_ids,
+            skip_special_tokens=False,
+            spaces_between_special_tokens=False,
+        )
+        return await self._run(prompt_ids(self._tokenizer, messages, self._template), params, adapter)
 
     async def choose(self, messages: Sequence[Message], words: Sequence[str], adapter: str | None = None) -> Generation:
-        """Constrain the assistant's turn to one of ``words`` and read their probabilities from its first token.
+        """Constrain the assistant's answer to one of ``words`` and read their probabilities from its first token.
 
-        The words must differ in their first token. Raises as ``generate`` does.
+        A model that reasons answers without reasoning. The words must differ in their first token. Raises as
+        ``generate`` does.
         """
         sampling = SamplingParams(
             temperature=0.0,
@@ -89,13 +105,12 @@ class Engine:
             logprobs=min(20, 4 * len(words)),
             structured_outputs=StructuredOutputsParams(choice=list(words)),
         )
-        return await self._run(messages, sampling, adapter, words)
+        return await self._run(choice_ids(self._tokenizer, messages, self._template), sampling, adapter, words)
 
     async def _run(
-        self, messages: Sequence[Message], params: SamplingParams, adapter: str | None, words: Sequence[str] = ()
+        self, prompt: list[int], params: SamplingParams, adapter: str | None, words: Sequence[str] = ()
     ) -> Generation:
         arrived = time.monotonic()
-        prompt = prompt_ids(self._tokenizer, messages, self._template)
         max_prompt = self.max_model_len - (params.max_tokens or 1)
         if len(prompt) > max_prompt:
             raise PromptTooLongError(f"{len(prompt)} prompt tokens, {max_prompt} fit")
@@ -114,8 +129,13 @@ class Engine:
             raise RuntimeError("the engine returned nothing")
         completion, times = final.outputs[0], final.metrics
         probabilities = word_probabilities(completion.logprobs[0], words) if words and completion.logprobs else {}
+        output = self._split(completion.text)
+        if probabilities:
+            output = Output(None, max(probabilities, key=probabilities.__getitem__))
         return Generation(
-            text=max(probabilities, key=probabilities.__getitem__) if probabilities else completion.text.strip(),
+            text=output.answer,
+            reasoning=output.reasoning,
+            special_tokens=self._special_tokens(completion.token_ids, output.answer),
             finish_reason=completion.finish_reason or "none",
             prompt_tokens=len(prompt),
             cached_tokens=final.num_cached_tokens or 0,
@@ -128,9 +148,27 @@ class Engine:
             prompt_hash=hashlib.sha256(array("I", prompt).tobytes()).hexdigest()[:16],
         )
 
+    def _split(self, text: str) -> Output:
+        """Separate reasoning and answer: with the vLLM parser that is named if it finds both, else by their markup."""
+        if self._parser:
+            with suppress(NotImplementedError):  # gpt-oss's
+                reasoning, answer = self._parser.extract_reasoning(text, None)
+                if reasoning and answer and answer.strip():
+                    return Output(reasoning.strip(), answer.strip())
+        return split_reasoning(text, self._open_block)
+
+    def _special_tokens(self, token_ids: Sequence[int], answer: str) -> tuple[str, ...]:
+        tokens = self._tokenizer.convert_ids_to_tokens(sorted(self._special.intersection(token_ids)))
+        return tuple(token for token in tokens if token in answer)
+
     def shutdown(self) -> None:
         """Stop the engine's processes."""
         self._llm.shutdown()
+
+
+def _reasoning_parser(name: str | None, tokenizer: Any, chat_template: Json) -> Any:
+    parser = ReasoningParserManager.get_reasoning_parser(name) if name else None
+    return parser(tokenizer, chat_template_kwargs=chat_template) if parser else None
 
 
 def lora_rank(adapter: str) -> int:
@@ -162,6 +200,12 @@ def _vllm_rank(rank: int) -> int:
 def argument_names() -> set[str]:
     """Return the names of vLLM's engine arguments."""
     return {field.name for field in dataclasses.fields(AsyncEngineArgs)}
+
+
+def reasoning_parsers() -> list[str]:
+    """Return the names of vLLM's reasoning parsers."""
+    names: list[str] = ReasoningParserManager.list_registered()
+    return names
 
 
 def word_probabilities(logprobs: dict[int, Any], words: Sequence[str]) -> dict[str, float]:

@@ -25,7 +25,7 @@ GOOD = "Does sodium azide improve the preservation of dense tissues?"
         (f"{GOOD} <|im_end|>", "stop", "markup"),
         ("Sodium azide improves the preservation of tissues.", "stop", "not_one_question"),
         (f"{GOOD} {GOOD}", "stop", "not_one_question"),
-        (f"Here is a question:\n{GOOD}", "stop", "not_one_question"),
+        (f"Here is a question:\n{GOOD}", "stop", "preamble"),
         (f'"{GOOD}"', "stop", "not_one_question"),
         ("Does azide help tissues?", "stop", "length"),
         ("Does " + "sodium azide " * 20 + "help?", "stop", "length"),
@@ -40,6 +40,32 @@ GOOD = "Does sodium azide improve the preservation of dense tissues?"
 )
 def test_questions_are_checked_strictly(asked: str, finish: str, problem: str | None) -> None:
     assert question.problem(asked, finish, DOCUMENT) == problem
+
+
+@pytest.mark.parametrize(
+    ("form", "problem"),
+    [
+        ("Here is the question: {}", "preamble"),
+        ("Here's a question. {}", "preamble"),
+        ("Sure! {}", "preamble"),
+        ("Question: {}", "preamble"),
+        ("Q: {}", "preamble"),
+        ("Clinical question 1: {}", "preamble"),
+        ("The question is: {}", "preamble"),
+        ("**Question:** {}", "markup"),
+        ("Okay, let me think of one. {}", "preamble"),
+        ("We need to ask about azide. {}", "preamble"),
+        ("<question>{}</question>", "markup"),
+        ("<think>Azide.</think> {}", "markup"),
+        ('{{"question": "{}"}}', "markup"),
+        ("```{}```", "markup"),
+        ("assistantfinal{}", "markup"),
+        ("I'm sorry, but {}", "refusal"),
+        ("I cannot do that. {}", "refusal"),
+    ],
+)
+def test_what_models_write_around_a_question_is_no_question(form: str, problem: str) -> None:
+    assert question.problem(form.format(GOOD), "stop", DOCUMENT) == problem
 
 
 def test_an_example_s_subject_may_be_asked_about_where_the_abstract_has_it() -> None:
@@ -83,7 +109,17 @@ def test_the_worked_examples_pass_the_checks_they_teach() -> None:
 @with_example("the " + "a " * 50_000 + "study?", "", "")
 def test_any_output_of_a_model_is_judged(said: str, title: str, abstract: str) -> None:
     found = question.problem(said, "stop", {"title": title, "abstract": abstract})
-    names = ["empty", "markup", "not_one_question", "length", "points_at_source", "copies_example", "off_topic"]
+    names = [
+        "empty",
+        "markup",
+        "preamble",
+        "refusal",
+        "not_one_question",
+        "length",
+        "points_at_source",
+        "copies_example",
+        "off_topic",
+    ]
     assert found in (None, *names)
     if found is None:
         assert said.endswith("?")

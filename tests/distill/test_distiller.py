@@ -11,6 +11,7 @@ import pytest
 
 from kailin_ray.agents.prompts import DECIDE, TASKS
 from kailin_ray.config import DistillConfig, Judge
+from kailin_ray.dataset.rows import rejected, sft, triple
 from kailin_ray.distill.actor import format_verdict
 from kailin_ray.distill.distiller import RERANKED, Distiller
 from kailin_ray.engines.interface import EngineDeadError, Generation, PromptTooLongError
@@ -50,6 +51,8 @@ class FakeEngine:
         reply = reply(messages) if callable(reply) else reply
         if isinstance(reply, BaseException):
             raise reply
+        if isinstance(reply, Generation):
+            return reply
         return made(reply, self.finish)
 
     async def choose(
@@ -314,3 +317,37 @@ def test_mesh_similarity_moves_contexts_where_it_weighs(
     assert set(asked) == {RERANKED if weight else 2}
     for candidate in row["candidates"]:
         assert [context["pmid"] for context in candidate["contexts"]] == kept
+
+
+THOUGHT = "The abstract says that insulin had an effect."
+
+
+def test_reasoning_stands_in_a_column_of_its_own(run: Run) -> None:
+    replies = {task: replace(made(text, "stop"), reasoning=THOUGHT) for task, text in REPLIES.items()}
+    row = run(DOCUMENT, FakeEngine(replies))
+    assert row["status"] == "ok"
+    assert row["reasoning"] == [{"agent": agent, "text": THOUGHT} for agent in ("general", "biomedical", "answer")]
+    assert row["answer"] == REPLIES["Answer in"]
+    published = triple(as_stored(row))
+    assert (published["answer"], published["reasoning"]) == (row["answer"], THOUGHT)
+    assert THOUGHT not in str(sft(as_stored(row)))
+
+
+def test_an_answer_that_never_comes_is_rejected_and_the_reasoning_kept(run: Run) -> None:
+    cut = replace(made("", "length"), reasoning=THOUGHT)
+    row = run(DOCUMENT, FakeEngine(REPLIES | {"Answer in": cut}))
+    assert (row["status"], row["reason"]) == ("rejected", "answer_truncated")
+    assert row["detail"] == f"only reasoning, in 3 tokens: ... {THOUGHT}"
+    assert rejected(as_stored(row))["reasoning"] == [{"agent": "answer", "text": THOUGHT}]
+    row = run(DOCUMENT, FakeEngine(REPLIES | {"Answer in": replace(cut, finish_reason="stop")}))
+    assert row["reason"] == "answer_empty"
+    row = run(DOCUMENT, FakeEngine(REPLIES | {TASKS["clinical"]: replace(cut, finish_reason="stop")}))
+    assert row["detail"].startswith("general: empty: 'only reasoning, in 3 tokens")
+
+
+def test_special_tokens_that_nobody_understands_reject(run: Run) -> None:
+    answer = replace(made("Insulin had [TOOL_CALLS] an effect.", "stop"), special_tokens=("[TOOL_CALLS]",))
+    row = run(DOCUMENT, FakeEngine(REPLIES | {"Answer in": answer}))
+    assert (row["status"], row["reason"]) == ("rejected", "answer_malformed")
+    row = run(DOCUMENT, FakeEngine(REPLIES | {TASKS["clinical"]: replace(answer, text=CLINICAL)}))
+    assert row["detail"].startswith("general: markup: ")

@@ -32,6 +32,7 @@ class Engine:
     """A replica's account; its clock goes on by a second at each look."""
 
     def __init__(self) -> None:
+        self.warnings: list[str] = []
         self.account: dict[str, Any] = {
             "stage": "all", "seconds": 0.0, "ready": False, "in_flight": 0, "completion_tokens": 0, "rows": {},
             "reasons": {},
@@ -41,7 +42,12 @@ class Engine:
         self.account = self.account | {"seconds": self.account["seconds"] + 1.0}
         if self.account["ready"]:
             self.account["completion_tokens"] += 40
-        return {"accounts": [self.account], "num_open": self.account["in_flight"], "num_left": 0}
+        return {
+            "accounts": [self.account],
+            "num_open": self.account["in_flight"],
+            "num_left": 0,
+            "warnings": self.warnings,
+        }
 
 
 @pytest.fixture
@@ -75,6 +81,20 @@ def test_the_line_moves_before_a_row_is_done(watched: Callable[[Any, Terminal], 
     last = terminal.getvalue().rstrip().rpartition("\r")[2]
     assert last.startswith("distill: 3/300   1% [")
     assert last.endswith("ok=2, rejected=1]")
+
+
+def test_each_warning_is_shown_once(
+    watched: Callable[[Any, Terminal], Watch], caplog: pytest.LogCaptureFixture
+) -> None:
+    engine, terminal = Engine(), Terminal()
+    with watched(engine, terminal):
+        engine.warnings.append("all: m reasons\x1b before it answers")
+        terminal.wait_for("0/300")
+        engine.account |= {"ready": True, "in_flight": 64}
+        terminal.wait_for("64 calls in flight")
+        engine.account |= {"in_flight": 62}
+        terminal.wait_for("62 calls in flight")
+    assert [record.message for record in caplog.records] == ["all: m reasons\\x1b before it answers"]
 
 
 def test_the_line_is_cut_where_the_terminal_ends() -> None:

@@ -85,3 +85,24 @@ def test_the_cache_of_each_kind_of_layer(tmp_path: Path) -> None:
     # 61 layers of a latent of 512 and 64 positions, on every GPU.
     deepseek = size_of(config_only(tmp_path, "deepseek-v3"))
     assert (deepseek.full_bytes, deepseek.num_kv_heads) == (61 * (512 + 64) * 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("rope", "length"),
+    [
+        ({"rope_type": "linear", "factor": 4.0}, 4 * 4096),
+        ({"type": "dynamic", "factor": 2.0}, 2 * 4096),
+        ({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+         | {"original_max_position_embeddings": 1024}, 4096),
+        ({"rope_type": "default"}, 4096),
+    ],
+)  # fmt: skip
+def test_rope_scaling_extends_the_length_as_vllm_does(tmp_path: Path, rope: dict[str, Any], length: int) -> None:
+    config = {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "intermediate_size": 128,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 600, "max_position_embeddings": 4096,
+        "rope_scaling": rope,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert size_of(str(tmp_path)).max_length == length
+    assert size_of(str(tmp_path), hf_overrides={"max_position_embeddings": 8192}).max_length == 2 * length

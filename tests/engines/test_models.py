@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kailin_ray.engines.models import resolve_adapter
+from kailin_ray.engines.models import check_engine_arguments, resolve_adapter
 from kailin_ray.errors import ConfigError
 from tests.support.adapters import adapter
 
@@ -46,3 +46,9 @@ def test_what_vllm_cannot_serve_is_refused(tmp_path: Path, values: dict[str, Any
 def test_what_vllm_serves_is_taken(tmp_path: Path, values: dict[str, Any]) -> None:
     path = changed(tmp_path / "a", **values)
     assert resolve_adapter(str(path), "model.answer.adapter") == str(path)
+
+
+def test_reasoning_parsers_are_those_of_vllm() -> None:
+    check_engine_arguments("model.engine", {"reasoning_parser": "granite"})
+    with pytest.raises(ConfigError, match=r"^model.engine.reasoning_parser: 'granit'; allowed: .*, granite, .*qwen3"):
+        check_engine_arguments("model.engine", {"reasoning_parser": "granit"})

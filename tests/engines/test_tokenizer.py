@@ -1,6 +1,7 @@
 """A model's tokenizer is looked at before anything starts."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from kailin_ray.engines.chat_template import prompt_ids
 from kailin_ray.engines.interface import EngineSpec
-from kailin_ray.engines.tokenizer import check_tokenizer, load_tokenizer
+from kailin_ray.engines.tokenizer import check_tokenizer, describe_reasoning, load_tokenizer
 from kailin_ray.errors import ConfigError
 from tests.conftest import MODEL
 from tests.support.tokenizers import PARTS_ONLY
@@ -69,3 +70,42 @@ def test_a_tokenizer_that_the_engine_arguments_name_is_the_one(model: Path, tmp_
     bare.mkdir()
     shutil.copy(MODEL / "config.json", bare)
     check(bare, tokenizer=str(model))
+
+
+@pytest.mark.parametrize(
+    ("template", "arguments", "advice"),
+    [
+        ("{{ enable_thinking }}", {}, "to turn it off: model.chat_template.enable_thinking=false"),
+        (
+            "{{ thinking }}",
+            {"enable_thinking": False},
+            "although model.chat_template has enable_thinking=false. .* off: model.chat_template.thinking=false",
+        ),
+        (
+            "{{ enable_thinking }}",
+            {"enable_thinking": False},
+            r"although .*no other switch for that; .* model.<agent>.sampling.max_tokens",
+        ),
+        ("{{ messages }}", {}, "no switch for that; choose a model that does not, or give it more tokens"),
+        ("{{ reasoning_effort }}", {}, "off: model.chat_template.reasoning_effort=low"),
+    ],
+)
+def test_a_model_that_reasons_is_named_with_the_switch(
+    model: Path, template: str, arguments: dict[str, object], advice: str
+) -> None:
+    (model / "chat_template.jinja").write_text(template)
+    engine = EngineSpec(path=str(model), revision=None, args={}, chat_template=arguments)
+    line = describe_reasoning(engine)
+    assert line and re.search(f"/model reasons before it answers.*{advice}", line)
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "args"),
+    [({"enable_thinking": True}, {}), ({"reasoning_effort": "high"}, {}), ({}, {"reasoning_parser": "qwen3"})],
+)
+def test_a_model_that_is_asked_to_reason_is_not_named(
+    model: Path, arguments: dict[str, object], args: dict[str, object]
+) -> None:
+    engine = EngineSpec(path=str(model), revision=None, args=args, chat_template=arguments)
+    assert describe_reasoning(engine) is None
