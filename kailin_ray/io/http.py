@@ -5,20 +5,23 @@ time, or the server sets it with ``Retry-After``. A permanent fault (404, an inv
 http and https are used, even after a redirect.
 """
 
+import json
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote_plus, urljoin, urlsplit
 
 import requests
 import urllib3
 
 from kailin_ray import __version__
+from kailin_ray.io.terminal import printable
 
 CHUNK = 1 << 18
 TIMEOUT_S = (20, 30)
@@ -30,7 +33,10 @@ PAUSE_S = 1.0
 """Pause before the second attempt; it doubles each time. With ``ATTEMPTS``, a server may be down for half a minute."""
 LONGEST_PAUSE_S = 600.0
 """If a server asks for a longer pause, the request fails."""
+MAX_BODY_BYTES, MAX_QUOTED = 1 << 12, 200
+"""The bytes of an error's body that are read, and the characters of a server's text that an error quotes."""
 
+_TAG = re.compile(r"<[^<>]*+>")
 _BUSY = frozenset((408, 425, 429, 500, 502, 503, 504))
 
 T = TypeVar("T")
@@ -52,8 +58,11 @@ class PassingError(WebError):
 class Web:
     """A client of a server for several threads. It reuses connections, limits the request rate and can be stopped."""
 
-    def __init__(self, per_second: float | None = None):
-        """``per_second``: the most requests that may start per second; None for no limit."""
+    def __init__(self, per_second: float | None = None, secret: str = ""):
+        """``per_second``: the most requests that may start per second; None for no limit.
+
+        ``secret``: a value in the forms that are sent, which no error may contain; empty if there is none.
+        """
         self._session = requests.Session()
         # Identity, so that a byte range refers to the file's own bytes.
         headers = {"User-Agent": f"kailin_ray/{__version__} (PubMed to training data)", "Accept-Encoding": "identity"}
@@ -62,6 +71,7 @@ class Web:
         self._turn = threading.Lock()
         self._next = 0.0
         self._stop = threading.Event()
+        self._secrets = tuple(dict.fromkeys((secret, json.dumps(secret)[1:-1], quote_plus(secret)))) if secret else ()
 
     def stop(self) -> None:
         """Make the next step of every thread raise ``WebError``."""
@@ -94,14 +104,39 @@ class Web:
         try:
             with self._follow(method, url, keys) as answer:
                 if answer.status_code >= 400 and answer.status_code not in allowed:
-                    fault = f"{url}: {answer.status_code} {answer.reason}"
+                    body = self.quote(self._read_body(answer))
+                    fault = f"{url}: {answer.status_code} {self.quote(answer.reason)}" + (f": {body}" if body else "")
                     raise PassingError(fault, _pause(answer)) if answer.status_code in _BUSY else WebError(fault)
                 yield answer
         except (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError) as error:
-            fault = f"{url}: {_last_words(error)}"
+            fault = f"{url}: {self.quote(_last_words(error))}"
             raise WebError(fault) if isinstance(error, requests.exceptions.SSLError) else PassingError(fault) from error
         except requests.RequestException as error:
-            raise WebError(f"{url}: {error}") from error
+            raise WebError(f"{url}: {self.quote(str(error))}") from error
+
+    def quote(self, text: str | None) -> str:
+        """Return text of a server for an error: one printable line without the secret, cut to ``MAX_QUOTED``."""
+        line = printable(" ".join(self._hide_secrets(text or "").split()))
+        return line if len(line) <= MAX_QUOTED else line[: MAX_QUOTED - 3] + "..."
+
+    def _hide_secrets(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "(secret)")
+        return text
+
+    def _read_body(self, answer: requests.Response) -> str:
+        """Return what an error's body says; empty for a page for browsers, and if the body cannot be read."""
+        kind, encoding = answer.headers.get("Content-Type", ""), answer.headers.get("Content-Encoding", "identity")
+        body = b""
+        if "html" in kind.lower() or encoding != "identity":
+            return ""
+        with suppress(urllib3.exceptions.HTTPError, OSError):
+            # One piece: a server that sends single bytes must not hold up the error.
+            body = answer.raw.read1(MAX_BODY_BYTES, decode_content=False)
+        text = self._hide_secrets(read_message(body))
+        # Where the body is cut, it may end within the secret.
+        ends = (secret[:size] for secret in self._secrets for size in range(len(secret) - 1, 3, -1))
+        return text.removesuffix(next((end for end in ends if text.endswith(end)), ""))
 
     def _follow(self, method: str, url: str, keys: dict[str, Any]) -> requests.Response:
         """Send a request, and follow redirects: never from https to http, and data only to the same server."""
@@ -115,7 +150,7 @@ class Web:
             url = urljoin(url, target)
             fault = _redirect_fault(origin, url, bool(keys.get("data")) and answer.status_code in (307, 308))
             if fault:
-                raise WebError(f"{origin}: redirected to {url}: {fault}")
+                raise WebError(f"{origin}: redirected to {self.quote(url)}: {fault}")
             if answer.status_code not in (307, 308) and method == "POST":
                 method, keys = "GET", {name: value for name, value in keys.items() if name != "data"}
         raise WebError(f"{origin}: more than {MAX_REDIRECTS} redirects")
@@ -185,6 +220,16 @@ class Web:
     def _wait(self, seconds: float) -> None:
         if self._stop.wait(max(0.0, seconds)):
             raise WebError("stopped")
+
+
+def read_message(body: bytes) -> str:
+    """Return what the body of an error says: ``error`` of a JSON object, else its text, without XML's tags."""
+    text = body.decode("utf-8", "replace")
+    with suppress(ValueError, RecursionError):
+        value = json.loads(text, strict=False)
+        if isinstance(value, dict) and isinstance(value.get("error"), str):
+            return str(value["error"])
+    return _TAG.sub(" ", text)
 
 
 def _redirect_fault(origin: str, target: str, has_data: bool) -> str | None:

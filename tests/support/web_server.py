@@ -29,7 +29,8 @@ class Site:
     answers: dict[str, Callable[[dict[str, list[str]]], bytes]] = field(default_factory=dict)
     """Of a path that is computed, from the query or form."""
     faults: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
-    """Of a path, one a request in their order: a status with its headers, or how many bytes to send before dropping."""
+    """Of a path, one a request in their order: a status, its headers and perhaps a body; or how many bytes to send
+    before dropping."""
     takes_ranges: bool = True
     asked: list[Asked] = field(default_factory=list)
     lock: Any = field(default_factory=threading.Lock)
@@ -59,7 +60,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.site.asked.append(asked)
             fault = self.site.faults[path].pop(0) if self.site.faults[path] else None
         if isinstance(fault, tuple):
-            self._send(asked, fault[0], b"", fault[1])
+            self._send(asked, fault[0], b"".join(fault[2:]), fault[1])
             return
         if path in self.site.answers:
             data = self.site.answers[path](form)

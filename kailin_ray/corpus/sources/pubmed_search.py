@@ -99,7 +99,7 @@ def _fetch_pmids(
             note = read_json(path)
         else:
             begun = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-            note = {"asked": request, "begun": begun, "pmids": find(), "not_given": None}
+            note = {"asked": request, "begun": begun, "pmids": find(), "remarks": client.remarks, "not_given": None}
             write_json(path, note)
         batches = {
             folder / f"{kind}-{note['begun']}-{digest}-{at // BATCH + 1:06}.xml.gz": note["pmids"][at : at + BATCH]
@@ -108,6 +108,8 @@ def _fetch_pmids(
         if note["not_given"] is None or not all(file.exists() for file in batches):
             note["not_given"] = _fetch(client, batches, terminal)
             write_json(path, note)
+    for remark in note.get("remarks", ()):
+        print(f"source.query: NCBI says: {remark}", file=terminal)
     if missing := note["not_given"]:
         shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
         print(

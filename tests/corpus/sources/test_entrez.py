@@ -131,6 +131,121 @@ def test_a_search_that_stays_broken_is_an_error_and_no_endless_loop(site: Site, 
     assert len(site.asked) <= http.ATTEMPTS
 
 
+SEARCHES = {
+    "phrases not found and dropped: metfromin": {"errorlist": {"phrasesnotfound": ["metfromin"], "fieldsnotfound": []}},
+    "fields not found: xyz": {"errorlist": {"phrasesnotfound": [], "fieldsnotfound": ["xyz"]}},
+    'quoted phrases not found: "metfromin therapy"': {
+        "warninglist": {"phrasesignored": [], "quotedphrasesnotfound": ['"metfromin therapy"'], "outputmessages": []}
+    },
+    "phrases ignored: of, the, a, an, in, ...": {"warninglist": {"phrasesignored": [*"of the a an in on".split()]}},
+    "messages: Wildcard search for 'a*' \\x1b[31m used": {
+        "warninglist": {"outputmessages": "Wildcard search for 'a*'\n\x1b[31m used"}
+    },
+    "newkind: {'a': 1}": {"warninglist": {"newkind": [{"a": 1}], "other": None}},
+}
+
+
+@pytest.mark.parametrize("remark", SEARCHES)
+def test_what_ncbi_says_beside_a_result_is_kept(site: Site, remark: str) -> None:
+    whole = site.answers[ESEARCH]
+
+    def search(form: dict[str, list[str]]) -> bytes:
+        answer = json.loads(whole(form))
+        return json.dumps({"esearchresult": answer["esearchresult"] | SEARCHES[remark]}).encode()
+
+    site.answers[ESEARCH] = search
+    client = Eutils(site.address, None)
+    assert len(client.search("x", 5)[0]) == 5
+    assert client.remarks == [remark]  # once, though each of two answers has it
+    with pytest.raises(ConfigError) as caught:
+        site.answers[ESEARCH] = lambda form: json.dumps(
+            {"esearchresult": {"count": "0", "retmax": "0", "idlist": []} | SEARCHES[remark]}
+        ).encode()
+        client.search("x", 5)
+    assert str(caught.value) == f"source.query: 'x': PubMed finds nothing; {remark}"
+
+
+FAILED = [
+    '{"header": {"type": "esearch"}, "esearchresult": {"ERROR": "Search Backend failed: Database is not supported"}}',
+    '{"esearchresult": {"ERROR": "Unable to open connection to #PMQuerySrv?dbaf=pubmed"}}',
+    '<?xml version="1.0"?>\n<!DOCTYPE eSearchResult PUBLIC "x" "y">\n<eSearchResult>\n'
+    "<ERROR>Search Backend failed: read request has been timed out</ERROR></eSearchResult>",
+]
+
+
+@pytest.mark.parametrize("answer", FAILED)
+def test_a_backend_that_failed_is_asked_again_so_many_times(site: Site, answer: str) -> None:
+    whole = site.answers[ESEARCH]
+    left = [answer.encode()] * 3
+    site.answers[ESEARCH] = lambda form: left.pop() if left else whole(form)
+    assert len(Eutils(site.address, None).search("x", 5)[0]) == 5
+    assert len(site.asked) == 3 + 2
+    site.answers[ESEARCH] = lambda _: answer.encode()
+    site.asked.clear()
+    with pytest.raises(WebError, match="esearch.fcgi: (Search Backend failed|Unable to open)"):
+        Eutils(site.address, None).search("x", 5)
+    assert len(site.asked) == http.ATTEMPTS
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"esearchresult": {"ERROR": "Search Backend failed: \'retstart\' cannot be larger than 9998"}}',
+        '{"esearchresult": {"ERROR": "Invalid db name specified: x"}}',
+        "<eSearchResult><ERROR>Empty term and query_key - nothing todo</ERROR></eSearchResult>",
+    ],
+)
+def test_an_error_that_stays_is_not_asked_again(site: Site, answer: str) -> None:
+    site.answers[ESEARCH] = lambda _: answer.encode()
+    with pytest.raises(WebError, match="cannot be larger|Invalid db|nothing todo"):
+        Eutils(site.address, None).search("x", 5)
+    assert len(site.asked) == 1
+
+
+KEY = "0123456789abcdef0123456789abcdef0123"
+BODIES = [
+    ('{"error":"API key invalid","api-key":"%s","type":"api-key","status":"unknown"}', "400 Bad Request: API key inva"),
+    ("<eFetchResult>\n<ERROR>no key \x1b[2J %s</ERROR></eFetchResult>", r"400 Bad Request: no key \x1b[2J (secret)"),
+    ("%s" * 3, "400 Bad Request: (secret)(secret)(secret)"),
+    (" " * 4_070 + "%s", "400 Bad Request"),
+    ("x" * 4_000 + "%s", "400 Bad Request: " + "x" * 100),
+    ('{"error": "%s"}', "400 Bad Request: (secret)"),
+    ("\udcff%s", "400 Bad Request: \ufffd"),
+    ("", "400 Bad Request"),
+]
+
+
+@pytest.mark.parametrize(("body", "shown"), BODIES)
+@pytest.mark.parametrize("path", [ESEARCH, EFETCH])
+def test_what_a_refusal_says_is_shown_without_the_key(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, body: str, shown: str
+) -> None:
+    monkeypatch.setenv("NCBI_API_KEY", KEY)
+    client = Eutils(site.address, None)
+    data = body.replace("%s", KEY).encode("utf-8", "surrogateescape")
+    site.faults[path] = [(400, {"Content-Type": "application/json"}, data)]
+    with pytest.raises(WebError) as caught:
+        client.search("x", 5) if path == ESEARCH else client.fetch([1], tmp_path / "a.xml.gz")
+    message = str(caught.value)
+    assert f"{path}: {shown}" in message
+    assert KEY[:6] not in message and message.isprintable() and len(message) < 400
+    assert len(site.asked) == 1
+
+
+def test_no_error_of_any_kind_holds_the_key(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NCBI_API_KEY", KEY)
+    client = Eutils(site.address, None)
+    for text in (
+        f'{{"error": "{KEY}"}}', f'{{"esearchresult": {{"ERROR": "{KEY}"}}}}', KEY, f"{{{KEY}", f"<{KEY}/>",
+        f"<a><ERROR>{KEY}</ERROR></a>",
+    ):  # fmt: skip
+        site.answers = dict.fromkeys((ESEARCH, EFETCH), lambda _, text=text: text.encode())
+        for ask in (lambda: client.search("x", 5), lambda: client.fetch([1], tmp_path / "a.xml.gz")):
+            with pytest.raises(WebError) as caught:
+                ask()
+            assert KEY[:6] not in str(caught.value)
+
+
 ENTITIES = (
     '<?xml version="1.0"?><!DOCTYPE PubmedArticleSet [<!ENTITY a "ha"><!ENTITY b "{}"><!ENTITY c "{}">'
     '<!ENTITY f SYSTEM "file:///etc/passwd">]><PubmedArticleSet><PubmedArticle><MedlineCitation><PMID>7</PMID>'

@@ -56,6 +56,26 @@ def test_a_query_becomes_files_of_batches(site: Site, small_shard: Path, tmp_pat
     assert len(rows(more)) == 500
 
 
+def test_phrases_that_pubmed_dropped_are_shown_each_time(site: Site, tmp_path: Path) -> None:
+    whole = site.answers[ESEARCH]
+
+    def search(form: dict[str, list[str]]) -> bytes:
+        answer = json.loads(whole(form))
+        answer["esearchresult"] |= {
+            "errorlist": {"phrasesnotfound": ["metfromin"]},
+            "warninglist": {"quotedphrasesnotfound": ['"metfromin therapy"']},
+        }
+        return json.dumps(answer).encode()
+
+    site.answers[ESEARCH] = search
+    for _ in range(2):  # also where nothing is asked again
+        said = io.StringIO()
+        query_files(query(site, 5), tmp_path / "f", said)
+        assert "source.query: NCBI says: phrases not found and dropped: metfromin\n" in said.getvalue()
+        assert 'source.query: NCBI says: quoted phrases not found: "metfromin therapy"\n' in said.getvalue()
+    assert len(site.requests(ESEARCH)) == 2
+
+
 def test_what_was_fetched_is_not_fetched_again_after_a_failure(site: Site, tmp_path: Path) -> None:
     site.faults[EFETCH] = [None, 100, *[(503, {})] * 20]
     with pytest.raises(WebError, match="efetch.fcgi: 503"):
