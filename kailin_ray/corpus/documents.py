@@ -105,6 +105,8 @@ class DocumentsManifest(Manifest):
     """Citations that did not become documents: ``superseded``, ``deleted``."""
     num_skipped: dict[str, int]
     """Records in the files that are not citations, by reason."""
+    num_unescaped: int = 0
+    """Citations of PubMed whose texts were escaped twice."""
     files: tuple[SourceFile, ...]
     versions: dict[str, str]
     config: Json

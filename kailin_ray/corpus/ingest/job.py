@@ -31,6 +31,7 @@ from kailin_ray.corpus.documents import (
 )
 from kailin_ray.corpus.ingest.merge import BucketItem, merge_bucket
 from kailin_ray.corpus.ingest.parse import BUCKET_BITS, FileItem, FileReport, deal_file, find_damage
+from kailin_ray.corpus.readers.pubmed_xml import UNESCAPED
 from kailin_ray.corpus.sources.resolve import source_files, table_columns
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.files import read_json, updating
@@ -114,6 +115,8 @@ def format_ingest(result: IngestResult) -> str:
         lines.append(format_update(manifest))
     if manifest.num_skipped:
         lines.append("records that are not citations: " + json.dumps(manifest.num_skipped))
+    if manifest.num_unescaped:
+        lines.append(f"citations whose texts were escaped twice, and are unescaped: {manifest.num_unescaped:,}")
     return "\n".join(lines)
 
 
@@ -201,6 +204,7 @@ def _manifest(
     skipped: Counter[str] = Counter(before.num_skipped if before else {})
     for report in reports:
         skipped.update(report["skipped"])
+    num_unescaped = skipped.pop(UNESCAPED, 0) + (before.num_unescaped if before else 0)
     files = [
         SourceFile(name=report["name"], bytes=report["bytes"], sha256=report["sha256"], columns=report["columns"])
         for report in reports
@@ -218,6 +222,7 @@ def _manifest(
             "deleted": total["deleted"],
         },
         num_skipped=dict(skipped),
+        num_unescaped=num_unescaped,
         files=(*(before.files if before else ()), *files),
         versions={"kailin_ray": __version__, "ray": ray.__version__},
         damaged=damaged,

@@ -56,7 +56,7 @@ class FileReport(TypedDict):
     """Why the file could not be read; empty if it was read."""
     citations: int
     skipped: dict[str, int]
-    """Records that are not citations, by reason."""
+    """Records that are not citations, by reason; and citations that were ``UNESCAPED``."""
     buckets: list[int]
     """Buckets that the file has rows of."""
 

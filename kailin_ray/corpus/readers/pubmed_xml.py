@@ -20,16 +20,19 @@ from typing import Any, BinaryIO
 from lxml import etree
 
 from kailin_ray.corpus.readers.citation import Citation, citation
+from kailin_ray.corpus.readers.escapes import unescape_citation
 from kailin_ray.corpus.readers.fields import read_article, read_identity
 from kailin_ray.corpus.readers.gc_pause import no_search
 from kailin_ray.corpus.readers.part_cache import SAFE, Known, OddError, parse
 from kailin_ray.corpus.readers.record_pattern import END, RECORD, only_tags
-from kailin_ray.io.compressed import open_unpacked
+from kailin_ray.io.compressed import RecordStream, open_unpacked
 
 MAX_RECORD_BYTES = 16 << 20
 """Maximum size of a record's XML, and of the XML between two records. The parser holds it in memory. Papers with 15,000
 authors take about 6 MiB."""
 BLOCK_BYTES = 1 << 19
+UNESCAPED = "unescaped"
+"""Key of the count of citations whose texts were escaped twice."""
 
 _HEAD = re.compile(
     rb"(?:\xef\xbb\xbf)?(?:<\?xml version=.1\.0.(?: encoding=.(?i:utf-8).)?(?: standalone=.\w+.)?\s*\?>)?\s*"
@@ -45,7 +48,8 @@ def read_citations(path: Path, skipped: Counter[str]) -> Iterator[Citation]:
     """Stream the citations of one PubMed XML file (``.xml`` or ``.xml.gz``) in order.
 
     A ``DeleteCitation`` yields rows with ``deleted`` true and no text. Records that are not usable citations are
-    counted by reason in ``skipped``. Entities are never expanded, and nothing outside the file is read.
+    counted by reason in ``skipped``. It also counts citations that were escaped twice, as ``UNESCAPED``. Entities are
+    never expanded, and nothing outside the file is read.
 
     Raises ``DamagedFileError`` if the file is truncated, not well-formed or not a ``PubmedArticleSet``. Unused
     elements, such as authors and references, may not be checked. Also raises it if the file would fill the memory,
@@ -110,7 +114,7 @@ def _read_block(block: bytes, known: Known, skipped: Counter[str]) -> list[Citat
         if not match:
             rows += _read_elements(b"".join((b"<_>", piece, END, b"</_>")), skipped)
         elif row := next(of_nlms_form):
-            rows.append(row)
+            rows.append(_unescape(row, skipped))
         else:
             skipped["malformed"] += 1
     return rows
@@ -131,25 +135,26 @@ def _record(element: Any, skipped: Counter[str]) -> list[Citation]:
         return [Citation(pmid, version, deleted=True) for pmid, version in identities if pmid is not None]
     elif element.tag == "PubmedArticle":
         if row := read_article(element):
-            return [row]
+            return [_unescape(row, skipped)]
         skipped["malformed"] += 1
     return []
 
 
-class _Watched:
-    """A stream that raises ``DamagedFileError`` if no record ends within ``MAX_RECORD_BYTES``."""
+def _unescape(row: Citation, counts: Counter[str]) -> Citation:
+    unescaped = unescape_citation(row)
+    if unescaped is None:
+        return row
+    counts[UNESCAPED] += 1
+    return unescaped
+
+
+class _Watched(RecordStream):
+    """The stream of a PubMed XML file."""
+
+    error = DamagedFileError
 
     def __init__(self, path: Path, stream: BinaryIO):
-        self._path, self._stream, self._mark = path, stream, 0
-        self.name = str(path)  # the parser's messages show it
-
-    def read(self, size: int) -> bytes:
-        if self._stream.tell() - self._mark > MAX_RECORD_BYTES:
-            raise DamagedFileError(f"{self._path}: {MAX_RECORD_BYTES:,} bytes without the end of a record")
-        return self._stream.read(size)
-
-    def record_ended(self) -> None:
-        self._mark = self._stream.tell()
+        super().__init__(stream, str(path), MAX_RECORD_BYTES)
 
 
 def _elements(stream: _Watched, skipped: Counter[str]) -> Iterator[Citation]:

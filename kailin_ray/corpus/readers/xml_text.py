@@ -40,7 +40,7 @@ def _inline(element: Any) -> str:
         piece = ""
         if tag == "sup":
             power = _inline(child).strip()
-            piece = f"^{power}" if last.isdigit() and _NUMBER.match(power) else power
+            piece = f"^{power}" if is_power(last, power) else power
         elif tag == f"{_MATHML}math":
             formula = _formula(child).strip()
             piece = (f" {formula}" if last.isalnum() else formula) + (" " if (child.tail or "")[:1].isalnum() else "")
@@ -50,6 +50,11 @@ def _inline(element: Any) -> str:
         pieces.append(piece)
         last = piece[-1:] or last
     return "".join(pieces)
+
+
+def is_power(before: str, raised: str) -> bool:
+    """Return whether raised text is a power of a number: it is a number, and the character ``before`` it a digit."""
+    return before.isdigit() and bool(_NUMBER.match(raised))
 
 
 def _formula(node: Any) -> str:

@@ -314,6 +314,7 @@ def _manifest(
         num_citations=source.num_citations,
         num_left_out=source.num_left_out,
         num_skipped=source.num_skipped,
+        num_unescaped=source.num_unescaped,
         files=source.files,
         versions={"kailin_ray": __version__, "ray": ray.__version__},
         config=settings(config),

@@ -325,3 +325,16 @@ def test_ingest_again_with_more_files_through_the_command_line(kailin: Command, 
     assert again.returncode == 0
     assert "made already, from these files" in again.stdout
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+def test_texts_that_were_escaped_twice_are_unescaped_and_counted(kailin: Command, tmp_path: Path) -> None:
+    out = tmp_path / "corpus"
+    made(tmp_path, "pubmed1.xml", article(1, "P &amp;lt; 0.05"), article(2, "p &lt; 0.05"), "<PubmedBookArticle/>")
+    for number, expected in ((1, {1: "P < 0.05", 2: "p < 0.05"}), (2, {3: "Of E. coli"})):
+        done = kailin("ingest", f"source.path={tmp_path}", f"out={out}")
+        assert done.returncode == 0, done.stderr
+        assert f"citations whose texts were escaped twice, and are unescaped: {number}" in done.stdout
+        manifest = json.loads((out / "manifest.json").read_text())
+        assert (manifest["num_unescaped"], manifest["num_skipped"]) == (number, {"book": 1})
+        assert expected.items() <= titles(out).items()
+        made(tmp_path, "pubmed2.xml", article(3, "Of &lt;i&gt;E. coli&lt;/i&gt;"))
