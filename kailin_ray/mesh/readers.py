@@ -23,7 +23,12 @@ from typing import BinaryIO
 import obonet
 from lxml import etree
 
-from kailin_ray.io.compressed import open_unpacked
+from kailin_ray.io.compressed import RecordStream, open_unpacked, read_lines
+
+MAX_RECORD_BYTES = 16 << 20
+"""Maximum size of a descriptor's XML, and of a line of a table or tree list."""
+MAX_OBO_CHARACTERS = 256 << 20
+"""Maximum size of an OBO file, which is read at once."""
 
 
 @dataclass(frozen=True, order=True)
@@ -85,11 +90,13 @@ _SAFE: dict[str, bool] = {"resolve_entities": False, "no_network": True, "load_d
 
 
 def _read_xml(stream: BinaryIO) -> Iterator[Descriptor]:
-    _, root = next(etree.iterparse(stream, events=("start",), **_SAFE))
+    watched = RecordStream(stream, "XML", MAX_RECORD_BYTES)
+    _, root = next(etree.iterparse(watched, events=("start",), **_SAFE))
     if root.tag != "DescriptorRecordSet":
         raise ValueError(f"not MeSH: its root element is <{root.tag}>, not <DescriptorRecordSet>")
     stream.seek(0)
-    for _, element in etree.iterparse(stream, tag="DescriptorRecord", **_SAFE):
+    watched.record_ended()
+    for _, element in etree.iterparse(watched, tag="DescriptorRecord", **_SAFE):
         if next(element.iter(etree.Entity), None) is not None:
             raise ValueError(f"line {element.sourceline}: a descriptor with an entity that the file defines")
         ui, name = element.findtext("DescriptorUI", ""), element.findtext("DescriptorName/String", "")
@@ -98,6 +105,7 @@ def _read_xml(stream: BinaryIO) -> Iterator[Descriptor]:
         trees = (node.text or "" for node in element.iterfind("TreeNumberList/TreeNumber"))
         terms = (node.text or "" for node in element.iterfind("ConceptList/Concept/TermList/Term/String"))
         yield descriptor(ui, name, trees, terms)
+        watched.record_ended()
         element.clear()
         while element.getprevious() is not None:  # frees the memory of earlier elements
             del element.getparent()[0]
@@ -105,7 +113,7 @@ def _read_xml(stream: BinaryIO) -> Iterator[Descriptor]:
 
 def _read_mtrees(stream: BinaryIO) -> Iterator[Descriptor]:
     trees: dict[str, list[str]] = {}
-    for number, line in enumerate(io.TextIOWrapper(stream, "utf-8-sig"), start=1):
+    for number, line in enumerate(read_lines(io.TextIOWrapper(stream, "utf-8-sig"), MAX_RECORD_BYTES), start=1):
         if line.strip():
             name, semicolon, tree = line.strip().rpartition(";")
             if not semicolon or not name:
@@ -123,7 +131,9 @@ _SUPPLEMENTARY = re.compile(r"C\d{6,}")
 def _read_obo(stream: BinaryIO) -> Iterator[Descriptor]:
     # Tree numbers are in a property_value or an xref called tree_number or treeNumber. They cannot be derived from
     # is_a, which links descriptors but does not say which of their places are linked.
-    text = io.TextIOWrapper(stream, "utf-8-sig").read()
+    text = io.TextIOWrapper(stream, "utf-8-sig").read(MAX_OBO_CHARACTERS + 1)
+    if len(text) > MAX_OBO_CHARACTERS:
+        raise ValueError(f"OBO of more than {MAX_OBO_CHARACTERS:,} characters")
     duplicates = [ui for ui, number in Counter(_term_ids(text)).items() if number > 1]
     if duplicates:  # obonet would silently keep the last one
         raise ValueError(f"UI given twice: {', '.join(sorted(duplicates)[:5])}")
@@ -162,7 +172,8 @@ def _unescape(text: str) -> str:
 def _read_table(stream: BinaryIO) -> Iterator[Descriptor]:
     # The columns are named by a header. Without one, they are UI, name, entry terms, tree numbers.
     columns = ["descriptor_ui", "name", "entry_terms", "tree_numbers"]
-    lines = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
+    text = read_lines(io.TextIOWrapper(stream, "utf-8-sig", newline=""), MAX_RECORD_BYTES)
+    lines = csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE)
     for number, fields in enumerate(lines, start=1):
         if number == 1 and "descriptor_ui" in fields:
             columns = fields

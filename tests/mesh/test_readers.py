@@ -1,6 +1,8 @@
 """Four kinds of file, one hierarchy."""
 
 import gzip
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -234,3 +236,28 @@ def test_what_would_take_for_ever_or_fill_the_memory_is_refused(tmp_path: Path, 
     (tmp_path / "mesh.file").write_text(content)
     with pytest.raises(ValueError, match=fault):
         MeshHierarchy.load(tmp_path / "mesh.file")
+
+
+@pytest.mark.parametrize(
+    ("head", "filler", "fault"),
+    [
+        (b"<DescriptorRecordSet><DescriptorRecord>", b"<a/>", "16,777,216 bytes without the end of a record"),
+        (b"<DescriptorRecordSet>", b"<a/>", "16,777,216 bytes without the end of a record"),
+        (b"D1\tOne\t\tC1\nD2\t", b"abcd", "line 2: more than 16,777,216 characters"),
+        (b"One;C01\n", b"abcd", "line 2: more than 16,777,216 characters"),
+    ],
+)
+def test_what_would_fill_the_memory_is_refused(tmp_path: Path, head: bytes, filler: bytes, fault: str) -> None:
+    path = tmp_path / "mesh.gz"
+    path.write_bytes(gzip.compress(head + filler * (15 << 20)))
+    assert path.stat().st_size < 1 << 20
+    script = (
+        "import resource, sys; from pathlib import Path; from kailin_ray.mesh.readers import read_descriptors\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try:\n    list(read_descriptors(Path(sys.argv[1])))\nexcept ValueError as error:\n    print(error)\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
+    said, mib = done.stdout.splitlines()
+    assert fault in said
+    assert int(mib) < 1_000

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from kailin_ray.corpus.readers.parquet_rows import parquet_rows
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.compressed import open_unpacked
 
@@ -28,12 +28,17 @@ QUESTION_KEYS = ("question", "body", "stem", "sent1", "query", "prompt", "input"
 PMID_KEYS = ("pmid", "pmids", "pubid", "pubmed_id")
 LIST_KEYS = ("questions", "data", "examples", "items", "rows")
 """Keys under which a JSON object may hold its list of items."""
+MAX_FILE_BYTES = 256 << 20
+"""Maximum size of a benchmark file, unpacked, and of the rows of a Parquet file; it is read at once."""
+MAX_VALUES = 1 << 24
+"""Maximum number of values in a file of text; an empty one takes a hundred bytes of memory."""
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 ALLOWED = (
     f"allowed: {', '.join(SUFFIXES)}, each also .gz, with a question ({', '.join(QUESTION_KEYS)}) or PMIDs "
     f"({', '.join(PMID_KEYS)}, pubmed URLs, the keys of a JSON object), or CSV like MMLU: question, options, letter"
 )
 
+_FAULTS = (OSError, EOFError, ValueError, OverflowError, RecursionError, csv.Error, zlib.error, pa.ArrowException)
 _PMID = re.compile(r"[1-9]\d{0,7}")
 _URL = re.compile(r"https?://\S*pubmed\S*?/(\d{1,8})/?", re.IGNORECASE)
 
@@ -74,8 +79,17 @@ def read_rows(path: Path) -> list[tuple[str, Any]]:
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, EOFError, ValueError, RecursionError, csv.Error, zlib.error, pa.ArrowException) as error:
-        message = " ".join(str(error).split()) or type(error).__name__
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        OverflowError,
+        RecursionError,
+        csv.Error,
+        zlib.error,
+        pa.ArrowException,
+    ) as error:
+        message = " ".join(str(error).split())[:300] or type(error).__name__
         raise ConfigError(f"{path}: cannot be read as a benchmark: {message}; {ALLOWED}") from error
 
 
@@ -84,9 +98,14 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
     if suffix not in SUFFIXES:
         raise ValueError(f"its name ends in {suffix or 'no suffix'}")
     with open_unpacked(path) as stream:
-        data = stream.read()
+        data = stream.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise ValueError(f"more than {MAX_FILE_BYTES:,} bytes")
     if suffix == ".parquet":
-        return (("", row) for row in pq.read_table(pa.BufferReader(data)).to_pylist())
+        return (("", row) for row in parquet_rows(io.BytesIO(data), most=MAX_FILE_BYTES))
+    num_values = sum(map(data.count, (b"{", b"[", b",", b"\n")))
+    if num_values > MAX_VALUES:
+        raise ValueError(f"about {num_values:,} values; allowed: {MAX_VALUES:,}")
     text = data.decode("utf-8-sig")
     if suffix == ".csv":
         return (("", row) for row in _csv(text))
@@ -143,10 +162,13 @@ def _values(group: Any) -> Any:
 
 
 def _csv(text: str) -> Iterator[dict[str, str]]:
-    rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
+    rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
     header = [cell.strip().lower() for cell in rows[0]] if rows else []
     if set(header) & {*QUESTION_KEYS, *PMID_KEYS}:
-        return (dict(zip(header, row, strict=False)) for row in rows[1:])
+        for number, row in enumerate(rows[1:], start=1):
+            if len(row) != len(header):
+                raise ValueError(f"item {number}: {len(row)} cells, but the header has {len(header)}")
+        return (dict(zip(header, row, strict=True)) for row in rows[1:])
     if not all(len(row) == len(header) >= 4 and re.fullmatch("[A-Z]", row[-1].strip()) for row in rows):
         raise ValueError("its first line names no column of questions or PMIDs, and it is not a CSV file like MMLU's")
     return ({"question": row[0], **{str(i): cell for i, cell in enumerate(row[1:])}} for row in rows)

@@ -5,7 +5,6 @@ rows. The first characters show which, because no field name is a number.
 """
 
 import csv
-import gzip
 import io
 import itertools
 import json
@@ -18,15 +17,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kailin_ray.corpus.readers.parquet_rows import TooLargeError, parquet_rows
 from kailin_ray.corpus.readers.pubmed_xml import MAX_RECORD_BYTES, DamagedFileError
-from kailin_ray.io.compressed import open_unpacked
+from kailin_ray.io.compressed import open_unpacked, read_lines
 from kailin_ray.schema import Row
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
 KEY = "_key"
 ROWS_TO_JUDGE, BYTES_TO_JUDGE = 1_000, 32 << 20
 """A column is missing if none of the first rows has it; this many rows or bytes are checked."""
-_BATCH_ROWS = 64
+MAX_MESSAGE = 300
+_FAULTS = (ValueError, OverflowError, OSError, EOFError, RecursionError, csv.Error, zlib.error, pa.ArrowException)
 _CHUNK = 1 << 18
 _BY_PMID = re.compile(r'\{\s*"\d{1,19}"\s*:\s*\{', re.ASCII)
 _SPACE = re.compile(r"\s*")
@@ -45,25 +46,47 @@ def read_table(path: Path, columns: list[str]) -> Iterator[Any]:
     missing.
     """
     try:
-        if path.suffix == ".parquet":
-            yield from _parquet_rows(path, columns)
-            return
-        with open_unpacked(path) as stream, io.TextIOWrapper(stream, "utf-8-sig", newline="") as text:
-            rows = _csv_rows(text) if ".csv" in path.suffixes[-2:] else _json_rows(text)
-            first: list[Any] = []
-            names: dict[str, None] = {}
-            for row in rows:
-                first.append(row)
-                names |= dict.fromkeys(_names(row))
-                if names.keys() >= set(columns) or len(first) == ROWS_TO_JUDGE or stream.tell() > BYTES_TO_JUDGE:
-                    break
-            if first:
-                _check(path, columns, names)
-            yield from itertools.chain(first, rows)
-    except (ValueError, pa.ArrowException, csv.Error, RecursionError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        if isinstance(error, DamagedFileError):
+        yield from _parquet_rows(path, columns) if path.suffix == ".parquet" else _text_rows(path, columns)
+    except _FAULTS as error:
+        if isinstance(error, DamagedFileError) or _is_of_the_file_system(error):
             raise
-        raise DamagedFileError(f"{path}: {' '.join(str(error).split()) or type(error).__name__}") from error
+        raise DamagedFileError(f"{path}: {_line(error)}") from error
+
+
+def _name_place(rows: Iterator[Any]) -> Iterator[Any]:
+    """Yield the rows. Raises ``ValueError`` with the number of rows before a fault that does not name its place."""
+    number = 0
+    try:
+        for row in rows:
+            yield row
+            number += 1
+    except _FAULTS as error:
+        if type(error) in (ValueError, TooLargeError) or _is_of_the_file_system(error):
+            raise
+        raise ValueError(f"after row {number:,}: {_line(error)}") from error
+
+
+def _is_of_the_file_system(error: BaseException) -> bool:
+    return getattr(error, "errno", None) is not None  # an OSError of Arrow, for a damaged page, has none
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:MAX_MESSAGE] or type(error).__name__
+
+
+def _text_rows(path: Path, columns: list[str]) -> Iterator[Any]:
+    with open_unpacked(path) as stream, io.TextIOWrapper(stream, "utf-8-sig", newline="") as text:
+        rows = _name_place(_csv_rows(text) if ".csv" in path.suffixes[-2:] else _json_rows(text))
+        first: list[Any] = []
+        names: dict[str, None] = {}
+        for row in rows:
+            first.append(row)
+            names |= dict.fromkeys(_names(row))
+            if names.keys() >= set(columns) or len(first) == ROWS_TO_JUDGE or stream.tell() > BYTES_TO_JUDGE:
+                break
+        if first:
+            _check(path, columns, names)
+        yield from itertools.chain(first, rows)
 
 
 def _check(path: Path, columns: list[str], available: Iterable[str]) -> None:
@@ -76,18 +99,16 @@ def _check(path: Path, columns: list[str], available: Iterable[str]) -> None:
 
 def _names(row: Any, depth: int = 4) -> Iterator[str]:
     for name, cell in row.items() if isinstance(row, dict) else ():
-        if isinstance(name, str):  # surplus cells of a CSV row have no name
-            yield name
-            if depth:
-                yield from (f"{name}.{inner}" for inner in _names(cell, depth - 1))
+        yield name
+        if depth:
+            yield from (f"{name}.{inner}" for inner in _names(cell, depth - 1))
 
 
 def _parquet_rows(path: Path, columns: list[str]) -> Iterator[Any]:
-    with pq.ParquetFile(path) as file:
-        _check(path, columns, _fields(file.schema_arrow))
-        top_level = {name if name in file.schema_arrow.names else name.partition(".")[0]: None for name in columns}
-        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=list(top_level), use_threads=False):
-            yield from batch.to_pylist()
+    schema = pq.read_schema(path)
+    _check(path, columns, _fields(schema))
+    names = dict.fromkeys(name if name in schema.names else name.partition(".")[0] for name in columns)
+    yield from _name_place(parquet_rows(path, names))
 
 
 def _fields(fields: Iterable[pa.Field]) -> Iterator[str]:
@@ -101,16 +122,16 @@ def _csv_rows(text: io.TextIOBase) -> Iterator[Row]:
     # The limit applies to the whole process, which reads other files too.
     before = csv.field_size_limit(MAX_RECORD_BYTES)
     try:
-        yield from csv.DictReader(_lines(text), strict=True)
+        rows = csv.reader(read_lines(text, MAX_RECORD_BYTES), strict=True)
+        header: list[str] = []
+        for row in filter(None, rows):
+            if header and len(row) != len(header):
+                raise ValueError(f"line {rows.line_num:,}: {len(row)} cells, but the header has {len(header)}")
+            if header:
+                yield dict(zip(header, row, strict=True))
+            header = header or row
     finally:
         csv.field_size_limit(before)
-
-
-def _lines(text: io.TextIOBase) -> Iterator[str]:
-    while line := text.readline(MAX_RECORD_BYTES):
-        if len(line) == MAX_RECORD_BYTES:
-            raise ValueError(f"a line of more than {MAX_RECORD_BYTES:,} characters")
-        yield line
 
 
 def _json_rows(text: io.TextIOBase) -> Iterator[Any]:

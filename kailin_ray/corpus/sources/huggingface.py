@@ -10,14 +10,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kailin_ray.config import HuggingFace
+from kailin_ray.corpus.readers.parquet_rows import TooLargeError, check_rows, measure_rows
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.files import atomic_file, read_json, write_json
 from kailin_ray.io.locks import hold_lock
 from kailin_ray.io.terminal import progress_bar
 from kailin_ray.schema import Json
 
-ROWS_PER_FILE = 20_000
-_BATCH_ROWS = 1_000
+ROWS_PER_FILE, BYTES_PER_FILE = 20_000, 128 << 20
+_BATCH_ROWS = 64
+"""Rows that ``datasets`` reads at once: it bounds no bytes, and one row may have ``MAX_ROW_BYTES``."""
 
 
 class StreamNote(TypedDict):
@@ -86,10 +88,14 @@ def _commit(source: HuggingFace) -> str:
 
 
 def _open(source: HuggingFace, revision: str | None, columns: list[str]) -> Any:
-    from datasets import load_dataset
+    from datasets import load_dataset_builder
 
     try:
-        rows = load_dataset(source.path, source.name, split=source.split, revision=revision, streaming=True)
+        builder = load_dataset_builder(source.path, source.name, revision=revision)
+        if hasattr(builder.config, "batch_size"):  # of Parquet files, which are otherwise read by row groups
+            builder.config.batch_size = _BATCH_ROWS
+        _check_parquet(builder, source.split, columns)
+        rows = builder.as_streaming_dataset(split=source.split)
         names = rows.column_names or list(next(iter(rows.take(1)), {}))
     except Exception as error:  # whatever the library raises, the dataset is not available
         raise ConfigError(f"source.path: {source.path}: {_line(error)}") from error
@@ -100,15 +106,38 @@ def _open(source: HuggingFace, revision: str | None, columns: list[str]) -> Any:
     return rows.select_columns(list(needed)).with_format("arrow")
 
 
+def _check_parquet(builder: Any, split: str, columns: list[str]) -> None:
+    """Raise ``ValueError`` if a row of the Parquet files in a folder is too large: ``datasets`` would unpack it."""
+    for file in (builder.config.data_files or {}).get(split, ()):
+        path = Path(file)
+        if path.suffix == ".parquet" and path.is_file():  # a file of the hub would be fetched twice
+            schema = pq.read_schema(path)
+            names = {name if name in schema.names else name.partition(".")[0] for name in columns}
+            try:
+                check_rows(path, names.intersection(schema.names))
+            except ValueError as error:
+                raise ValueError(f"{path.name}: {error}") from error
+
+
 def _tables(rows: Any, path: str) -> Iterator[tuple[pa.Table, Any]]:
-    """Yield tables of at least ``ROWS_PER_FILE`` rows (the last may have fewer) and the stream's state after each."""
+    """Yield tables and the stream's state after each: of ``ROWS_PER_FILE`` rows or ``BYTES_PER_FILE``, or the last.
+
+    Raises ``ConfigError`` if a row is too large.
+    """
     pending: list[pa.Table] = []
+    number = num_rows = num_bytes = 0
     try:
         for table in rows.iter(batch_size=_BATCH_ROWS):
+            for batch in table.to_batches():
+                num_bytes += int(measure_rows(batch, number).sum())
+                number += len(batch)
             pending.append(table)
-            if sum(map(len, pending)) >= ROWS_PER_FILE:
+            num_rows += len(table)
+            if num_rows >= ROWS_PER_FILE or num_bytes >= BYTES_PER_FILE:
                 yield _join_tables(pending), rows.state_dict()
-                pending = []
+                pending, num_rows, num_bytes = [], 0, 0
+    except TooLargeError as error:
+        raise ConfigError(f"source.path: {path}: {error}, counted from where this session began") from error
     except Exception as error:  # the network or a file of the dataset may raise errors of any kind
         raise RuntimeError(f"{path}: {_line(error)}; rows received are kept, and the same command resumes") from error
     if pending:

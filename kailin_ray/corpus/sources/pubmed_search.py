@@ -16,12 +16,15 @@ from typing import TextIO
 from kailin_ray.config import Pmids, PubmedQuery
 from kailin_ray.corpus.sources.entrez import Eutils, read_pmids
 from kailin_ray.errors import ConfigError
+from kailin_ray.io.compressed import read_lines
 from kailin_ray.io.files import read_json, write_json
 from kailin_ray.io.locks import hold_lock
 from kailin_ray.io.terminal import progress_bar
 
 BATCH = 200
 """PMIDs per request, as NCBI advises."""
+MAX_LINE = 1 << 20
+"""Characters of a line in a list of PMIDs."""
 
 
 def query_files(source: PubmedQuery, folder: Path, terminal: TextIO) -> list[Path]:
@@ -74,10 +77,11 @@ def read_list(path: Path, column: str | None) -> list[int]:
 
 
 def _cells(path: Path, text: TextIO, column: str | None) -> Iterator[tuple[int, str]]:
+    lines = read_lines(text, MAX_LINE)
     if column is None:
-        yield from ((number, cell) for number, line in enumerate(text, start=1) if (cell := line.strip()))
+        yield from ((number, cell) for number, line in enumerate(lines, start=1) if (cell := line.strip()))
         return
-    rows = csv.DictReader(text)
+    rows = csv.DictReader(lines)
     names = rows.fieldnames or []
     if column not in names:
         raise ConfigError(f"source.column: {path} has no column {column!r}; there are: {', '.join(names) or 'none'}")

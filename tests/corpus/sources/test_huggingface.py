@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -101,15 +102,46 @@ def test_a_hub_dataset_is_taken_at_the_commit_that_the_hub_names(
             asked.append((path, revision))
             return SimpleNamespace(sha=commit)
 
-    def load(path: str, name: str | None, **given: object) -> object:
-        assert (path, given) == ("owner/name", {"split": "train", "revision": commit, "streaming": True})
-        return datasets.load_dataset.original(str(dataset), name, split="train", streaming=True)
+    original = datasets.load_dataset_builder
 
-    load.original = datasets.load_dataset  # type: ignore[attr-defined]
+    def load(path: str, name: str | None, revision: str) -> object:
+        assert (path, revision) == ("owner/name", commit)
+        return original(str(dataset), name)
+
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
-    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(datasets, "load_dataset_builder", load)
     files = dataset_files(source("owner/name", revision="main"), WANTED, tmp_path / "f", io.StringIO())
     assert ids(files) == list(range(750))
     assert asked == [("owner/name", "main")]
     (note,) = (tmp_path / "f").glob("*.json")
     assert json.loads(note.read_text())["asked"]["revision"] == commit
+
+
+def test_rows_that_would_fill_the_memory_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 60, pa.int32()), ["x" * 20_000_000])
+    table = pa.table({"id": list(range(60)), "context": pa.StructArray.from_arrays([texts], ["contexts"])})
+    pq.write_table(table, tmp_path / "shared" / "train.parquet", compression="zstd", store_schema=False)
+    (tmp_path / "lines").mkdir()
+    rows = [{"id": 1, "context": {"contexts": "x"}}, {"id": 2, "context": {"contexts": "x" * 17_000_000}}]
+    (tmp_path / "lines" / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for name, fault in [
+        ("shared", r"train.parquet: row 1: 20,000,\d+ bytes .*in column 'context'\); allowed: 16,777,216"),
+        ("lines", r"row 2: 17,000,\d+ bytes .*in column 'context'\); allowed: 16,777,216"),
+    ]:
+        with pytest.raises(ConfigError, match=f"source.path: .*{name}: .*{fault}"):
+            dataset_files(source(tmp_path / name), WANTED, tmp_path / "f", io.StringIO())
+
+
+def test_files_are_as_large_as_bytes_allow(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface, "BYTES_PER_FILE", 10_000)
+    files = dataset_files(source(dataset), WANTED, tmp_path / "f", io.StringIO())
+    assert [pq.read_metadata(file).num_rows for file in files][:2] == [100, 100]
+    assert ids(files) == list(range(750))
+
+
+def test_a_parquet_dataset_is_read_in_small_batches(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    rows = [{"id": number, "context": {"contexts": ["a", "b"]}, "other": "x"} for number in range(1_000)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "d" / "train.parquet", row_group_size=450)
+    assert ids(dataset_files(source(tmp_path / "d"), WANTED, tmp_path / "f", io.StringIO())) == list(range(1_000))

@@ -137,6 +137,8 @@ def test_lists_of_pmids(tmp_path: Path, text: str, column: str | None, found: li
         ("id,title\n12,x\n", "pmid", "source.column: .* no column 'pmid'; there are: id, title"),
         ("\n", None, "no PMID in it"),
         (b"\xff\xfe1", None, "source.path: .*list: .*utf-8"),
+        ("12\n" + "1" * (1 << 20), None, "source.path: .*list: line 2: more than 1,048,576 characters"),
+        ("id\n" + "," * (1 << 20), "id", "source.path: .*list: line 2: more than 1,048,576 characters"),
         (None, None, "source.path: .*list: No such file"),
     ],
 )
