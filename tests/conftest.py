@@ -28,6 +28,7 @@ from kailin_ray.engines.interface import EngineSpec
 from kailin_ray.io.cache import CACHE
 from kailin_ray.mesh import MeshHierarchy
 from tests.support.commands import ROOT, run_here
+from tests.support.object_store import object_store
 from tests.support.scheduling import ByGroup, group_of, note_groups
 
 # No test asserts a time: a busy machine takes longer over an example, and so does a first call that compiles.
@@ -221,6 +222,13 @@ def index(kailin_subprocess: Command, documents: Path, tmp_path_factory: pytest.
     """An index of 80 of them, made by the command line."""
     make = by_command(kailin_subprocess, "index", f"documents={documents}", "limit=80")
     return made_once(tmp_path_factory, "index", make)
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[str]:
+    """An empty bucket of a real S3 server."""
+    with object_store():
+        yield "s3://bucket"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,5 +1,6 @@
 """File helpers: write under a temporary name, then rename; write JSON that a person can read."""
 
+import errno
 import hashlib
 import json
 import os
@@ -11,6 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from kailin_ray.io.storage import is_remote, remove, upload
+
+MANIFEST = "manifest.json"
+"""The file that marks a folder complete; see ``manifests``."""
+PROBE = ".rename.partial"
+"""An empty file that is renamed to find out whether others can be."""
 
 
 @contextmanager
@@ -63,18 +69,85 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             for file in sorted(files, key=lambda file: -len(file.parts)):
                 upload(file, path / file.relative_to(name).as_posix())
         return
+    path = path.resolve()  # a link is kept, and the folder that it leads to is filled
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial
-        if path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
-        if path.exists():
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise FileExistsError(f"{path} appeared while it was being made")
-        partial.rename(path)
+        for file in partial.rglob("*"):
+            sync(file)
+        if not _rename_folder(partial, path):
+            _move_files(partial, path)
+        sync(path.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _rename_folder(folder: Path, path: Path) -> bool:
+    """Rename a folder to ``path``, which may be an empty folder; return False if ``path`` is on another file system."""
+    try:
+        folder.replace(path)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EBUSY):  # EBUSY: a file system is mounted there
+            raise
+        return False
+    return True
+
+
+def _move_files(folder: Path, path: Path) -> None:
+    """Move the files of a folder to their places in ``path``, which may be on other file systems.
+
+    What can fail comes first: files that a rename cannot move are copied next to their places. Then the manifest of
+    ``path`` is removed, and all files get their names, those at the top level, which describe the others, last and the
+    manifest as the very last. If this is interrupted, the next call moves the remaining files.
+    """
+    files = sorted(
+        (file for file in folder.rglob("*") if file.is_file() and file.name != PROBE),
+        key=lambda file: (-len(file.parts), file.name == MANIFEST),
+    )
+    targets = [path / file.relative_to(folder) for file in files]
+    for parent in {target.parent for target in targets}:
+        parent.mkdir(parents=True, exist_ok=True)
+    near = {parent: _can_rename(folder, parent) for parent in {target.parent for target in targets}}
+    moves = [
+        (file if near[target.parent] else _copy_beside(file, target), target)
+        for file, target in zip(files, targets, strict=True)
+    ]
+    for file, _ in moves:
+        sync(file)  # before the only other copy is removed
+    (path / MANIFEST).unlink(missing_ok=True)
+    for file, target in moves:
+        file.replace(target)
+    for parent in near:
+        sync(parent)
+
+
+def _copy_beside(file: Path, target: Path) -> Path:
+    """Return a copy of ``file`` that a rename can move to ``target``."""
+    copy = target.with_name(f".{target.name}.update")
+    shutil.copyfile(file, copy)
+    return copy
+
+
+def _can_rename(folder: Path, other: Path) -> bool:
+    """Return whether files can be renamed from one folder to another.
+
+    Only an attempt tells: two mounts of one file system have the same device, and no file can be renamed between them.
+    """
+    (folder / PROBE).touch()
+    try:
+        (folder / PROBE).replace(other / PROBE)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        return False
+    finally:
+        (folder / PROBE).unlink(missing_ok=True)
+        (other / PROBE).unlink(missing_ok=True)
+    return True
 
 
 def remove_folder(path: Path) -> None:
@@ -111,10 +184,7 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def updating(out: Path) -> Iterator[Path]:
-    """Yield an empty folder; if the block succeeds, move its files to their places in ``out``, else remove it.
-
-    A link is followed, so that the new files are made on the disk of the old ones.
-    """
+    """Yield an empty folder; if the block succeeds, move its files to their places in ``out``, else remove it."""
     out = out.resolve()
     with atomic_folder(_beside(out)) as folder:
         yield folder
@@ -128,23 +198,14 @@ def _beside(out: Path) -> Path:
 def finish(out: Path) -> None:
     """Move the files of a complete update into ``out``, the manifest last: a folder without one is not complete.
 
-    After an interruption, the next call moves the remaining files.
+    After an interruption, the next call moves the remaining files. ``out`` may be a link or a mounted file system.
     """
     out = out.resolve()
     update = _beside(out)
     if not update.is_dir():
         return
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        for file in update.rglob("*"):
-            sync(file)  # the files that it was made from may be removed afterwards
-        update.replace(out)
+    if (not out.exists() or (out.is_dir() and not any(out.iterdir()))) and _rename_folder(update, out):
         return
-    if (update / "manifest.json").exists():  # else all files have been moved already
-        (out / "manifest.json").unlink(missing_ok=True)
-        files = [file for file in update.rglob("*") if file.is_file()]
-        for file in sorted(files, key=lambda file: file.name == "manifest.json"):
-            target = out / file.relative_to(update)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            sync(file)  # before the only other copy is removed
-            file.replace(target)
+    if (update / MANIFEST).exists():  # else all files have been moved already
+        _move_files(update, out)
     shutil.rmtree(update)

@@ -16,9 +16,8 @@ from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from kailin_ray.errors import ConfigError
+from kailin_ray.io.files import MANIFEST as NAME
 from kailin_ray.io.files import sha256, write_json
-
-NAME = "manifest.json"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,14 +1,12 @@
 """Runs in an object store, against a real S3 server on this machine."""
 
 import json
-import multiprocessing
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,43 +18,16 @@ from kailin_ray.dataset import records
 from kailin_ray.dataset.records import compact, load_pmids, record_files
 from kailin_ray.distill.sink import RecordSink
 from kailin_ray.errors import ConfigError
-from kailin_ray.io import locks
+from kailin_ray.io import leases
 from kailin_ray.io.files import atomic_file, atomic_folder, read_json, remove_folder, sha256, write_json
-from kailin_ray.io.locks import hold_lock
 from kailin_ray.io.storage import check_access, is_remote, parse_folder
 from kailin_ray.schema import RECORDS
 from tests.conftest import MESH, ROOT, Command
+from tests.support.object_store import KEYS
 
 LIMIT = 24
-KEYS = {
-    "AWS_ACCESS_KEY_ID": "made-up-key",
-    "AWS_SECRET_ACCESS_KEY": "made-up-secret",
-    "AWS_DEFAULT_REGION": "us-east-1",
-}
-
-
-def serve(connection: Any) -> None:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    connection.send(server.get_host_and_port()[1])
-    connection.recv()
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[str]:
-    """An empty bucket of a server in a process of its own; the environment says where it is, as for a user."""
-    mine, other = multiprocessing.get_context("spawn").Pipe()
-    server = multiprocessing.get_context("spawn").Process(target=serve, args=(other,))
-    server.start()
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        for name, value in (KEYS | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{mine.recv()}"}).items():
-            monkeypatch.setenv(name, value)
-        parse_folder("s3://bucket/x").fs.call_s3("create_bucket", Bucket="bucket")
-        yield "s3://bucket"
-    server.terminate()
-    server.join()
+ELSEWHERE = {"token": "a", "renewals": 3, "host": "gone-head", "pid": 1, "machine": "another"}
+"""The lock of a lost machine."""
 
 
 def test_an_object_appears_whole_or_not_at_all(store: str) -> None:
@@ -80,44 +51,6 @@ def test_an_object_appears_whole_or_not_at_all(store: str) -> None:
     assert not (folder / "new").exists()
     remove_folder(folder)
     assert not folder.exists()
-
-
-def test_one_process_at_a_time_holds_a_run(store: str) -> None:
-    run = parse_folder(f"{store}/held")
-    lock = run.with_name(".held.lock")
-    with (
-        hold_lock(run),
-        pytest.raises(BlockingIOError, match=f"{os.getpid()} on .*; if it was killed, remove {lock}"),
-        hold_lock(run),
-    ):
-        pass
-    assert not lock.exists()
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    holder = {"host": "here", "pid": gone.pid, "machine": locks._machine()}
-    lock.write_text(json.dumps(holder))
-    with hold_lock(run):  # of this machine, and killed
-        assert json.loads(lock.read_text())["pid"] == os.getpid()
-    lock.write_text(json.dumps(holder | {"machine": "another"}))
-    with pytest.raises(BlockingIOError), hold_lock(run):
-        pass
-    lock.unlink()
-
-
-def test_a_lock_that_two_find_abandoned_is_taken_by_one(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = parse_folder(f"{store}/raced")
-    lock = run.with_name(".raced.lock")
-    lock.write_text(json.dumps({"host": "here", "pid": 0, "machine": locks._machine()}))
-
-    def other_is_quicker(pid: int) -> bool:
-        lock.write_text(json.dumps({"host": "there", "pid": 1, "machine": "another"}))
-        return False
-
-    monkeypatch.setattr(locks, "_alive", other_is_quicker)
-    with pytest.raises(BlockingIOError), hold_lock(run):
-        pass
-    assert json.loads(lock.read_text())["host"] == "there"
-    lock.unlink()
 
 
 def test_record_files_are_merged_in_a_store(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,8 +143,14 @@ def test_a_run_in_a_store_is_made_and_published(
         "coverage.png", "manifest.json", "records", "run.json", "sessions",
     ]  # fmt: skip
     assert not run.with_name(".a.lock").exists()
-    again = kailin_here("distill", *command[3:])
-    assert "complete, nothing to do" in again.stdout
+    # The head of a cluster is lost, and a new one starts.
+    run.with_name(".a.lock").write_text(json.dumps(ELSEWHERE))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(leases, "SILENT_S", 3.0)
+        again = kailin_here("distill", *command[3:])
+    assert (again.returncode, "complete, nothing to do" in again.stdout) == (0, True), again.stderr
+    assert "another process has its lock: process 1 on gone-head; waiting up to 3 s" in again.stderr
+    assert not run.with_name(".a.lock").exists()
     # No secret is written down anywhere.
     written = [file.read_bytes() for file in run.rglob("*") if file.is_file() and file.suffix == ".json"]
     written += [file.read_bytes() for file in tmp_path.rglob("*.log")]
@@ -234,17 +173,43 @@ def test_a_run_in_a_store_is_made_and_published(
     assert is_remote(remote)
 
 
+@pytest.mark.slow
+def test_a_run_that_loses_its_lock_stops(store: str, documents: Path, index: Path, tmp_path: Path) -> None:
+    run = parse_folder(f"{store}/lost/run")
+    code = "import runpy; from kailin_ray.io import leases; leases.RENEW_S = 0.5; runpy.run_module("
+    code += "'tests.support.distil_with_a_fake_engine', run_name='__main__', alter_sys=True)"
+    command = [
+        sys.executable, "-c", code, f"documents={documents}", f"index={index}", f"mesh={MESH}", f"out={run}",
+        "cluster.block_rows=2", "cluster.max_concurrent_rows=2",
+    ]  # fmt: skip
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TMPDIR": str(tmp_path), "RAY_TMPDIR": "/tmp"}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    wait_for_records(process, run)
+    run.with_name(".run.lock").write_text(json.dumps(ELSEWHERE))
+    _, err = process.communicate(timeout=300)
+    said = [line for line in err.splitlines() if line.startswith("kailin_ray: ")]
+    stopped = f"kailin_ray: {run}: stopped, because process 1 on gone-head has taken over its lock"
+    assert (process.returncode, said) == (1, [f"{stopped}; finished work is kept"])
+    assert json.loads(run.with_name(".run.lock").read_text()) == ELSEWHERE
+    assert not (run / "manifest.json").exists()
+    assert len(load_pmids(run / "records"))
+
+
 def killed_midway(command: list[str], environment: dict[str, str], run: Any) -> set[int]:
     """Start the command, kill it once some but not all records are there; their PMIDs."""
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while not list((run / "records").glob("*.parquet")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for_records(process, run)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (run / "manifest.json").exists()
     killed = set(load_pmids(run / "records").tolist())
     assert 0 < len(killed) < LIMIT
     return killed
+
+
+def wait_for_records(process: subprocess.Popen[Any], run: Any) -> None:
+    deadline = time.monotonic() + 300
+    while not list((run / "records").glob("*.parquet")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -1,17 +1,21 @@
 import gzip
 import io
+import shutil
+import subprocess
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial, partialmethod
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kailin_ray.io import compressed, locks
-from kailin_ray.io.files import atomic_file, atomic_folder, sha256, updating, write_json
+from kailin_ray.io.files import atomic_file, atomic_folder, finish, sha256, updating, write_json
 from kailin_ray.io.locks import hold_lock
 
 
@@ -92,19 +96,154 @@ def test_a_lock_file_that_was_removed_meanwhile_locks_nothing(tmp_path: Path, mo
             flock(other, locks.fcntl.LOCK_EX | locks.fcntl.LOCK_NB)
 
 
-@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no other disk")
-def test_a_folder_that_is_a_link_to_another_disk_is_updated(tmp_path: Path) -> None:
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on another disk than ``tmp_path``."""
+    if not Path("/dev/shm").is_dir() or Path("/dev/shm").stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("no other disk")
     with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
-        disk, out = Path(name, "folder"), tmp_path / "out"
-        disk.mkdir()
-        assert disk.stat().st_dev != tmp_path.stat().st_dev
-        out.symlink_to(disk)
-        for version in ("1", "2"):
-            with updating(out) as folder:
-                (folder / "part").write_text(version)
-                (folder / "manifest.json").write_text("{}")
-            assert (out / "part").read_text() == version
-            assert out.is_symlink() and sorted(path.name for path in disk.iterdir()) == ["manifest.json", "part"]
+        yield Path(name)
+
+
+def update(out: Path, version: str) -> None:
+    with updating(out) as folder:
+        (folder / "part").write_text(version)
+        (folder / "sub").mkdir()
+        (folder / "sub" / "part").write_text(version)
+        (folder / "manifest.json").write_text(version)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def whole(version: str) -> dict[str, str]:
+    return dict.fromkeys(("part", "sub/part", "manifest.json"), version)
+
+
+@pytest.mark.parametrize("what", ["full", "empty", "missing"])
+def test_a_folder_that_is_a_link_to_another_disk_is_updated(tmp_path: Path, disk: Path, what: str) -> None:
+    out = tmp_path / "out"
+    out.symlink_to(disk / "folder")
+    if what != "missing":
+        (disk / "folder").mkdir()
+    if what == "full":
+        update(out, "0")
+    for version in ("1", "2"):
+        update(out, version)
+        assert contents(disk / "folder") == whole(version)
+        assert out.is_symlink()
+    assert [path.name for path in disk.iterdir()] == ["folder"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("what", ["empty", "missing"])
+def test_a_new_folder_fills_a_link_to_another_disk(tmp_path: Path, disk: Path, what: str) -> None:
+    """As the results of publish, train, compare and bundle do."""
+    out = tmp_path / "out"
+    out.symlink_to(disk / "folder")
+    if what == "empty":
+        (disk / "folder").mkdir()
+    with atomic_folder(out) as folder:
+        (folder / "x").write_text("1")
+    assert out.is_symlink() and contents(disk / "folder") == {"x": "1"}
+    with pytest.raises(FileExistsError), atomic_folder(out) as folder:
+        (folder / "x").write_text("2")
+    assert contents(disk / "folder") == {"x": "1"}
+
+
+def test_a_folder_within_an_index_that_is_a_link_to_another_disk_is_updated(tmp_path: Path, disk: Path) -> None:
+    out = tmp_path / "out"
+    update(out, "1")
+    shutil.move(out / "sub", disk / "sub")
+    (out / "sub").symlink_to(disk / "sub")
+    update(out, "2")
+    assert contents(out) | contents(disk) == whole("2")
+    assert (out / "sub").is_symlink()
+    assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Mounts another disk, or another folder, at ``tmp_path / "out"``."""
+    out = tmp_path / "out"
+    out.mkdir()
+
+    def mount(*options: str) -> Path:
+        if subprocess.run(["mount", *options, str(out)], capture_output=True).returncode:
+            pytest.skip("no mount allowed here")
+        return out
+
+    yield mount
+    subprocess.run(["umount", "-l", str(out)], capture_output=True)
+
+
+@pytest.mark.parametrize("kind", ["disk", "bind"])
+def test_a_folder_that_is_mounted_is_filled_and_updated(
+    tmp_path: Path, mounted: Callable[..., Path], kind: str
+) -> None:
+    """A volume of a container. A bind mount has the same device as the folder that it is mounted in."""
+    (tmp_path / "elsewhere").mkdir()
+    out = mounted("-t", "tmpfs", "tmpfs") if kind == "disk" else mounted("--bind", str(tmp_path / "elsewhere"))
+    for version in ("1", "2"):
+        update(out, version)
+        assert contents(out) == whole(version)
+    shutil.rmtree(out / "sub")
+    for file in ("part", "manifest.json"):
+        (out / file).unlink()
+    with atomic_folder(out) as folder:
+        (folder / "x").write_text("1")
+    assert contents(out) == {"x": "1"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "out"]
+
+
+def test_a_disk_that_is_too_small_for_an_update_keeps_the_folder_as_it_was(
+    tmp_path: Path, mounted: Callable[..., Path]
+) -> None:
+    out = mounted("-t", "tmpfs", "-o", "size=300k", "tmpfs")
+    update(out, "1")
+    with pytest.raises(OSError, match="No space left"), updating(out) as folder:
+        (folder / "part").write_bytes(bytes(400_000))
+        (folder / "manifest.json").write_text("2")
+    assert {name: text for name, text in contents(out).items() if not name.startswith(".")} == whole("1")
+    subprocess.run(["mount", "-o", "remount,size=2m", str(out)], check=True)
+    finish(out)  # as the same command does first
+    assert (out / "manifest.json").read_text() == "2"
+    assert (out / "part").stat().st_size == 400_000
+    assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "part", "sub"]
+
+
+def test_an_update_that_is_interrupted_anywhere_goes_on(tmp_path: Path, disk: Path) -> None:
+    """Killed at each of its steps in turn: the folder is the old one or has no manifest, and the next call ends it."""
+    for kill_at in range(1, 24):
+        home = tmp_path / str(kill_at)
+        out = home / "out"
+        update(out, "1")
+        (disk / str(kill_at)).mkdir()
+        shutil.move(out / "sub", disk / str(kill_at) / "sub")
+        (out / "sub").symlink_to(disk / str(kill_at) / "sub")
+        calls = 0
+
+        def killed(*arguments: Any, kill_at: int = kill_at, call: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == kill_at:
+                raise KeyboardInterrupt
+            return call(*arguments, **options)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Path, "replace", partialmethod(killed, call=Path.replace))
+            patch.setattr(Path, "unlink", partialmethod(killed, call=Path.unlink))
+            patch.setattr(shutil, "copyfile", partial(killed, call=shutil.copyfile))
+            with suppress(KeyboardInterrupt):
+                update(out, "2")
+        if (out / "manifest.json").exists() and (out / "manifest.json").read_text() == "1":
+            shown = contents(out) | contents(disk / str(kill_at))
+            assert {name: text for name, text in shown.items() if "/." not in f"/{name}"} == whole("1")
+        finish(out)
+        if not calls < kill_at and (out / "manifest.json").read_text() == "1":
+            continue  # killed before the update was complete
+        assert contents(out) | contents(disk / str(kill_at)) == whole("2")
 
 
 def outcome(read: Callable[[], bytes]) -> bytes | None:
