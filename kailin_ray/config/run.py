@@ -46,6 +46,8 @@ class DistillConfig(Layout):
     """Accept tree numbers whose parent is missing, as in subsets of MeSH."""
     out: Folder
     """The run's folder, local or s3://bucket/folder. The same command resumes a run that stopped."""
+    accept_updated_index: bool
+    """Resume a run although its index was updated since, so that its rows have contexts of several versions."""
     limit: Positive | None
     """Distil at most this many documents: the first by file and row, or with `from` those with the lowest PMIDs."""
     max_failed_fraction: Fraction
@@ -67,6 +69,7 @@ class PlanConfig(Layout):
     mesh: LocalPath | None
     tolerate_orphans: bool
     out: Folder | None
+    accept_updated_index: bool
     limit: Positive | None
     max_failed_fraction: Fraction
     max_fraction: dict[str, Fraction | None]

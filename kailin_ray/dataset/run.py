@@ -72,6 +72,9 @@ class UsedIndex:
     num_updates: int
     encoder: str
     """The identity of the encoder's model."""
+    versions: tuple[Json, ...] = ()
+    """The versions of the index that records have contexts of, in order: number of updates, and a checksum. More than
+    one if the run was resumed, or rows were replayed, after the index was updated. Empty for earlier runs."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,6 +47,7 @@ def format_summary(made: RunManifest) -> str:
     return "\n".join(
         [
             *_counts(made),
+            *_index(made),
             *_evaluation(made.evaluation),
             *_coverage(made.coverage),
             *_tokens(made.tokens),
@@ -64,6 +65,14 @@ def _counts(manifest: RunManifest) -> list[str]:
         lines.append("not accepted because")
         lines += [f"  {count:>5,}  {name}: {REASONS[name]}" for name, count in manifest.num_by_reason.items()]
     return lines
+
+
+def _index(manifest: RunManifest) -> list[str]:
+    versions = manifest.index.versions
+    if len(versions) < 2:
+        return []
+    updates = ", ".join(str(version["updates"] or "unknown") for version in versions)
+    return [f"contexts    from {len(versions)} versions of the index (its updates {updates})"]
 
 
 def _coverage(figures: Coverage) -> list[str]:

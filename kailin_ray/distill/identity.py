@@ -21,14 +21,18 @@ from kailin_ray.errors import ConfigError
 from kailin_ray.io.files import read_json, remove_folder, sha256, write_json
 from kailin_ray.io.manifests import manifest_checksum, remove_manifest
 from kailin_ray.planning.stages import AGENTS, QUESTION_AGENTS, Stage, make_stages
+from kailin_ray.retrieval.search.folder import Index
 from kailin_ray.schema import ANSWER, ASKING, CARRIED, EVALUATION, RECORDS_LAYOUT, Json
 
 UPDATES = "documents_updates"
 """Key in ``run.json``: the number of updates of its documents that a run has seen."""
+INDEXES = "index_versions"
+"""Key in ``run.json``: the versions of the index that records have contexts of, in order (see ``index_version``)."""
+UNKNOWN: Json = {"updates": None, "manifest": None}
 # Settings that may change between two calls with the same ``out``: where and how much, not what.
 FREE = (
     "cluster", "limit", "out", "max_failed_fraction", "max_fraction", "max_hours", "grace_seconds", "documents",
-    "index", "mesh", "from_run",
+    "index", "mesh", "from_run", "accept_updated_index",
 )  # fmt: skip
 
 
@@ -118,25 +122,71 @@ def open_run(config: DistillConfig, opened: Inputs) -> tuple[MadeFrom, int]:
         raise ConfigError(f"out: {config.out} exists and is not a run's folder; choose another")
     # Without any record, the folder may start again with other inputs: an earlier start failed before its first row.
     if not any([*config.out.glob("records/*.parquet"), *phases_folder(config.out).glob("*/*.parquet")]):
-        if note.exists() and _read_note(config.out) != matters:
+        if note.exists() and _without_versions(_read_note(config.out)) != matters:
             # Failed starts with another configuration are no cost of this run. Failed starts with this one are.
             remove_folder(config.out / "sessions")
-        write_json(note, matters)
+        # Rows that keep their questions also keep the contexts of the run that they come from.
+        source = opened.source.path if opened.source and ASKING not in config.stages else None
+        write_json(note, matters | {INDEXES: index_versions(source) if source else [index_version(opened.index)]})
         return made_from, 0
-    seen = _check_same(config, _read_note(config.out), matters)
+    seen = _check_same(config, _without_versions(_read_note(config.out)), matters)
     if matters[UPDATES] == seen:
         return made_from, 0
+    check_index(config.out, config, opened)  # before any record is removed
     num_dropped = _drop_changed(config, opened, seen)
-    write_json(note, matters)
+    write_json(note, matters | {INDEXES: index_versions(config.out)})
     return made_from, num_dropped
+
+
+def index_version(index: Index) -> Json:
+    """Return what tells a version of an index from others: the number of its updates, and its manifest's checksum."""
+    return {"updates": len(index.manifest.updates), "manifest": manifest_checksum(index.path)[:16]}
+
+
+def index_versions(run: Path) -> list[Json]:
+    """Return the versions of the index that a run's records have contexts of; none if an earlier version made it."""
+    versions: list[Json] = _read_note(run).get(INDEXES, [])
+    return versions
+
+
+def check_index(run: Path, config: DistillConfig, opened: Inputs) -> None:
+    """Raise ``ConfigError`` if new contexts would come from another version of the index than those of the records.
+
+    ``config.accept_updated_index`` accepts this.
+    """
+    versions, now = index_versions(run), index_version(opened.index)
+    if ASKING not in config.stages or config.accept_updated_index or not versions or versions[-1] == now:
+        return
+    raise ConfigError(
+        f"index: {config.index} is at update {now['updates']}, but records of {run} have contexts of another version "
+        f"(update {versions[-1]['updates']}); accept_updated_index=true keeps them and retrieves from the new version, "
+        "or choose a new out="
+    )
+
+
+def note_index(run: Path, config: DistillConfig, opened: Inputs) -> None:
+    """Note that records of a run have contexts of the present version of the index."""
+    # Records of a run that an earlier version of kailin_ray made have contexts of an unknown version.
+    versions, now = index_versions(run) or [UNKNOWN], index_version(opened.index)
+    if ASKING in config.stages and versions[-1] != now:
+        write_json(run / "run.json", _read_note(run) | {INDEXES: [*versions, now]})
+
+
+def _without_versions(note: Json) -> Json:
+    return {key: value for key, value in note.items() if key != INDEXES}
 
 
 def _read_note(run: Path) -> Json:
     """Return the content of a run's ``run.json``, with today's key names."""
     try:
-        note: Json = rename_keys(read_json(run / "run.json"))
-    except ValueError as error:
-        raise ConfigError(f"out: {run / 'run.json'} is damaged: {error}; choose a new out= to start again") from error
+        note = rename_keys(read_json(run / "run.json"))
+    except ConfigError as error:
+        raise ConfigError(
+            f"out: {error}; only this file says with which settings the records of {run} were made: restore it from a "
+            "copy, or choose a new out= to start again"
+        ) from error
+    if not isinstance(note, dict):
+        raise ConfigError(f"out: {run / 'run.json'} is damaged: it holds no settings; choose a new out= to start again")
     return note
 
 

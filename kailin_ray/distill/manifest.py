@@ -17,7 +17,7 @@ from kailin_ray.dataset.run import (
     UsedIndex,
 )
 from kailin_ray.distill.accounting import RunAccount, account, all_sessions
-from kailin_ray.distill.identity import MadeFrom
+from kailin_ray.distill.identity import MadeFrom, index_versions
 from kailin_ray.distill.preflight import Inputs
 from kailin_ray.io.files import read_json, write_json
 from kailin_ray.io.manifests import write_manifest
@@ -59,7 +59,7 @@ def close_run(
         models=made_from.models,
         sha256={"mesh": made_from.mesh},
         documents=UsedDocuments.of(opened.documents),
-        index=_describe_index(opened.index),
+        index=_describe_index(opened.index, config.out),
         versions=versions(),
         # Rows that were taken over may come from replays with other settings than the source's.
         replays_of_source=source.replays_of_source + source.replays if source else (),
@@ -74,7 +74,8 @@ def add_replay(run: Run, mesh: MeshHierarchy, gpu_hour_price: float | None, repl
     replays = (*(earlier for earlier in _read_replays(run.path) if earlier.folder != replay.folder), replay)
     # The replays also have a file of their own, because the manifest is removed when the run resumes.
     write_json(run.path / "replays.json", TypeAdapter(tuple[Replay, ...]).dump_python(replays, mode="json"))
-    manifest = replace(run.manifest, **vars(_count(run.path, mesh, gpu_hour_price)), replays=replays)
+    index = replace(run.manifest.index, versions=tuple(index_versions(run.path)))
+    manifest = replace(run.manifest, **vars(_count(run.path, mesh, gpu_hour_price)), index=index, replays=replays)
     write_manifest(run.path, manifest)
     return Run(run.path, manifest)
 
@@ -109,7 +110,7 @@ def _count(run: Path, mesh: MeshHierarchy, gpu_hour_price: float | None) -> Coun
     )
 
 
-def _describe_index(index: Index) -> UsedIndex:
+def _describe_index(index: Index, run: Path) -> UsedIndex:
     manifest = index.manifest
     return UsedIndex(
         id=manifest.id,
@@ -117,5 +118,6 @@ def _describe_index(index: Index) -> UsedIndex:
         dimension=manifest.dimension,
         search=TypeAdapter(Structure).dump_python(manifest.search, mode="json", exclude_none=True),
         num_updates=len(manifest.updates),
+        versions=tuple(index_versions(run)),
         encoder=str(manifest.made_from.encoder["model"]),
     )

@@ -26,8 +26,11 @@ from kailin_ray.io.pmids import PMIDS, read_pmids
 from kailin_ray.io.storage import check_access, open_parquet
 from kailin_ray.schema import REASONS, STEPS, Json
 
-UNLIMITED = {"max_failed_fraction": 1.0, "max_fraction": dict.fromkeys(REASONS), "max_hours": None}
-"""Settings without limits. Replayed rows were not accepted before, so the limits of a whole run do not fit."""
+UNLIMITED = {
+    "max_failed_fraction": 1.0, "max_fraction": dict.fromkeys(REASONS), "max_hours": None, "accept_updated_index": False
+}  # fmt: skip
+"""Settings that a replay does not take from its run. Replayed rows were not accepted before, so the limits of a whole
+run do not fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +59,13 @@ def replay(config: ReplayConfig, on_start: OnStart = ignore_start) -> ReplayResu
         folder = replay_folder(config.run, reasons, config.overrides, identity.FREE)
         pmids, step = rows_of(folder, config.run, reasons)
         new_config, opened, changed = _prepare(run, new_config, folder, step)
+        identity.check_index(config.run, new_config, opened)
         open_replay(folder, config.run, pmids, step)
         result = complete_run(new_config, opened, on_start, pmids)
         num_by_status = result.run.manifest.num_by_status
         merge(config.run, folder)
         keep_accounts(config.run, folder)
+        identity.note_index(config.run, new_config, opened)
         note = Replay(
             folder=folder.name,
             reasons=tuple(reasons),

@@ -20,7 +20,8 @@ from kailin_ray.distill.preflight import (
 from kailin_ray.errors import CommandFailedError
 from kailin_ray.io.locks import hold_lock
 from kailin_ray.io.logs import log_to
-from kailin_ray.io.manifests import has_manifest, remove_manifest
+from kailin_ray.io.manifests import NAME as MANIFEST
+from kailin_ray.io.manifests import has_damaged_manifest, has_manifest, remove_manifest
 from kailin_ray.io.storage import log_folder
 from kailin_ray.planning.stages import make_stages
 from kailin_ray.runtime.faults import discard_if_refused, one_line_faults
@@ -115,10 +116,19 @@ def complete_run(
     with hold_lock(config.out), discard_if_refused(config.out):
         made_from, num_dropped = identity.open_run(config, opened)
         work = pipeline.find_work(config, opened.documents, chosen)
+        if has_damaged_manifest(config.out):
+            # All of it is counted from the records again, and run.json says that they are this configuration's.
+            line = f"{config.out / MANIFEST} is damaged; it is written again from the records"
+            logger.warning(line)
+            warnings += (line,)
+            remove_manifest(config.out)
         if not work.num_left and has_manifest(config.out):
             return RunResult(
                 run=Run.open(config.out, "out"), was_complete=True, num_distilled=0, warnings=warnings, mesh=mesh
             )
+        if work.num_left:
+            identity.check_index(config.out, config, opened)
+            identity.note_index(config.out, config, opened)
         log = log_folder(config.out) / "driver.log"
         start = Start(
             out=config.out,

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from kailin_ray.errors import ConfigError
 from kailin_ray.io.storage import is_remote, remove, upload
 
 MANIFEST = "manifest.json"
@@ -165,8 +166,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read a JSON file. Raises ``ConfigError``, which is a ``ValueError``, that names a damaged file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is damaged: {error}") from error
 
 
 def sha256(path: Path) -> str:

@@ -78,7 +78,9 @@ def _read_values(folder: Path, kind: type[Manifest], key: str) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ConfigError(f"{key}: {path} is damaged: {error}") from error
+        raise ConfigError(
+            f"{key}: {path} is damaged: {error}; restore it from a copy, or make the folder again with `{kind.COMMAND}`"
+        ) from error
 
 
 def _parse_values(values: Any, kind: type[M], folder: Path, key: str) -> M:
@@ -129,6 +131,17 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def has_manifest(folder: Path) -> bool:
     """Return whether a folder is marked complete."""
     return (folder / NAME).exists()
+
+
+def has_damaged_manifest(folder: Path) -> bool:
+    """Return whether a folder has a manifest that is no JSON, such as an empty one after a power failure."""
+    try:
+        json.loads((folder / NAME).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        return True
+    return False
 
 
 def remove_manifest(folder: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import pyarrow.parquet as pq
+from pyarrow import ArrowInvalid
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from pydantic import PlainSerializer, PlainValidator
 from pydantic_core import PydanticCustomError
@@ -104,9 +105,12 @@ def for_arrow(paths: Sequence[Any]) -> tuple[list[str], Any]:
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
-    """Open a Parquet file; only its footer is read at first."""
+    """Open a Parquet file; only its footer is read at first. Raises ``ConfigError`` that names a damaged file."""
     (name,), filesystem = for_arrow([path])
-    return pq.ParquetFile(name, filesystem=filesystem)
+    try:
+        return pq.ParquetFile(name, filesystem=filesystem)
+    except ArrowInvalid as error:
+        raise ConfigError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
 
 
 def remove(paths: Iterable[Any]) -> None:

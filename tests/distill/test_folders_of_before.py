@@ -1,7 +1,6 @@
 """Folders that commit ca469ee wrote, before manifests had versions: read, published, gone on with."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,27 +12,16 @@ from kailin_ray.dataset.folder import Dataset
 from kailin_ray.dataset.records import load_pmids
 from kailin_ray.dataset.run import Run
 from kailin_ray.engines.adapters import Adapter
-from kailin_ray.engines.models import model_identity
 from kailin_ray.retrieval.search.folder import Index
 from kailin_ray.retrieval.search.index import PassageIndex
-from tests.conftest import ENCODER, MESH, MODEL, ROOT, Command
-
-BEFORE = ROOT / "tests" / "data" / "ca469ee"
+from tests.conftest import MESH, Command
+from tests.support.folders_of_before import BEFORE, copy_folders
 
 
 @pytest.fixture
 def folders(tmp_path: Path) -> Path:
     """A copy of them whose model and encoder lie where this machine has them."""
-    copy = shutil.copytree(BEFORE, tmp_path / "before")
-    manifest, run = copy / "index" / "manifest.json", copy / "run" / "run.json"
-    index = json.loads(manifest.read_text())
-    index["config"]["encoder"]["path"] = str(ENCODER)
-    index["made_from"]["encoder"]["model"] = model_identity(str(ENCODER), None)
-    manifest.write_text(json.dumps(index))
-    made_from = json.loads(run.read_text())
-    made_from["inputs"]["models"] = dict.fromkeys(made_from["inputs"]["models"], model_identity(str(MODEL), None))
-    run.write_text(json.dumps(made_from))
-    return copy
+    return copy_folders(tmp_path / "before")
 
 
 def test_every_kind_is_opened() -> None:

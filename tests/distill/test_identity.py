@@ -26,7 +26,9 @@ def test_a_start_binds_nobody_until_a_row_was_worked(
     )
     monkeypatch.setattr(identity, "identify", lambda *_: made_from)
     documents: Any = SimpleNamespace(path=tmp_path / "documents", manifest=SimpleNamespace(updates=[1]))
-    index: Any = None
+    index: Any = SimpleNamespace(path=tmp_path / "index", manifest=SimpleNamespace(updates=[1]))
+    index.path.mkdir()
+    (index.path / "manifest.json").touch()
     opened = Inputs(documents=documents, index=index, source=None, trained={})
     mine = replace(config, documents=tmp_path / "documents", out=tmp_path / "run")
     other = replace(mine, retrieval=replace(config.retrieval, top_k=7))

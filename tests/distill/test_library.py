@@ -162,3 +162,34 @@ def test_a_dataset_of_a_later_version_or_another_kind_is_refused(tmp_path: Path)
     (tmp_path / "README.md").write_text("---\nlanguage: en\n---\n# Something else\n")
     with pytest.raises(ConfigError, match="is not a dataset's folder"):
         Dataset.open(tmp_path)
+
+
+def test_contexts_of_an_updated_index_are_mixed_with_earlier_ones_only_if_accepted(
+    asked: DistillConfig, opened: tuple[RunResult, list[Start], Counter[str]], tmp_path: Path
+) -> None:
+    copytree(asked.index, tmp_path / "index")
+    config = replace(asked, index=tmp_path / "index", out=tmp_path / "run", limit=2)
+
+    def update() -> str:
+        index = Index.open(config.index)
+        last = index.manifest.updates[-1]
+        manifests.write_manifest(index.path, replace(index.manifest, updates=(*index.manifest.updates, last)))
+        return manifests.manifest_checksum(index.path)[:16]
+
+    with counting():
+        made = run(config).run
+        assert [version["updates"] for version in made.manifest.index.versions] == [1]
+        second = update()
+        assert run(config).was_complete  # nothing to retrieve, so nothing to refuse
+        records = sorted(path.read_bytes() for path in (made.path / "records").iterdir())
+        with pytest.raises(ConfigError, match=r"index: .* is at update 2, but records of .* \(update 1\); accept_upd"):
+            run(replace(config, limit=4))
+        assert sorted(path.read_bytes() for path in (made.path / "records").iterdir()) == records
+        answers = run(replace(config, out=tmp_path / "answers", from_run=config.out, stages=("answer",)))
+        assert [version["updates"] for version in answers.run.manifest.index.versions] == [1]
+        result = run(replace(config, limit=4, accept_updated_index=True))
+        assert result.num_distilled == 2
+        versions = result.run.manifest.index.versions
+        assert [(version["updates"], version["manifest"] == second) for version in versions] == [(1, False), (2, True)]
+        assert "contexts    from 2 versions of the index (its updates 1, 2)" in format_summary(result.run.manifest)
+        assert run(replace(config, limit=4)).was_complete

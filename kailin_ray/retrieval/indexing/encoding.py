@@ -4,7 +4,10 @@ Encoded rows are written to small Parquet parts next to the index that is being 
 the parts of a killed job are reused.
 """
 
+import hashlib
+import logging
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
@@ -19,13 +22,17 @@ import ray.data
 from kailin_ray.config import IndexConfig
 from kailin_ray.corpus.changes import find_changes
 from kailin_ray.corpus.documents import Documents
+from kailin_ray.errors import CommandFailedError, ConfigError
 from kailin_ray.io.files import atomic_file, read_json, write_json
-from kailin_ray.io.pmids import PMIDS, among, read_pmids
+from kailin_ray.io.pmids import PMIDS, READERS, among, read_pmids
 from kailin_ray.io.terminal import progress_bar
 from kailin_ray.retrieval.encoder import EncodeDocuments
 from kailin_ray.retrieval.search.folder import Encoding, IndexInputs
 from kailin_ray.runtime.session import encoder_environment
 from kailin_ray.runtime.tasks import select_rows
+from kailin_ray.schema import Json
+
+logger = logging.getLogger(__name__)
 
 FIELDS = ("title", "abstract", "mesh")
 """Fields of a document that its passage has; the document is encoded again if one of them changed."""
@@ -50,29 +57,84 @@ def open_parts(config: IndexConfig, documents: Documents, inputs: IndexInputs) -
     """Return the folder of parts next to ``config.out``; it keeps valid parts of a killed job for the same index."""
     scratch = config.out.absolute().with_name(f".{config.out.name}.encoded")
     note = scratch / "encoded.json"
-    previous = read_json(note) if note.exists() else {}
+    previous = _read_note(note)
     identity = asdict(inputs) | {"limit": config.limit}
     if previous.get("made_from") != identity:
         shutil.rmtree(scratch, ignore_errors=True)
     else:
         changed = find_changes(documents, previous["num_updates"], FIELDS)
         for part in list_encoded_parts(scratch):
-            if among(read_pmids(part), changed).any():
+            if _is_damaged(part) or among(read_pmids(part), changed).any():
                 part.unlink()
     scratch.mkdir(exist_ok=True)
     write_json(note, {"made_from": identity, "num_updates": len(documents.manifest.updates)})
     return scratch
 
 
-def drop_parts(scratch: Path, work: Work) -> None:
-    """Remove parts with rows that the index already has, or that are not wanted (any more); they are encoded again.
+def _read_note(note: Path) -> Json:
+    """Return what the parts were made from; empty if there are none, or if nobody can tell."""
+    try:
+        values = read_json(note) if note.exists() else {}
+    except ValueError:  # cut off by a power failure
+        return {}
+    return values if isinstance(values, dict) and "num_updates" in values else {}
 
-    A job that was killed in its very last step leaves its parts although the index has them.
+
+def _is_damaged(part: Path) -> bool:
+    try:
+        read_pmids(part)
+    except ConfigError as error:
+        logger.warning("%s; it is removed, and its abstracts are encoded again", error)
+        return True
+    return False
+
+
+def drop_parts(scratch: Path, work: Work) -> None:
+    """Remove parts with rows that are not wanted (any more), or that the index or an earlier part already has.
+
+    They are encoded again. A job that was killed in its very last step leaves its parts although the index has them. A
+    task of a killed job may have written a part after the next job had encoded the same rows.
     """
-    for part in list_encoded_parts(scratch):
-        pmids = read_pmids(part)
-        if among(pmids, work.kept).any() or (work.wanted is not None and not among(pmids, work.wanted).all()):
+    parts = list_encoded_parts(scratch)
+    columns = [read_pmids(part) for part in parts]
+    pmids = np.concatenate([work.kept[:0], *columns])
+    repeated = np.ones(len(pmids), dtype=bool)
+    repeated[np.unique(pmids, return_index=True)[1]] = False  # all but the first of each
+    ends = np.cumsum([len(column) for column in columns])
+    for part, column, again in zip(parts, columns, np.split(repeated, ends[:-1]) if parts else [], strict=True):
+        is_stale = among(column, work.kept).any() or (work.wanted is not None and not among(column, work.wanted).all())
+        if is_stale or again.any():
             part.unlink()
+
+
+def check_parts(work: Work, scratch: Path) -> None:
+    """Raise ``CommandFailedError`` unless the parts have each abstract that the index needs exactly once."""
+    parts = [read_pmids(part) for part in list_encoded_parts(scratch)]
+    pmids, counts = np.unique(np.concatenate([work.kept, *parts]), return_counts=True)
+    with ThreadPoolExecutor(READERS) as pool:
+        missing = np.concatenate(
+            [np.zeros(0, np.int64), *pool.map(lambda file: _find_missing(file, work.wanted, pmids), work.files)]
+        )
+    for problem, found in (("have no vector", missing), ("have several vectors", pmids[counts > 1])):
+        if len(found):
+            some = ", ".join(map(str, found[:5].tolist())) + (", ..." if len(found) > 5 else "")
+            raise CommandFailedError(
+                f"{scratch}: {len(found):,} abstracts {problem} (PMID {some}): parts were lost or written twice while "
+                "the index was made; the same command encodes them again"
+            )
+
+
+def _find_missing(file: Path, wanted: PMIDS | None, done: PMIDS) -> PMIDS:
+    """Return the PMIDs of a file's wanted documents that have an abstract but are not ``done``."""
+    pmids = read_pmids(file)
+    missing = ~among(pmids, done)
+    if wanted is not None:
+        missing &= among(pmids, wanted)
+    if not missing.any():  # the usual case, for which the abstracts are not read
+        return pmids[:0]
+    with pq.ParquetFile(file) as opened:
+        lengths = pc.utf8_length(opened.read(columns=["abstract"])["abstract"])
+    return pmids[missing & pc.fill_null(pc.greater(lengths, 0), False).to_numpy()]
 
 
 def list_encoded_parts(scratch: Path) -> list[Path]:
@@ -131,7 +193,9 @@ def _with_text(block: pa.Table) -> pa.Table:
 def _write_part(block: pa.Table, scratch: str) -> pa.Table:
     seconds = pc.sum(block["seconds"]).as_py() or 0.0
     if block.num_rows:
-        # Named by its content, so that a task that Ray runs again overwrites its earlier part.
-        with atomic_file(Path(scratch, f"{block['pmid'][0].as_py():09}.parquet")) as partial:
+        # Named by its content, so that a task that Ray runs again overwrites its earlier part, and no other part.
+        pmids = np.sort(block["pmid"].to_numpy())
+        digest = hashlib.sha256(pmids.tobytes()).hexdigest()[:16]
+        with atomic_file(Path(scratch, f"{pmids[0]:09}-{digest}.parquet")) as partial:
             pq.write_table(block.drop_columns("seconds"), partial)
     return pa.table({"abstracts": [block.num_rows], "seconds": [seconds]})

@@ -36,7 +36,15 @@ from kailin_ray.io.manifests import has_manifest, write_manifest
 from kailin_ray.io.pmids import PMIDS, READERS, among, read_pmids
 from kailin_ray.io.storage import log_file
 from kailin_ray.retrieval.encoder_models import resolve_encoder
-from kailin_ray.retrieval.indexing.encoding import FIELDS, Work, drop_parts, encode, list_encoded_parts, open_parts
+from kailin_ray.retrieval.indexing.encoding import (
+    FIELDS,
+    Work,
+    check_parts,
+    drop_parts,
+    encode,
+    list_encoded_parts,
+    open_parts,
+)
 from kailin_ray.retrieval.indexing.shards import write_lexical, write_shards
 from kailin_ray.retrieval.indexing.structure import Shards, make_search
 from kailin_ray.retrieval.search.ann import chosen_kind
@@ -173,6 +181,7 @@ def make_index(
     scratch = open_parts(config, documents, inputs)
     drop_parts(scratch, work)
     encoding = encode(config, work, scratch, shown)
+    check_parts(work, scratch)
     logger.info("%s: %d abstracts encoded, %d rows removed", config.out, encoding.num_encoded, len(gone))
     with updating(out) as folder:
         shards, added = _all_shards(config, made, gone, scratch, folder, shown)

@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_dir
 from kailin_ray.config import IndexConfig, check, conf_dir
 from kailin_ray.corpus.changes import CHANGES
 from kailin_ray.corpus.documents import Documents, first_documents
-from kailin_ray.errors import ConfigError
+from kailin_ray.errors import CommandFailedError, ConfigError
 from kailin_ray.io.files import write_json
 from kailin_ray.io.manifests import has_manifest, write_manifest
 from kailin_ray.retrieval.indexing import encoding, job
@@ -222,6 +222,74 @@ def test_parts_of_documents_that_changed_since_are_encoded_anew(tmp_path: Path) 
     encoding.open_parts(config, Documents.open(documents), replace(inputs, documents="another"))
     assert encoding.list_encoded_parts(scratch) == []
     assert first_documents(Documents.open(documents), None)[1] == 8
+
+
+def test_lost_and_repeated_parts_are_named_before_the_index_is_complete(
+    tmp_path: Path, terminal: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [document(pmid) for pmid in range(1, 101)]
+    rows[49]["abstract"] = ""  # needs no vector
+    documents, out = write_documents(tmp_path / "documents", {0: rows}), tmp_path / "index"
+    config = index_config(documents, out, "encoder.batch_size=4")
+    scratch, encode = tmp_path / ".index.encoded", job.encode
+    faults: list[Callable[[], object]] = []
+
+    def encode_and_fail(*arguments: Any) -> Any:
+        cost = encode(*arguments)
+        for fault in faults:
+            fault()
+        return cost
+
+    monkeypatch.setattr(job, "encode", encode_and_fail)
+
+    def lose() -> None:
+        part = encoding.list_encoded_parts(scratch)[0]  # the last one may have few rows
+        lost.extend(encoding.read_pmids(part).tolist())
+        part.unlink()
+
+    def repeat() -> None:
+        """A task of a killed job writes its part, of rows that are encoded since, under a name of its own."""
+        late = pq.read_table(encoding.list_encoded_parts(scratch)[0]).slice(1)
+        pq.write_table(late, scratch / "000000002.parquet")
+
+    lost: list[int] = []
+    faults[:] = [lose]
+    with pytest.raises(CommandFailedError) as error:
+        make(config, terminal)
+    some = ", ".join(map(str, sorted(lost)[:5]))
+    assert f"{len(lost)} abstracts have no vector (PMID {some}, ...)" in str(error.value)
+    assert not out.exists()
+
+    faults[:] = [repeat]
+    with pytest.raises(CommandFailedError, match=r"abstracts have several vectors \(PMID \d+, "):
+        make(config, terminal)
+    assert not out.exists()
+
+    faults[:] = []
+    parts = encoding.list_encoded_parts(scratch)
+    parts[-1].write_bytes(parts[-1].read_bytes()[:-100])  # cut by a power failure
+    made = make(config, terminal)
+    assert sorted(live(out)) == [pmid for pmid in range(1, 101) if pmid != 50]
+    assert made.num_passages == 99
+
+
+def test_parts_with_the_same_first_row_do_not_replace_each_other(tmp_path: Path) -> None:
+    for pmids in ([7, 8, 9], [7, 10]):
+        block = pa.table({"pmid": pa.array(pmids, pa.int64()), "seconds": [0.1] * len(pmids)})
+        encoding._write_part(block, str(tmp_path))
+    assert len(encoding.list_encoded_parts(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"{", bytes(20), b"[]"])
+def test_a_damaged_note_of_parts_makes_them_anew(tmp_path: Path, content: bytes) -> None:
+    documents = write_documents(tmp_path / "documents", {0: [document(pmid) for pmid in range(1, 9)]})
+    config = index_config(documents, tmp_path / "index")
+    inputs = IndexInputs(documents="1", encoder={}, format=4)
+    scratch = encoding.open_parts(config, Documents.open(documents), inputs)
+    (scratch / "encoded.json").write_bytes(content)
+    (scratch / "000000001.parquet").touch()
+    encoding.open_parts(config, Documents.open(documents), inputs)
+    assert [path.name for path in scratch.iterdir()] == ["encoded.json"]
 
 
 @pytest.mark.slow
