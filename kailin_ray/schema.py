@@ -149,6 +149,7 @@ REASONS = {
     "answer_malformed": "the answer asks a question back, refuses, or contains markup, reasoning, JSON or a preamble",
     "engine_died": "the engine died each time it had this abstract; the last time it had no other",
     "agent_error": "an agent's call raised an error for this row; detail holds the error",
+    "invalid_record": "a value of the row's record does not fit its column; detail names both",
 }
 """Why a row is not ok. Reasons are defined only here."""
 

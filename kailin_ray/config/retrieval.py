@@ -53,8 +53,8 @@ class Encoder:
 class Retrieval:
     """The retrieval agent."""
 
-    top_k: Positive
-    """Contexts to retrieve for a question."""
+    top_k: Annotated[int, Field(ge=1, le=127)]
+    """Contexts to retrieve for a question, at most 127: a record counts in one byte those that a prompt leaves out."""
     exclude_source: bool
     """Leave the source abstract out of the contexts of its own questions."""
     dedup_threshold: Annotated[float, Field(gt=0.0, le=1.0)] | None

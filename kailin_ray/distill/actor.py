@@ -15,6 +15,7 @@ import ray
 
 from kailin_ray.config import DistillConfig
 from kailin_ray.distill.distiller import Distiller, Record, engine_died
+from kailin_ray.distill.fitting import fit
 from kailin_ray.distill.metrics import EngineMetrics
 from kailin_ray.distill.progress import group_size, is_deadly
 from kailin_ray.engines.interface import EngineDeadError, EngineSpec
@@ -24,7 +25,6 @@ from kailin_ray.io.logs import log_to_output
 from kailin_ray.io.terminal import send_output_to
 from kailin_ray.planning.stages import Stage
 from kailin_ray.retrieval.client import Searcher
-from kailin_ray.schema import RECORDS
 
 logger = logging.getLogger(__name__)
 StartEngine = Callable[[EngineSpec], Any]
@@ -97,10 +97,11 @@ class DistillActor:
         except EngineDeadError:
             ray.get(self._teller.tell())
             os._exit(1)
+        table, records = fit(records)
         # Rows are counted per block: if an engine dies, its unfinished blocks are distilled, and counted, again.
         self._meter.rows_done(records)
         self._teller.tell()
-        yield pa.Table.from_pylist(records, RECORDS)
+        yield table
 
     async def _records(self, rows: list[Record]) -> list[Record]:
         suspects = await self._progress.enter.remote([row["pmid"] for row in rows])
