@@ -147,7 +147,7 @@ REASONS = {
     "answer_truncated": "the answer, with the reasoning before it, reached its token limit",
     "answer_copies_question": "the answer only repeats the question",
     "answer_malformed": "the answer asks a question back, refuses, or contains markup, reasoning, JSON or a preamble",
-    "engine_died": "the engine died each time it had this abstract; the last time it had no other",
+    "engine_died": "the engine died, or fell silent, each time it had this abstract; the last time it had no other",
     "agent_error": "an agent's call raised an error for this row; detail holds the error",
     "invalid_record": "a value of the row's record does not fit its column; detail names both",
 }

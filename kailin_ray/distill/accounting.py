@@ -20,6 +20,7 @@ from typing import Any, Literal, TypedDict
 
 from kailin_ray.dataset.counts import AgentTokens
 from kailin_ray.dataset.run import Cost, SessionSeconds, StageFigures
+from kailin_ray.distill.liveness import ProcessId, this_process
 from kailin_ray.engines.metering import Account
 from kailin_ray.io.files import read_json, write_json
 from kailin_ray.planning.plan import Phase, Plan, PoolNote, as_json
@@ -50,7 +51,7 @@ class PhaseProgress(TypedDict):
     total: int
     done: int
     marks: list[tuple[float, int]]
-    """Points in time (seconds since 1970) with the number of rows that were done."""
+    """Points in time with the number of rows that were done, in seconds of a clock that is never set."""
     engines: EngineNumbers
 
 
@@ -59,7 +60,10 @@ class SessionProgress(PhaseProgress):
 
     phases: int
     host: str
+    process: ProcessId
+    """The driver."""
     updated: float
+    """Seconds since 1970, by the host's clock."""
 
 
 class StageSums(TypedDict):
@@ -85,6 +89,8 @@ class StageSums(TypedDict):
 class SessionNote(TypedDict):
     """The content of a session's file."""
 
+    number: int
+    """Larger than that of each earlier session of the run: names and times depend on the hosts' clocks."""
     plan: list[list[PoolNote]]
     seconds: SessionSeconds
     stages: dict[str, StageSums]
@@ -120,6 +126,7 @@ class Session:
         """Start a session. Nothing is written yet."""
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
         self._path = run / "sessions" / f"{stamp}-{uuid.uuid4().hex[:8]}.json"
+        self._number = 1 + max((note["number"] for note in read_sessions(run)), default=0)
         self._began = time.monotonic()
         self._plan = as_json(plan)
         self._stages: dict[str, StageSums] = {}
@@ -136,27 +143,43 @@ class Session:
         start_seconds, work_seconds = zip(*self._seconds.values(), strict=True)
         total = time.monotonic() - self._began
         note: SessionNote = {
+            "number": self._number,
             "plan": self._plan,
             "seconds": {"total": total, "engine_start": sum(start_seconds), "distill": sum(work_seconds)},
             "stages": self._stages,
-            "progress": {**progress, "phases": len(self._plan), "host": socket.gethostname(), "updated": time.time()},
+            "progress": {
+                **progress,
+                "phases": len(self._plan),
+                "host": socket.gethostname(),
+                "process": this_process(),
+                "updated": time.time(),
+            },
         }
         write_json(self._path, note)
 
 
 def read_sessions(run: Path) -> list[SessionNote]:
     """Return the sessions of a run, in the order of their start."""
-    notes = []
+    return list(read_session_files(run).values())
+
+
+def read_session_files(run: Path) -> dict[Path, SessionNote]:
+    """Return the sessions of a run by their files, in the order of their start."""
+    notes = {}
     for path in sorted((run / "sessions").glob("*.json")):
         try:
-            notes.append(_upgrade_session(read_json(path)))
+            notes[path] = _upgrade_session(read_json(path))
         except (ValueError, KeyError, TypeError):  # cut off by a power failure
             logger.warning("%s cannot be read and is left out of the account", path)
-    return notes
+    return dict(sorted(notes.items(), key=lambda item: item[1]["number"]))
 
 
 def _upgrade_session(note: Any) -> SessionNote:
-    """Return a session's note with today's names; earlier versions called a phase a part and had no outcome."""
+    """Return a session's note with today's names.
+
+    Earlier versions called a phase a part, and had no outcome and no number. Their sessions come first, by their names.
+    """
+    note["number"] = int(note.get("number", 0))
     if "part" in note["progress"]:
         old = {key: value for key, value in note["progress"].items() if key not in ("part", "parts")}
         why = old["why"] or ""

@@ -18,6 +18,7 @@ from kailin_ray.distill.distiller import Distiller, Record, engine_died
 from kailin_ray.distill.fitting import fit
 from kailin_ray.distill.metrics import EngineMetrics
 from kailin_ray.distill.progress import group_size, is_deadly
+from kailin_ray.distill.silence import end_when_silent
 from kailin_ray.engines.interface import EngineDeadError, EngineSpec
 from kailin_ray.engines.metering import Meter, MeteredEngine
 from kailin_ray.engines.tokenizer import describe_reasoning
@@ -25,6 +26,7 @@ from kailin_ray.io.logs import log_to_output
 from kailin_ray.io.terminal import send_output_to
 from kailin_ray.planning.stages import Stage
 from kailin_ray.retrieval.client import Searcher
+from kailin_ray.runtime.faults import describe_error
 
 logger = logging.getLogger(__name__)
 StartEngine = Callable[[EngineSpec], Any]
@@ -70,9 +72,14 @@ class DistillActor:
         log_to_output()
         metrics = EngineMetrics(stage.name)
         self._meter = Meter(stage.name, on_search=metrics.count_search)
-        self._teller = Teller(self._meter, metrics, progress)
+        self._replica = uuid.uuid4().hex
+        self._open: set[int] = set()
+        """The rows in the engine, as ``progress`` knows them."""
+        self._teller = Teller(self._replica, self._meter, self._open, metrics, progress)
         self._engine = start_engine(stage.engine)
-        search = Searcher(retrievers, self._meter).search
+        max_silent_minutes = config.cluster.max_silent_minutes
+        end_when_silent(self._meter, max_silent_minutes)
+        search = Searcher(retrievers, self._meter, max_silent_minutes).search
         engine: Any = MeteredEngine(self._engine, self._meter)
         self._distiller = Distiller(config, stage.steps, engine, search, ray.get(mesh))
         self._progress = progress
@@ -95,7 +102,8 @@ class DistillActor:
         try:
             records = await self._records(batch.to_pylist())
         except EngineDeadError:
-            ray.get(self._teller.tell())
+            with suppress(ray.exceptions.RayError):
+                ray.get(self._teller.tell(), timeout=10 * TELL_S)
             os._exit(1)
         table, records = fit(records)
         # Rows are counted per block: if an engine dies, its unfinished blocks are distilled, and counted, again.
@@ -104,12 +112,14 @@ class DistillActor:
         yield table
 
     async def _records(self, rows: list[Record]) -> list[Record]:
-        suspects = await self._progress.enter.remote([row["pmid"] for row in rows])
+        pmids = [row["pmid"] for row in rows]
+        suspects = await self._ask(self._progress.enter.remote(self._replica, pmids), {})
         if suspects is None:
             return []
         fresh = [row for row in rows if row["pmid"] not in suspects]
+        self._open.update(row["pmid"] for row in fresh)
         records = await asyncio.gather(*(self._record(row) for row in fresh))
-        self._progress.leave.remote([row["pmid"] for row in fresh])
+        self._leave(fresh)
         for deaths in sorted(set(suspects.values())):
             suspect_rows = [row for row in rows if suspects.get(row["pmid"]) == deaths]
             size = group_size(deaths, self._places)
@@ -119,7 +129,6 @@ class DistillActor:
 
     async def _group(self, rows: list[Record], deaths: int) -> list[Record | None]:
         """Return the records of rows that were in an engine when it died; no other rows are in the engine meanwhile."""
-        pmids = [row["pmid"] for row in rows]
         if is_deadly(deaths, self._places):
             records: list[Record | None] = [engine_died(row, deaths) for row in rows]
         else:
@@ -131,13 +140,28 @@ class DistillActor:
                         return []
                     if self._dead:  # earlier rows killed the engine; the rows of this group are not to blame
                         raise EngineDeadError("dead")
-                    await self._progress.enter_alone.remote(pmids)
+                    pmids = [row["pmid"] for row in rows]
+                    await self._ask(self._progress.enter_alone.remote(self._replica, pmids), None)
+                    self._open.update(pmids)
                     records = list(await asyncio.gather(*(self._work_on(row) for row in rows)))
                 finally:
                     for _ in range(self._places):
                         self._room.release()
-        self._progress.leave.remote(pmids)
+        self._leave(rows)
         return records
+
+    async def _ask(self, answer: Any, otherwise: Any) -> Any:
+        """Return the answer of the progress actor, or ``otherwise`` if that actor died: no row depends on it."""
+        try:
+            return await answer
+        except ray.exceptions.RayError as error:
+            logger.warning("the progress actor did not answer: %s", describe_error(error))
+            return otherwise
+
+    def _leave(self, rows: Sequence[Record]) -> None:
+        pmids = [row["pmid"] for row in rows]
+        self._open.difference_update(pmids)
+        self._progress.leave.remote(self._replica, pmids)
 
     def __del__(self) -> None:
         """Shut the engine's processes down: Ray Data drops an actor that has no more work."""
@@ -180,10 +204,9 @@ class Teller:
     the actor, which could not be deleted otherwise.
     """
 
-    def __init__(self, meter: Meter, metrics: EngineMetrics, progress: Any):
-        """Start the thread."""
-        self._meter, self._metrics, self._progress = meter, metrics, progress
-        self._replica = uuid.uuid4().hex
+    def __init__(self, replica: str, meter: Meter, rows: set[int], metrics: EngineMetrics, progress: Any):
+        """Start the thread. ``rows``: the PMIDs in the engine, kept up to date by the actor."""
+        self._replica, self._meter, self._rows, self._metrics, self._progress = replica, meter, rows, metrics, progress
         self._stopped = threading.Event()
         self.draining = False
         threading.Thread(target=self._keep_telling, daemon=True).start()
@@ -192,7 +215,7 @@ class Teller:
         """Report now; return a Ray reference to the reply, which says whether the run drains."""
         account = self._meter.account()
         self._metrics.show(account)
-        return self._progress.tell.remote(self._replica, account)
+        return self._progress.tell.remote(self._replica, account, list(self._rows))
 
     def stop(self) -> None:
         """Stop the thread."""

@@ -23,6 +23,7 @@ from kailin_ray.mesh import MeshHierarchy
 from kailin_ray.planning.stages import QUESTION_AGENTS, RULE
 from kailin_ray.retrieval.search.fusion import mesh_rerank
 from kailin_ray.retrieval.search.index import Hit
+from kailin_ray.runtime.faults import describe_error
 from kailin_ray.schema import ANSWER, ASKING, EVALUATION, FAILED, OK, REJECTED, Json
 
 if TYPE_CHECKING:
@@ -74,8 +75,7 @@ class Distiller:
         except EngineDeadError:
             raise
         except Exception as error:  # the fault of one row must not end the run; it is recorded and counted
-            detail = f"{type(error).__name__}: {error}"[:DETAIL_CHARS]
-            record |= {"status": FAILED, "reason": "agent_error", "detail": detail}
+            record |= {"status": FAILED, "reason": "agent_error", "detail": describe_error(error)[:DETAIL_CHARS]}
         return record
 
     async def _walk(self, record: Record) -> None:
@@ -264,7 +264,7 @@ def engine_died(row: Record, deaths: int) -> Record:
     """Return the failed record of a row that kills engines."""
     progress = dict.fromkeys(("candidates", "preferred"), None) | row
     stage = ANSWER if progress["preferred"] is not None else EVALUATION if progress["candidates"] else ASKING
-    detail = f"{deaths} engines died with this abstract in them; the last one had no other abstract"
+    detail = f"{deaths} engines died or fell silent with this abstract in them; the last one had no other abstract"
     usage = list(row.get("usage") or [])
     return row | {"usage": usage, "status": FAILED, "stage": stage, "reason": "engine_died", "detail": detail}
 

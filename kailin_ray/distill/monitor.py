@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections import Counter, deque
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -14,10 +15,12 @@ from kailin_ray.config import DistillConfig, without_secrets
 from kailin_ray.distill.accounting import EngineNumbers, Outcome, PhaseProgress, Session, rate_of
 from kailin_ray.distill.engine_load import describe_load
 from kailin_ray.distill.metrics import RunMetrics
+from kailin_ray.distill.progress import ProgressState
 from kailin_ray.engines.metering import Account
 from kailin_ray.errors import STOPPED, StoppedError, TooManyFailuresError
 from kailin_ray.io.terminal import printable, progress_bar
 from kailin_ray.planning.plan import Phase
+from kailin_ray.runtime.faults import describe_error
 from kailin_ray.schema import FAILED
 
 logger = logging.getLogger(__name__)
@@ -78,12 +81,15 @@ class Watch:
         self._written = 0.0
         self._worked_at_start = (0, 0)
         self._marks: deque[tuple[float, int]] = deque(maxlen=MARKS)
-        self._looks: deque[list[dict[str, Any]]] = deque(maxlen=LOOKS)
+        self._looks: deque[list[Account]] = deque(maxlen=LOOKS)
+        self._accounts: dict[str, Account] = {}
+        """The last account of each replica that ever started. A progress actor that restarts knows only the living."""
+        self._open, self._left = 0, 0
         self._drawn = time.monotonic()
         self._outcome: Outcome | None = None
         self._ended: str | None = None
         self._before: Any = None
-        self._num_warned = 0
+        self._warned: set[str] = set()
         self._metrics = RunMetrics(config.out.name)
 
     def __enter__(self) -> "Watch":
@@ -96,7 +102,9 @@ class Watch:
     ) -> None:
         reason = self._failure or error or (self.stopped if self._stop_request.is_set() else "done")
         self._outcome = "done" if reason == "done" else "stopped" if isinstance(reason, StoppedError) else "failed"
-        self._ended = without_secrets(" ".join(str(reason).split())[:300]) or type(reason).__name__
+        is_remote = isinstance(reason, ray.exceptions.RayError)
+        words = describe_error(reason) if is_remote else " ".join(str(reason).split())
+        self._ended = without_secrets(words[:300]) or type(reason).__name__
         self._stop.set()
         self._thread.join()
         signal.signal(INTERRUPT, self._before)
@@ -119,14 +127,8 @@ class Watch:
         return "distill" if not self._number else f"phase {self._number}, {'+'.join(p.stage.name for p in self._phase)}"
 
     def _look(self, bar: Any) -> None:
-        try:
-            state = ray.get(self._progress.state.remote(), timeout=10)
-        except ray.exceptions.RayError:
-            return
-        accounts = state["accounts"]
-        for warning in state["warnings"][self._num_warned :]:
-            logger.warning(printable(warning))
-        self._num_warned = len(state["warnings"])
+        self._read_progress()
+        accounts = list(self._accounts.values())
         ready, wanted = sum(account["ready"] for account in accounts), sum(pool.replicas for pool in self._phase)
         if self._began is None and ready:
             # The rate, and so the time left, is measured from the moment when the first engine can serve.
@@ -135,8 +137,8 @@ class Watch:
         # Engines that have not begun wait for free resources on a machine.
         activity = f", engines ready {ready} of {wanted}, begun {len(accounts)}" if ready < wanted else ""
         if self._stop_request.is_set():
-            activity = f", stopping: {state['num_open']} abstracts to finish"
-            self._drain(state["num_open"])
+            activity = f", stopping: {self._open} abstracts to finish"
+            self._drain(self._open)
         bar.set_description(self._name() + activity, refresh=False)
         last_stage = self._phase[-1].stage.name
         rows: Counter[str] = Counter()
@@ -153,7 +155,18 @@ class Watch:
         self._draw(bar, done)
         if time.monotonic() - self._written > WRITE_S:
             self._write(accounts, done, {"ready": ready, "wanted": wanted, "begun": len(accounts)})
-        self._judge(rows, reasons, len(accounts), state["num_left"])
+        self._judge(rows, reasons, len(accounts), self._left)
+
+    def _read_progress(self) -> None:
+        """Read the state of the progress actor; without an answer, the last one counts."""
+        with suppress(ray.exceptions.RayError):
+            state: ProgressState = ray.get(self._progress.state.remote(), timeout=10)
+            if state["accounts"] or not self._accounts:  # otherwise it has just restarted, and no replica reported yet
+                self._accounts |= state["accounts"]
+                self._open, self._left = state["num_open"], state["num_left"]
+            for warning in set(state["warnings"]) - self._warned:
+                self._warned.add(warning)
+                logger.warning(printable(warning))
 
     def _draw(self, bar: Any, done: int) -> None:
         """Update the line. It is also redrawn at times when no row was done, because the load changes."""
@@ -170,7 +183,7 @@ class Watch:
         self._written = time.monotonic()
         distill = self._written - self._began if self._began else 0.0
         if self._began:
-            self._marks.append((time.time(), done))
+            self._marks.append((round(self._written, 1), done))
         progress: PhaseProgress = {
             "state": "ended" if self._ended else "stopping" if self._stop_request.is_set() else "running",
             "outcome": self._outcome if self._ended else None,
@@ -192,7 +205,7 @@ class Watch:
         now = time.monotonic()
         if self._draining_since is None:
             self._draining_since = self._open_until = now
-            self._progress.drain.remote()
+        self._progress.drain.remote()  # at each look, because a progress actor that restarted does not know it
         if num_open:
             self._open_until = now
         is_over = now - self._draining_since > self._config.grace_seconds
@@ -201,7 +214,7 @@ class Watch:
 
     def _judge(self, rows: Counter[str], reasons: Counter[str], starts: int, worked: int) -> None:
         """Drain the run if too many of the last stage's ``rows`` failed; end it if engines start but finish no row."""
-        if worked > self._worked_at_start[0]:
+        if worked != self._worked_at_start[0]:  # it counts from 0 again if the progress actor was restarted
             self._worked_at_start = (worked, starts)
         in_vain = starts - self._worked_at_start[1]
         done = sum(rows.values())

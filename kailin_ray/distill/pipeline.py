@@ -150,7 +150,8 @@ def distill(
         if num_left and stop.is_set():  # stopped after the previous phase: start no engine for this phase
             raise StoppedError(STOPPED)
         if num_left:
-            progress: Any = ray.remote(num_cpus=0, scheduling_strategy=on_driver)(Progress).remote()
+            actor_class = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=on_driver)(Progress)
+            progress: Any = actor_class.remote()
             rows = (work.num_documents, work.num_documents - num_left)
             shown_number = number if len(plan.phases) > 1 else 0
             watch = Watch(progress, session, shown_number, phase, rows, config, stop, terminal)

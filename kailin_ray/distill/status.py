@@ -1,7 +1,8 @@
 """The progress, throughput, failures and time left of a run, read from its folder, whether or not the run is alive.
 
-Finished rows are counted in the records, by the columns ``status`` and ``reason``. The session's file says which driver
-works on the run. The driver writes this file every ten seconds (``monitor``); if the file is too old, the run is dead.
+Finished rows are counted in the records, by the columns ``status`` and ``reason``. The file of the last session says
+which driver works on the run; ``liveness`` says whether it is alive. The driver writes this file every ten seconds
+(``monitor``). From another machine, if the file is too old, the run is dead.
 """
 
 import time
@@ -20,8 +21,9 @@ from kailin_ray.distill.accounting import (
     SessionProgress,
     all_sessions,
     rate_of,
-    read_sessions,
+    read_session_files,
 )
+from kailin_ray.distill.liveness import age_of, is_alive
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.manifests import has_manifest
 from kailin_ray.io.pmids import READERS
@@ -34,8 +36,9 @@ TOP = 8
 """Number of reasons that are shown."""
 
 
-State = Literal["finished", "unknown", "running", "stopping", "stopped", "failed", "between", "dead"]
-"""``unknown``: no session has reported yet. ``between``: all abstracts are done, but the manifest is not written."""
+State = Literal["finished", "unknown", "running", "stopping", "stopped", "failed", "between", "dead", "unclear"]
+"""``unknown``: no session has reported yet. ``between``: all abstracts are done, but the manifest is not written.
+``unclear``: a driver on another machine is running or dead; from here nothing tells which."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +48,13 @@ class AtWork:
     state: State
     documents: int
     why: str | None
-    """Why the session ended; None while it runs."""
+    """Why the session ended, or why its driver counts as dead; None while it runs."""
     phase: int
     phases: int
     phase_done: int
     host: str
-    silent_seconds: float
-    """Seconds since the last report."""
+    silent_seconds: float | None
+    """Seconds since the last report, by one clock; None if the session has ended, or if they are not known."""
     abstracts_per_second: float | None
     seconds_left: int | None
 
@@ -90,7 +93,7 @@ class RunStatus:
     """None if the run is finished, or if no session has reported yet."""
     engines: EnginesStatus | None
     at: float
-    """The point in time, in seconds since 1970."""
+    """The point in time, in seconds since 1970 by the clock of this machine."""
 
     def as_json(self) -> Json:
         """Return the status for programs, on one level; unknown values are left out."""
@@ -101,22 +104,17 @@ class RunStatus:
         return values | (vars(self.work) if self.work else {}) | ({"engines": self.engines} if self.engines else {})
 
 
-def status(run: Path, now: float | None = None) -> RunStatus:
-    """Return the state of a run's folder at ``now`` (seconds since 1970; None: the current time).
-
-    Raises ``ConfigError`` if the folder is not a run's folder.
-    """
+def status(run: Path) -> RunStatus:
+    """Return the state of a run's folder. Raises ``ConfigError`` if the folder is not a run's folder."""
     check_access("run", run)
-    now = time.time() if now is None else now
     if not (run / "run.json").exists():
         raise ConfigError(f"run: {run} is not a run of distill: it has no run.json")
     complete = has_manifest(run)
     counts = _counts(run)
     done = sum(counts["status"].values())
-    sessions = read_sessions(run)
-    reporting = [note for note in sessions if "progress" in note]
-    note = max(reporting, key=lambda session: session["progress"]["updated"], default=None)
-    work = _at_work(note["progress"], now) if note and not complete else None
+    sessions = read_session_files(run)
+    file, note = next(reversed(sessions.items()), (None, None))
+    work = _at_work(note["progress"], file) if file and note and not complete else None
     return RunStatus(
         run=run,
         state="finished" if complete else work.state if work else "unknown",
@@ -127,35 +125,40 @@ def status(run: Path, now: float | None = None) -> RunStatus:
         documents=done if complete else work.documents if work else None,
         work=work,
         engines=_engines(note, run) if note else None,
-        at=now,
+        at=time.time(),
     )
 
 
-def _at_work(progress: SessionProgress, now: float) -> AtWork:
-    silent = now - progress["updated"]
+def _at_work(progress: SessionProgress, file: Path) -> AtWork:
     rate = rate_of(progress["marks"])
     num_left = progress["total"] - progress["done"]
-    state = _state(progress, silent)
+    silent = None if progress["state"] == "ended" else age_of(file)
+    state, why = _state(progress, is_alive(progress.get("process")), silent)
     return AtWork(
         state=state,
         documents=progress["total"],
-        why=progress["why"],
+        why=why,
         phase=progress["phase"],
         phases=progress["phases"],
         phase_done=progress["done"],
         host=progress["host"],
-        silent_seconds=round(silent, 1),
+        silent_seconds=None if silent is None else round(silent, 1),
         abstracts_per_second=round(rate, 3) if rate else None,
         seconds_left=round(num_left / rate) if rate and state == "running" else None,
     )
 
 
-def _state(progress: SessionProgress, silent: float) -> State:
+def _state(progress: SessionProgress, alive: bool | None, silent: float | None) -> tuple[State, str | None]:
+    """Return the state of a session, and why: from its driver's process if that is here, or from its last report."""
     state = progress["state"]
-    if state != "ended":
-        return "dead" if silent > SILENT_S else state
-    outcome = progress["outcome"] or "failed"
-    return "between" if outcome == "done" else outcome
+    if state == "ended":
+        outcome = progress["outcome"] or "failed"
+        return "between" if outcome == "done" else outcome, progress["why"]
+    if alive is not None:
+        return (state, None) if alive else ("dead", "its driver's process is gone")
+    if silent is None:
+        return "unclear", None
+    return ("dead", f"no report for {duration(silent)}") if silent > SILENT_S else (state, None)
 
 
 def _counts(run: Path) -> dict[str, dict[str, int]]:
@@ -205,7 +208,8 @@ def format_status(found: RunStatus) -> str:
 
 def _how_far(run_status: RunStatus) -> list[str]:
     work, total = run_status.work, run_status.documents
-    words = {"host": work.host, "why": work.why, "ago": duration(work.silent_seconds)} if work else {}
+    ago = duration(work.silent_seconds) if work and work.silent_seconds is not None else "an unknown time"
+    words = {"host": work.host, "why": work.why, "ago": ago} if work else {}
     lines = [f"{run_status.run}: {_STATES[run_status.state].format_map(words)}"]
     lines.append(
         f"  {run_status.done:,}"
@@ -227,7 +231,9 @@ _STATES: dict[State, str] = {
     "stopped": "stopped in good order",
     "failed": "ended early: {why}",
     "between": "all abstracts are done; counting the records, or killed while counting",
-    "dead": "dead: no report from {host} for {ago}",
+    "dead": "dead: {why}, on {host}",
+    "unclear": "running or dead, which cannot be seen from here: its driver is on {host}, and the age of its last "
+    "report can only be measured with a file in the run's folder, which is read-only here; look again in a minute",
 }
 
 
@@ -271,6 +277,8 @@ def _what_fails(run_status: RunStatus) -> list[str]:
 def _next(run_status: RunStatus) -> list[str]:
     if run_status.state == "finished":
         return [f"  for the results: kailin-ray report run={run_status.run}"]
+    if run_status.state == "unclear":
+        return []
     if run_status.work is None or run_status.state in ("stopped", "failed", "dead", "between"):
         return [f"  to resume: the same distill command with out={run_status.run}; logs are in its folder logs/"]
     return [f"  to stop it in good order: send SIGTERM to its driver on {run_status.work.host}, or run `ray job stop`"]

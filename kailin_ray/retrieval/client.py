@@ -45,9 +45,14 @@ class _Place:
 class Searcher:
     """Queries the retriever actors. Questions from one turn of the event loop are sent as one call."""
 
-    def __init__(self, retrievers: Sequence[Any], meter: Meter):
-        """Wait until the retrievers are up. Raises Ray's error if none of them can start."""
+    def __init__(self, retrievers: Sequence[Any], meter: Meter, max_silent_minutes: float | None = None):
+        """Wait until the retrievers are up. Raises Ray's error if none of them can start.
+
+        A retriever that does not answer within ``max_silent_minutes`` is killed, as if it had died; None or 0: it is
+        awaited for ever.
+        """
         self._meter = meter
+        self._max_silent_s = 60 * max_silent_minutes if max_silent_minutes else None
         self._here = ray.get_runtime_context().get_node_id()
         # In random order, so that engines break ties between retrievers differently.
         self._places = [_Place(actor) for actor in random.sample(list(retrievers), len(retrievers))]
@@ -97,11 +102,15 @@ class Searcher:
             place.num_asked += len(queries)
             tries += 1
             try:
-                hits: list[list[Hit]] = await place.actor.search.remote(queries)
+                hits: list[list[Hit]] = await asyncio.wait_for(place.actor.search.remote(queries), self._max_silent_s)
                 return hits
             except RayTaskError:  # raised by the search itself, as it would be elsewhere
                 raise
-            except RayError:  # the actor or its machine died, perhaps before its answer arrived
+            except (RayError, TimeoutError) as error:
+                # The actor or its machine died, perhaps before its answer arrived; or it is silent.
+                if isinstance(error, TimeoutError) and not (place.back or place.gone):
+                    logger.error("a retriever did not answer in %g s; it is killed and restarted", self._max_silent_s)
+                    ray.kill(place.actor, no_restart=False)
                 self._fell(place)
                 if tries == len(self._places) + MORE_TRIES:
                     raise

@@ -43,7 +43,7 @@ class Engine:
         if self.account["ready"]:
             self.account["completion_tokens"] += 40
         return {
-            "accounts": [self.account],
+            "accounts": {"a": self.account},
             "num_open": self.account["in_flight"],
             "num_left": 0,
             "warnings": self.warnings,

@@ -7,30 +7,30 @@ from kailin_ray.distill.progress import Progress, group_size, is_deadly
 
 def test_a_row_that_comes_again_while_it_is_worked_on_was_in_an_engine_that_died() -> None:
     progress = Progress()
-    assert progress.enter([1, 2]) == {}
-    progress.leave([1])
+    assert progress.enter("a", [1, 2]) == {}
+    progress.leave("a", [1])
     # Row 1 was done; its block was not written, so that it comes again: no suspect.
-    assert progress.enter([1, 2, 3]) == {2: 1}
+    assert progress.enter("a", [1, 2, 3]) == {2: 1}
     assert progress.state()["num_open"] == 2
-    progress.enter_alone([2])
-    assert progress.enter([2]) == {2: 2}
-    progress.leave([1, 2, 3])
-    assert progress.enter([2]) == {}  # it has ended well: what it was in did not die of it
+    progress.enter_alone("a", [2])
+    assert progress.enter("a", [2]) == {2: 2}
+    progress.leave("a", [1, 2, 3])
+    assert progress.enter("a", [2]) == {}  # it has ended well: what it was in did not die of it
 
 
 def test_suspects_that_wait_for_their_turn_are_not_counted_again() -> None:
     progress = Progress()
-    progress.enter([1, 2, 3])
-    assert progress.enter([1, 2, 3]) == {1: 1, 2: 1, 3: 1}
-    progress.enter_alone([1])
-    assert progress.enter([1, 2, 3]) == {1: 2, 2: 1, 3: 1}
+    progress.enter("a", [1, 2, 3])
+    assert progress.enter("a", [1, 2, 3]) == {1: 1, 2: 1, 3: 1}
+    progress.enter_alone("a", [1])
+    assert progress.enter("a", [1, 2, 3]) == {1: 2, 2: 1, 3: 1}
 
 
 def test_no_row_is_begun_while_a_run_drains() -> None:
     progress = Progress()
-    progress.enter([1])
+    progress.enter("a", [1])
     progress.drain()
-    assert progress.enter([2]) is None
+    assert progress.enter("a", [2]) is None
     assert progress.state()["num_open"] == 1
     assert progress.tell("a", {"seconds": 1.0})
 

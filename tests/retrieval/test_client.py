@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from kailin_ray.retrieval import client
 from kailin_ray.retrieval.client import Searcher
 from kailin_ray.retrieval.search.index import Hit
 
-HOLD, DIE, ALWAYS_DIE, FAIL = "hold", "die", "always die", "fail"
+HOLD, DIE, ALWAYS_DIE, FAIL, HANG = "hold", "die", "always die", "fail", "hang"
 
 
 class Actor:
@@ -34,6 +35,8 @@ class Actor:
         if ALWAYS_DIE in asked or (DIE in asked and self.once("died")):
             await asyncio.sleep(0.1)  # in the middle of other calls too
             os._exit(1)
+        if HANG in asked and self.once("hung"):
+            time.sleep(1_000)
         while HOLD in asked and not (self.folder / "go on").exists():
             await asyncio.sleep(0.01)
         if FAIL in asked:
@@ -125,6 +128,21 @@ def test_a_retriever_that_ray_kills_in_the_middle_of_a_call_is_waited_for(start:
 
     assert asked([actor], meter, use) == [answer(HOLD, 2)]
     assert (calls(tmp_path), meter.account()["searches_retried"]) == ([f"a: {HOLD}"], 1)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_retriever_that_falls_silent_is_killed_and_its_questions_are_asked_again(
+    start: Start, tmp_path: Path, number: int
+) -> None:
+    meter = Meter("s")
+
+    async def use() -> Any:
+        searcher = Searcher([start(name) for name in "ab"[:number]], meter, max_silent_minutes=0.05)
+        return await ask(searcher, HANG, "x"), await ask(searcher, "y"), await ask(searcher, "z")
+
+    found = asyncio.run(asyncio.wait_for(use(), 120))
+    assert found == ([answer(one, 2) for one in (HANG, "x")], [answer("y", 2)], [answer("z", 2)])
+    assert (len(calls(tmp_path)), meter.account()["searches_retried"]) == (3, 2)
 
 
 def test_one_that_is_gone_for_good_is_asked_no_more(start: Start, tmp_path: Path) -> None:

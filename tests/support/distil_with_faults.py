@@ -1,14 +1,16 @@
 """The command ``distill`` with an engine that answers after a moment and can be made to die, and its own retriever.
 
 Run as a module with ``distill``'s keys. ``FAULTS`` (JSON) says what happens: ``latency`` in seconds; ``deadly``, words
-of abstracts that end the actor with the engine, as an engine's death does; ``short``, whether answers are cut;
-``real``: the engine is vLLM, and the words kill its process.
+of abstracts that end the actor with the engine, as an engine's death does; ``silent``, words with which the engine
+neither answers nor dies, and no other call after; ``broken``, words that make it answer with a lone surrogate;
+``short``, whether answers are cut; ``real``: the engine is vLLM, and the words kill its process.
 """
 
 import asyncio
 import json
 import os
 import sys
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +29,7 @@ class FaultyEngine:
 
     def __init__(self, faults: dict[str, Any]):
         self.latency, self.deadly = faults.get("latency", 0.0), faults.get("deadly", [])
+        self.silent, self.broken = faults.get("silent", []), faults.get("broken", [])
         self.reason = "length" if faults.get("short") else "stop"
         self.dead = False
 
@@ -37,7 +40,8 @@ class FaultyEngine:
         content = messages[-1]["content"]
         await self.work(messages)
         if "Evidence from" in content:
-            return replace(made("It had an effect in the patients."), finish_reason=self.reason)
+            broken = " \ud800" if holds(messages, self.broken) else ""
+            return replace(made(f"It had an effect in the{broken} patients."), finish_reason=self.reason)
         words = [word for word in content.split() if word.isalpha() and len(word) > 5][1:6]
         return made(f"Does {' '.join(words)} have an {'effect' if 'yes/no' in content else 'mechanism'}?")
 
@@ -47,7 +51,9 @@ class FaultyEngine:
         return replace(made(words[0]), probabilities=shares)
 
     async def work(self, messages: Any) -> None:
-        if any(word in message["content"] for word in self.deadly for message in messages):
+        if holds(messages, self.silent):
+            time.sleep(10_000)
+        if holds(messages, self.deadly):
             self.dead = True
         await asyncio.sleep(self.latency)
         if self.dead:
@@ -62,11 +68,15 @@ class KilledEngine:
         self.shutdown, self.choose = self.engine.shutdown, self.engine.choose
 
     async def generate(self, messages: Any, sampling: Any, adapter: str | None = None) -> Generation:
-        if any(word in message["content"] for word in self.deadly for message in messages):
+        if holds(messages, self.deadly):
             for child in psutil.Process().children(recursive=True):
                 if "EngineCore" in " ".join(child.cmdline()):
                     child.kill()
         return await self.engine.generate(messages, sampling, adapter)
+
+
+def holds(messages: Any, words: list[str]) -> bool:
+    return any(word in message["content"] for word in words for message in messages)
 
 
 def made(text: str) -> Generation:
