@@ -55,8 +55,8 @@ class Cluster:
     max_concurrent_rows: Positive
     """Abstracts that an engine works on at once. If the engine crashes, at most about twice as many are redone."""
     max_silent_minutes: Annotated[float, Field(ge=0.0)] | None = 60.0  # runs of earlier versions, replayed, lack it
-    """Kill an engine that has calls and ends none of them in this time, and a retriever that does not answer; their
-    rows are redone as after a crash. The start of an engine does not count. null or 0 for no limit."""
+    """Kill an engine of a run that has calls and ends none of them in this time, and a retriever that does not answer.
+    Their rows are redone as after a crash. The start of an engine does not count. null or 0 for no limit."""
     gpu_hour_price: Annotated[float, Field(ge=0.0)] | None
     """Price of one GPU for one hour; null leaves prices out of the summary."""
 

@@ -169,7 +169,7 @@ def read_session_files(run: Path) -> dict[Path, SessionNote]:
     for path in sorted((run / "sessions").glob("*.json")):
         try:
             notes[path] = _upgrade_session(read_json(path))
-        except (ValueError, KeyError, TypeError):  # cut off by a power failure
+        except (ValueError, KeyError, TypeError, AttributeError):  # cut off by a power failure
             logger.warning("%s cannot be read and is left out of the account", path)
     return dict(sorted(notes.items(), key=lambda item: item[1]["number"]))
 

@@ -34,6 +34,9 @@ StartEngine = Callable[[EngineSpec], Any]
 VERDICTS_TO_LOG = 5
 """Number of verdicts per engine whose probabilities are logged."""
 
+ANSWER_S = 60.0
+"""Seconds that the progress actor may take to answer."""
+
 TELL_S = 1.0
 """Seconds between two reports to the driver: a call per row would cost more than the row."""
 
@@ -151,10 +154,10 @@ class DistillActor:
         return records
 
     async def _ask(self, answer: Any, otherwise: Any) -> Any:
-        """Return the answer of the progress actor, or ``otherwise`` if that actor died: no row depends on it."""
+        """Return the answer of the progress actor, or ``otherwise`` if that actor died or hangs: no row needs it."""
         try:
-            return await answer
-        except ray.exceptions.RayError as error:
+            return await asyncio.wait_for(answer, ANSWER_S)
+        except (ray.exceptions.RayError, TimeoutError) as error:
             logger.warning("the progress actor did not answer: %s", describe_error(error))
             return otherwise
 

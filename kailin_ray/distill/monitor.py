@@ -102,8 +102,8 @@ class Watch:
     ) -> None:
         reason = self._failure or error or (self.stopped if self._stop_request.is_set() else "done")
         self._outcome = "done" if reason == "done" else "stopped" if isinstance(reason, StoppedError) else "failed"
-        is_remote = isinstance(reason, ray.exceptions.RayError)
-        words = describe_error(reason) if is_remote else " ".join(str(reason).split())
+        words = describe_error(reason) if isinstance(reason, ray.exceptions.RayError) else str(reason)
+        words = " ".join(words.split())
         self._ended = without_secrets(words[:300]) or type(reason).__name__
         self._stop.set()
         self._thread.join()

@@ -16,6 +16,7 @@ import pytest
 
 from kailin_ray.dataset import records
 from kailin_ray.dataset.records import compact, load_pmids, record_files
+from kailin_ray.distill.liveness import age_of
 from kailin_ray.distill.sink import RecordSink
 from kailin_ray.errors import ConfigError
 from kailin_ray.io import leases
@@ -51,6 +52,17 @@ def test_an_object_appears_whole_or_not_at_all(store: str) -> None:
     assert not (folder / "new").exists()
     remove_folder(folder)
     assert not folder.exists()
+
+
+def test_the_age_of_a_report_is_measured_by_the_clock_of_the_store(store: str) -> None:
+    file = parse_folder(f"{store}/status/sessions") / "1.json"
+    write_json(file, {})
+    age = age_of(file)
+    assert age is not None
+    assert 0 <= age < 60
+    while age_of(file) < age + 1:  # type: ignore[operator]
+        time.sleep(0.1)
+    assert age_of(parse_folder(f"{store}/status/sessions") / "2.json") is None
 
 
 def test_record_files_are_merged_in_a_store(store: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -202,7 +202,16 @@ def test_where_nothing_tells_whether_the_driver_lives_the_status_says_so(
 
 def test_sessions_are_numbered_whatever_the_clocks_say(run: Path) -> None:
     plan = Plan(phases=(), nodes=(), retrievers=())
-    progress: Any = {"state": "running", "outcome": None, "why": None, "phase": 1, "total": 1, "done": 0, "marks": []}
+    progress: Any = {
+        "state": "running",
+        "outcome": None,
+        "why": None,
+        "phase": 1,
+        "total": 1,
+        "done": 0,
+        "marks": [],
+        "engines": {},
+    }
     for name, number in (("20270115T090000-a", 0), ("20270115T100000-b", 7)):
         session(run, name, number=number)
     for _ in range(2):
