@@ -29,7 +29,7 @@ from kailin_ray.agents import answer, question
 from kailin_ray.agents.prompts import DECISIONS, Message
 from kailin_ray.config import Cluster
 from kailin_ray.dataset.records import records
-from kailin_ray.engines.chat_template import prompt_ids
+from kailin_ray.engines.chat_template import choice_ids, prompt_ids
 from kailin_ray.engines.tokenizer import load_tokenizer
 from kailin_ray.io.files import read_json
 from kailin_ray.runtime.session import engine_environment
@@ -68,7 +68,10 @@ def measure(run: Path, keys: list[str], with_chain: bool) -> dict[str, Figures]:
     tokenizer = load_tokenizer(model["path"], model["revision"], model["engine"])
     template = tuple(sorted(model["chat_template"].items()))
     by_agent = {
-        agent: [(prompt_ids(tokenizer, messages, template), tokens) for messages, tokens in agent_calls]
+        agent: [
+            ((prompt_ids if tokens else choice_ids)(tokenizer, messages, template), tokens)
+            for messages, tokens in agent_calls
+        ]
         for agent, agent_calls in calls(run).items()
     }
     job: dict[str, Any] = {
