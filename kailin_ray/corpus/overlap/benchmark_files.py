@@ -38,7 +38,17 @@ ALLOWED = (
     f"({', '.join(PMID_KEYS)}, pubmed URLs, the keys of a JSON object), or CSV like MMLU: question, options, letter"
 )
 
-_FAULTS = (OSError, EOFError, ValueError, OverflowError, RecursionError, csv.Error, zlib.error, pa.ArrowException)
+_FAULTS = (
+    OSError,
+    EOFError,
+    ValueError,
+    OverflowError,
+    LookupError,
+    RecursionError,
+    csv.Error,
+    zlib.error,
+    pa.ArrowException,
+)
 _PMID = re.compile(r"[1-9]\d{0,7}")
 _URL = re.compile(r"https?://\S*pubmed\S*?/(\d{1,8})/?", re.IGNORECASE)
 

@@ -38,23 +38,22 @@ def read_pages(stream: BinaryIO, chunk: Any) -> Iterator[Page]:
         if at >= end:
             raise ValueError(f"its pages have {num_values:,} values, its footer says {chunk.num_values:,}")
         fields, size = _read_header(stream, at)
-        kind, num_bytes, packed = (fields.get(number) for number in (1, 2, 3))
+        kind, num_bytes = _number(fields, 1, at), _number(fields, 2, at)
         details = fields.get({_DATA: 5, _DICTIONARY: 7, _DATA_V2: 8}.get(kind, 0), {})
-        if not (_is_size(num_bytes) and _is_size(packed) and isinstance(details, dict)):
-            raise ValueError(f"a damaged page header at byte {at:,}")
-        at += size + packed
         if kind == _DICTIONARY:
             yield Page(num_bytes, 0, 0, is_dictionary=True)
         elif kind in (_DATA, _DATA_V2):
-            count, encoding = details.get(1), details.get(2 if kind == _DATA else 4)
-            if not _is_size(count):
-                raise ValueError("a damaged page header")
+            count, encoding = _number(details, 1, at), _number(details, 2 if kind == _DATA else 4, at)
             num_values += count
             yield Page(num_bytes, count, encoding, is_dictionary=False)
+        at += size + _number(fields, 3, at)
 
 
-def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and value >= 0
+def _number(fields: Any, number: int, at: int) -> int:
+    value = fields.get(number) if isinstance(fields, dict) else None
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(f"a damaged page header at byte {at:,}")
+    return value
 
 
 def _read_header(stream: BinaryIO, at: int) -> tuple[dict[int, Any], int]:

@@ -39,6 +39,8 @@ class _Chunk:
 
     path: str
     is_list: bool
+    is_copied: bool
+    """Its texts are not read as a dictionary: each value may be a copy of all of it."""
     width: int
     """Bytes of a value; 0 for texts."""
     dictionary: int
@@ -75,7 +77,7 @@ def check_rows(path: Path, columns: Iterable[str]) -> None:
 def _batches(source: Path | BinaryIO, columns: Iterable[str] | None) -> Iterator[tuple[pa.RecordBatch, Sizes]]:
     """Yield batches, with texts as dictionaries, and the sizes of their rows."""
     with pq.ParquetFile(source) as file:
-        texts = [file.schema.column(at).path for at in range(len(file.schema))]
+        texts = _shared_texts(file)
     number = 0
     stream = source.open("rb") if isinstance(source, Path) else source
     try:
@@ -85,8 +87,9 @@ def _batches(source: Path | BinaryIO, columns: Iterable[str] | None) -> Iterator
             names = list(file.schema_arrow.names if columns is None else columns)
             for group in range(file.num_row_groups):
                 before = number
-                num_rows = _batch_rows(_chunks(file, group, names, stream), group)
+                num_rows = _batch_rows(_chunks(file, group, names, texts, stream), group)
                 for batch in file.iter_batches(num_rows, [group], names, use_threads=False):
+                    batch.validate()
                     yield batch, measure_rows(batch, number)
                     number += len(batch)
                 expected = file.metadata.row_group(group).num_rows
@@ -97,7 +100,24 @@ def _batches(source: Path | BinaryIO, columns: Iterable[str] | None) -> Iterator
             stream.close()
 
 
-def _chunks(file: pq.ParquetFile, group: int, names: list[str], stream: BinaryIO) -> Iterator[_Chunk]:
+def _shared_texts(file: pq.ParquetFile) -> list[str]:
+    """Return the paths of the columns of texts that Arrow can read as dictionaries: those without a delta encoding.
+
+    The encodings are those that the footer names. If it does not name one, Arrow refuses the column.
+    """
+    groups = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
+    columns = [(at, file.schema.column(at)) for at in range(len(file.schema))]
+    return [
+        column.path
+        for at, column in columns
+        if column.physical_type == "BYTE_ARRAY"
+        and not any("DELTA" in encoding for group in groups for encoding in group.column(at).encodings)
+    ]
+
+
+def _chunks(
+    file: pq.ParquetFile, group: int, names: list[str], shared: list[str], stream: BinaryIO
+) -> Iterator[_Chunk]:
     metadata = file.metadata.row_group(group)
     for at in range(metadata.num_columns):
         column, chunk = file.schema.column(at), metadata.column(at)
@@ -112,6 +132,7 @@ def _chunks(file: pq.ParquetFile, group: int, names: list[str], stream: BinaryIO
             yield _Chunk(
                 column.path,
                 column.max_repetition_level > 0,
+                is_text and column.path not in shared,
                 width,
                 dictionary,
                 [page for page in pages if not page.is_dictionary],
@@ -127,7 +148,7 @@ def _batch_rows(chunks: Iterable[_Chunk], group: int) -> int:
         if chunk.is_list and any(page.encoding == DELTA_BYTE_ARRAY for page in chunk.pages):
             raise ValueError(f"row group {group + 1}, column {chunk.path!r}: lists in DELTA_BYTE_ARRAY are not read")
     lists = {
-        c.path: sum(page.num_bytes + page.num_values * (c.width + _VALUE_BYTES) for page in c.pages)
+        c.path: sum(page.num_bytes + page.num_values * (_copied_bytes(c) + _VALUE_BYTES) for page in c.pages)
         for c in chunks
         if c.is_list
     }
@@ -152,13 +173,18 @@ def _check(sizes: dict[str, int], most: int, group: int, what: str) -> None:
 def _most_bytes(chunk: _Chunk, num_rows: int) -> int:
     """Return the most bytes that any ``num_rows`` values of a column can take: those of the pages they are in."""
     if any(page.encoding == DELTA_BYTE_ARRAY for page in chunk.pages):
-        return num_rows * max(page.num_bytes for page in chunk.pages)
+        return num_rows * max(max(page.num_bytes for page in chunk.pages), _copied_bytes(chunk))
     ends = [0, *accumulate(page.num_values for page in chunk.pages)]
     sums = [0, *accumulate(page.num_bytes for page in chunk.pages)]
     # The values begin with the last value of a page.
     lasts = np.searchsorted(ends, np.array(ends[1:]) - 1 + num_rows)
     spans = [sums[min(last, len(chunk.pages))] - sums[first] for first, last in enumerate(lasts)]
-    return max(spans, default=0) + num_rows * chunk.width
+    return max(spans, default=0) + num_rows * _copied_bytes(chunk)
+
+
+def _copied_bytes(chunk: _Chunk) -> int:
+    """Return the bytes of a value that does not stand in a page itself."""
+    return chunk.dictionary if chunk.is_copied else chunk.width
 
 
 def measure_rows(batch: pa.RecordBatch, start: int) -> Sizes:

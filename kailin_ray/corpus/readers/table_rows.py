@@ -27,7 +27,17 @@ KEY = "_key"
 ROWS_TO_JUDGE, BYTES_TO_JUDGE = 1_000, 32 << 20
 """A column is missing if none of the first rows has it; this many rows or bytes are checked."""
 MAX_MESSAGE = 300
-_FAULTS = (ValueError, OverflowError, OSError, EOFError, RecursionError, csv.Error, zlib.error, pa.ArrowException)
+_FAULTS = (
+    ValueError,
+    OverflowError,
+    OSError,
+    EOFError,
+    LookupError,
+    RecursionError,
+    csv.Error,
+    zlib.error,
+    pa.ArrowException,
+)
 _CHUNK = 1 << 18
 _BY_PMID = re.compile(r'\{\s*"\d{1,19}"\s*:\s*\{', re.ASCII)
 _SPACE = re.compile(r"\s*")
