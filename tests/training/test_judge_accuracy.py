@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kailin_ray.agents.evaluation import pairwise_messages
-from kailin_ray.engines.chat_template import prompt_ids
+from kailin_ray.engines.chat_template import choice_ids, prompt_ids
 from kailin_ray.engines.token_ids import plain_ids
 from kailin_ray.training.judge_accuracy import compute_accuracy, probabilities, with_examples
 from tests.conftest import MODEL
@@ -61,3 +61,23 @@ def test_probabilities_are_those_of_each_prompt_alone_whatever_they_share() -> N
             assert shown_a == pytest.approx(1 / (1 + np.exp(b - a)), abs=1e-4)
     assert prompts[2] == pairwise_messages(row, *shown)
     assert probabilities(model, tokenizer, [], ()).shape == (0,)
+
+
+def test_a_template_that_writes_before_an_answer_does_not_hide_the_choice() -> None:
+    """As Qwen3's empty block of reasoning: A and B are compared after it."""
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+        "{{ '<think>\n\n</think>\n\n' if m['role'] == 'assistant' else '' }}{{ m['content'] + '<|im_end|>\n' }}{% endfor %}"
+        "{{ '<|im_start|>assistant\n' if add_generation_prompt else '' }}"
+    )
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32).eval()
+    prompt = [{"role": "user", "content": "Say A or B. Say A."}]
+    (shown_a,) = probabilities(model, tokenizer, [prompt], ())
+    ids = choice_ids(tokenizer, prompt)
+    assert tokenizer.decode(ids).endswith("<think>\n\n</think>\n\n")
+    with torch.inference_mode():
+        logits = model(input_ids=torch.tensor([ids])).logits[0, -1]
+    a, b = (logits[plain_ids(tokenizer, side)[0]].item() for side in "AB")
+    assert shown_a == pytest.approx(1 / (1 + np.exp(b - a)), abs=1e-4)
+    assert shown_a != pytest.approx(0.5, abs=1e-4)
