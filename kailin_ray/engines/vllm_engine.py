@@ -28,7 +28,7 @@ from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
 from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 
 from kailin_ray.engines.chat_template import Message, choice_ids, find_opened_block, prompt_ids, stop_id
-from kailin_ray.engines.cpu import multiplies_bfloat16
+from kailin_ray.engines.cpu import choose_dtype
 from kailin_ray.engines.interface import EngineDeadError, EngineSpec, Generation, PromptTooLongError
 from kailin_ray.engines.models import adapter_ranks
 from kailin_ray.engines.reasoning import Output, split_reasoning
@@ -57,8 +57,8 @@ class Engine:
         self._tokenizer = load_tokenizer(spec.path, spec.revision, spec.args)
         # vLLM would wait for the end of the reasoning before it constrains a choice; ``choose`` asks for none.
         self._parser = _reasoning_parser(own_args.pop("reasoning_parser", None), self._tokenizer, spec.chat_template)
-        if current_platform.is_cpu() and own_args.get("dtype", "auto") == "auto" and not multiplies_bfloat16():
-            own_args["dtype"] = "float32"
+        if current_platform.is_cpu():
+            own_args["dtype"] = choose_dtype(own_args.get("dtype", "auto"))
         if spec.adapters:
             ranks = [lora_rank(adapter) for adapter in spec.adapters]
             defaults |= {"enable_lora": True, "max_loras": len(ranks), "max_lora_rank": _vllm_rank(max(ranks))}

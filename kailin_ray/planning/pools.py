@@ -4,7 +4,7 @@ A model that fits nowhere is refused with the arithmetic, before anything starts
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kailin_ray.config import Agents
 from kailin_ray.engines.interface import EngineSpec
@@ -96,7 +96,7 @@ def make_pool(config: Agents, stage: Stage, nodes: Sequence[Node]) -> Pool:
     """Return a pool of one replica. Raises ``ConfigError`` if no machine can hold it or its prompts are too long."""
     engine, cluster = stage.engine, config.cluster
     key = f"model.{stage.agents[0]}"
-    size = _size(engine, key)
+    size = _size(engine if cluster.device == "gpu" else _with_cpu_dtype(engine), key)
     calls = estimate_calls(config, stage)
     max_length = _max_length(engine, size, key, calls)
     if cluster.device == "gpu":
@@ -116,6 +116,13 @@ def make_pool(config: Agents, stage: Stage, nodes: Sequence[Node]) -> Pool:
         room=int(cache * GIB * _kv_shards(engine, size) / max(1, longest)),
         demand=demand,
     )
+
+
+def _with_cpu_dtype(engine: EngineSpec) -> EngineSpec:
+    """Return the engine with the type of its weights and cache on a CPU like this machine's."""
+    from kailin_ray.engines.cpu import choose_dtype  # here, as torch takes seconds to import
+
+    return replace(engine, args=engine.args | {"dtype": choose_dtype(str(engine.args.get("dtype", "auto")))})
 
 
 def _size(engine: EngineSpec, key: str) -> ModelSize:
