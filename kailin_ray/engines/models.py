@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kailin_ray.config import Agent, Encoder, Model, QueryModel, TrainedModel
+from kailin_ray.engines.weights import find_incomplete
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.files import read_json, sha256
 from kailin_ray.schema import Json
@@ -52,7 +53,7 @@ def check_engine_arguments(key: str, given: Json) -> None:
 
 
 def check_files(key: str, path: str) -> None:
-    """Raise ``ConfigError`` for a model directory without safetensors, or with modules that need their own code."""
+    """Raise ``ConfigError`` for a directory without whole safetensors, or with modules that need their own code."""
     if not Path(path).is_dir():
         return  # a hub model, for which the loaders check the same
     if not any(Path(path).rglob("*.safetensors")):
@@ -62,6 +63,8 @@ def check_files(key: str, path: str) -> None:
             f"{key}: {path} has no *.safetensors{only}: pickled weights can run code and are "
             "not loaded; save the model as safetensors"
         )
+    if fault := find_incomplete(Path(path)):
+        raise ConfigError(f"{key}: {path}: {fault}; download the model again")
     modules = Path(path, "modules.json")  # written by sentence-transformers
     for module in read_json(modules) if modules.is_file() else []:
         if not str(module.get("type")).startswith("sentence_transformers."):

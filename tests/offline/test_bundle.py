@@ -27,6 +27,7 @@ from kailin_ray.offline.archive import write_parts
 from kailin_ray.offline.assets import FetchError, fetch
 from tests.cli.test_refusals import refused
 from tests.conftest import ASSETS, ROOT, Command
+from tests.support.weights import safetensors
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 TAG = f"cp{sys.version_info.major}{sys.version_info.minor}"
@@ -58,7 +59,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (model / name).write_text("{}")
     for name in ("pytorch_model.bin", "modeling_own.py", ".hidden.json"):
         (model / name).write_text("no")
-    (shop / "blob").write_bytes(os.urandom(40 << 20))
+    (shop / "blob").write_bytes(safetensors(os.urandom(40 << 20)))
     (model / "model.safetensors").symlink_to(shop / "blob")
     return shop
 
@@ -314,8 +315,9 @@ def test_what_cannot_be_bundled_is_refused_before_anything_is_downloaded(
 ) -> None:
     for name in ("there", "pickled", "model"):
         (tmp_path / name).mkdir()
-    for file in ("pickled/config.json", "pickled/pytorch_model.bin", "model/config.json", "model/model.safetensors"):
+    for file in ("pickled/config.json", "pickled/pytorch_model.bin", "model/config.json"):
         (tmp_path / file).write_text("{}")
+    (tmp_path / "model" / "model.safetensors").write_bytes(safetensors())
     (tmp_path / "loose.lock").write_text("six==1.17.0\nsix>=1\n")
     (tmp_path / "unknown.lock").write_text("kailin-nonesuch==1.0\n")
     usual = [f"out={tmp_path}/out", f"python={PYTHON}", f"lock={offered}/tiny.lock", "assets=[]"]
