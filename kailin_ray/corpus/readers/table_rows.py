@@ -10,6 +10,7 @@ import itertools
 import json
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def _line(error: BaseException) -> str:
 
 def _text_rows(path: Path, columns: list[str]) -> Iterator[Any]:
     with open_unpacked(path) as stream, io.TextIOWrapper(stream, "utf-8-sig", newline="") as text:
-        rows = _name_place(_csv_rows(text) if ".csv" in path.suffixes[-2:] else _json_rows(text))
+        rows = _name_place(_csv_rows(text, columns) if ".csv" in path.suffixes[-2:] else _json_rows(text))
         first: list[Any] = []
         names: dict[str, None] = {}
         for row in rows:
@@ -103,8 +104,17 @@ def _check(path: Path, columns: list[str], available: Iterable[str]) -> None:
     names = dict.fromkeys(available)
     for name in columns:
         if name not in names:
-            known = ", ".join(list(names)[:40]) or "none"
+            shown = [known if known == known.strip() else repr(known) for known in names]
+            known = ", ".join(shown[:40]) or "none"
             raise MissingColumnError(f"{path}: no column {name!r}; there are: {known}")
+
+
+def _check_single(columns: Iterable[str], available: Iterable[str]) -> None:
+    """Raise ``ValueError`` for a required column that a table has more than once: any choice may be wrong."""
+    numbers = Counter(available)
+    for name in columns:
+        if numbers[name] > 1:
+            raise ValueError(f"{numbers[name]} columns have the name {name!r}; rename all but one")
 
 
 def _names(row: Any, depth: int = 4) -> Iterator[str]:
@@ -117,6 +127,7 @@ def _names(row: Any, depth: int = 4) -> Iterator[str]:
 def _parquet_rows(path: Path, columns: list[str]) -> Iterator[Any]:
     schema = pq.read_schema(path)
     _check(path, columns, _fields(schema))
+    _check_single(columns, _fields(schema))
     names = dict.fromkeys(name if name in schema.names else name.partition(".")[0] for name in columns)
     yield from _name_place(parquet_rows(path, names))
 
@@ -128,7 +139,7 @@ def _fields(fields: Iterable[pa.Field]) -> Iterator[str]:
             yield from (f"{field.name}.{inner}" for inner in _fields(field.type))
 
 
-def _csv_rows(text: io.TextIOBase) -> Iterator[Row]:
+def _csv_rows(text: io.TextIOBase, columns: Iterable[str]) -> Iterator[Row]:
     # The limit applies to the whole process, which reads other files too.
     before = csv.field_size_limit(MAX_RECORD_BYTES)
     try:
@@ -139,7 +150,9 @@ def _csv_rows(text: io.TextIOBase) -> Iterator[Row]:
                 raise ValueError(f"line {rows.line_num:,}: {len(row)} cells, but the header has {len(header)}")
             if header:
                 yield dict(zip(header, row, strict=True))
-            header = header or row
+            else:
+                header = row
+                _check_single(columns, header)
     finally:
         csv.field_size_limit(before)
 

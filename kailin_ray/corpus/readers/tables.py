@@ -14,6 +14,7 @@ is version 1 of its citation.
 import re
 from collections import Counter
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ Columns = dict[str, str]
 """The column of each field that the table has; ``pmid`` is required."""
 
 _ISO = re.compile(r"(\d{4})-(\d\d?)(?:-(\d\d?))?(?!\d)", re.ASCII)
+_NUMBER = re.compile(r"\d{1,19}(\.0*)?|\d\.\d{1,18}[eE]\+?\d{1,2}", re.ASCII)
 _UI = re.compile(r"D\d{6,9}", re.ASCII)
 
 
@@ -94,11 +96,14 @@ def is_missing(cell: Any) -> bool:
 
 
 def _pmid(cell: Any) -> int | None:
-    if isinstance(cell, float) and cell.is_integer():  # pandas writes whole numbers so if a column has gaps
-        cell = int(cell)
-    digits = str(cell).strip().removesuffix(".0") if isinstance(cell, int | str) and not isinstance(cell, bool) else ""
-    is_valid = digits.isascii() and digits.isdigit() and len(digits) < 20 and 0 < int(digits) < 2**63
-    return int(digits) if is_valid else None
+    """Return a whole number in any form that programs write: 7, "7", b"7", 7.0, Decimal("7.00"), "1.2345678E7"."""
+    if isinstance(cell, bytes):  # Parquet of programs that do not mark texts as UTF-8
+        cell = cell.decode("utf-8", "replace")
+    if isinstance(cell, bool) or not isinstance(cell, int | float | str | Decimal):
+        return None
+    text = str(cell).strip()
+    number = Decimal(text) if _NUMBER.fullmatch(text) else Decimal(0)
+    return int(number) if number == number.to_integral_value() and 0 < number < 2**63 else None
 
 
 def _text(cell: Any) -> str:

@@ -134,6 +134,21 @@ def test_csv_gives_texts_as_they_were(tmp_path: Path, cells: list[tuple[str, str
     assert found == [{"id": a, "text": b} for a, b in cells]
 
 
+def test_a_required_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    put(tmp_path / "t.csv", "id,text,id,other,other\n1,a,2,b,c\n")
+    columns = [pa.array(column) for column in ([1], ["a"], [2], ["b"], ["c"])]
+    pq.write_table(pa.table(columns, names=["id", "text", "id", "other", "other"]), tmp_path / "t.parquet")
+    for path in sorted(tmp_path.iterdir()):
+        with pytest.raises(DamagedFileError, match=rf"{path.name}: 2 columns have the name 'id'; rename all but one"):
+            list(read_table(path, ["id", "text"]))
+        assert [row["text"] for row in read_table(path, ["text"])] == ["a"]
+
+
+def test_blanks_in_the_names_of_columns_are_shown(tmp_path: Path) -> None:
+    with pytest.raises(MissingColumnError, match="no column 'text'; there are: id, ' text'$"):
+        list(read_table(put(tmp_path / "t.csv", "id, text\n1, a\n"), ["id", "text"]))
+
+
 def test_parquet_gives_the_wanted_columns(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([row | {"other": 1} for row in ROWS]), tmp_path / "t.parquet")
     assert list(read_table(tmp_path / "t.parquet", ["id", "in.text"])) == ROWS

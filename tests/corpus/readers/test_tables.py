@@ -1,5 +1,6 @@
 import json
 from collections import Counter
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +37,26 @@ def test_a_row_has_every_key_of_a_citation() -> None:
     assert row == table.to_pylist()[0]
 
 
+FROM_PROGRAMS = [  # Spark, SQL databases, Impala, pandas
+    ("1.2345678E7", 12_345_678), ("1.0E7", 10_000_000), (Decimal("12"), 12), (Decimal("12.00"), 12), (b"12", 12),
+    (3_000_000_000.0, 3_000_000_000),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("cell", "pmid"),
-    [(12, 12), ("12", 12), (" 0012 ", 12), (12.0, 12), ("12.0", 12), (2**63 - 1, 2**63 - 1)],
+    [(12, 12), ("12", 12), (" 0012 ", 12), (12.0, 12), ("12.0", 12), (2**63 - 1, 2**63 - 1), *FROM_PROGRAMS],
 )
 def test_what_is_a_pmid(cell: Any, pmid: int) -> None:
     assert made(pmid=cell)["pmid"] == pmid
 
 
+NUMBERS = ["1.25E1", "1.5E99", float("inf"), Decimal("1.5"), Decimal("NaN"), b"\xff", b"PMC1"]
+
+
 @pytest.mark.parametrize(
-    "cell", [None, "", "PMC12", "1e3", 1.5, float("nan"), True, 0, -1, 2**63, "9" * 5_000, "１２", [12], {"id": 12}]
+    "cell",
+    [None, "", "PMC12", "1e3", 1.5, float("nan"), True, 0, -1, 2**63, "9" * 5_000, "１２", [12], {"id": 12}, *NUMBERS],
 )
 def test_what_is_none(cell: Any) -> None:
     assert row_citation({"pmid": cell}, PLAIN) is None
