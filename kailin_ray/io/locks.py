@@ -14,7 +14,8 @@ from kailin_ray.io.storage import is_remote
 def hold_lock(path: Path) -> Iterator[None]:
     """Hold a lock for ``path`` on this machine, shared file system or object store while this process writes it.
 
-    Raises ``BlockingIOError`` if another process holds it. For an object store, see ``hold_lease``.
+    Raises ``BlockingIOError`` if another process holds it, ``OSError`` if the file system has no locks. For an object
+    store, see ``hold_lease``.
     """
     if is_remote(path):
         with hold_lease(path):
@@ -32,7 +33,10 @@ def hold_lock(path: Path) -> Iterator[None]:
 
 
 def _lock_file(lock: Path, path: Path) -> int:
-    """Return the handle of the locked file ``lock``. Raises ``BlockingIOError`` if another process holds it."""
+    """Return the handle of the locked file ``lock``.
+
+    Raises ``BlockingIOError`` if another process holds it, ``OSError`` if the file system has no locks.
+    """
     while True:
         handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -45,4 +49,10 @@ def _lock_file(lock: Path, path: Path) -> int:
             raise BlockingIOError(f"{path}: another process is using it") from error
         except FileNotFoundError:
             pass
+        except OSError as error:  # as of Lustre that is mounted without them
+            os.close(handle)
+            raise OSError(
+                f"{path}: its file system has no locks ({error.strerror}), and two processes could write it at once; "
+                "mount it with locks (Lustre: flock), or give another folder"
+            ) from error
         os.close(handle)

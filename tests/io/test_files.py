@@ -1,11 +1,14 @@
+import errno
 import gzip
 import io
+import os
 import shutil
+import stat
 import subprocess
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -94,6 +97,41 @@ def test_a_lock_file_that_was_removed_meanwhile_locks_nothing(tmp_path: Path, mo
         assert calls == 2
         with lock.open() as other, pytest.raises(BlockingIOError):
             flock(other, locks.fcntl.LOCK_EX | locks.fcntl.LOCK_NB)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP])
+def test_a_file_system_without_locks_is_said_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """As Lustre mounted without them, or NFS without its lock manager."""
+
+    def refuse(handle: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(locks.fcntl, "flock", refuse)
+    fault = rf"run: its file system has no locks \({os.strerror(number)}\), and two processes could .*; mount it with"
+    num_open = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(OSError, match=fault), hold_lock(tmp_path / "run"):
+        pass
+    assert len(list(Path("/proc/self/fd").iterdir())) == num_open
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EIO])
+def test_a_file_system_that_cannot_sync_folders_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """As CIFS and many of FUSE. An error of the disk stays one."""
+    fsync = os.fsync
+
+    def sync_files(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", sync_files)
+    with pytest.raises(OSError, match="Input/output") if number == errno.EIO else nullcontext():
+        write_json(tmp_path / "t.json", 1)
+    assert (tmp_path / "t.json").read_text() == "1\n"
 
 
 @pytest.fixture
