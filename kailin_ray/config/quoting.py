@@ -28,7 +28,8 @@ def _quote(kind: type[Any], override: str) -> str:
     if not hints or not all(map(_is_text, hints)) or (value.startswith("[") and any(map(_is_list, hints))):
         return override
     escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value)
-    return f"{key}='{escaped}'"
+    # A text where only a list is allowed is its one item.
+    return f"{key}=['{escaped}']" if all(get_origin(hint) is tuple for hint in hints) else f"{key}='{escaped}'"
 
 
 def _is_quoted(value: str) -> bool:

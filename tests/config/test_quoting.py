@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kailin_ray.cli.main import read_config, run_command
-from kailin_ray.config import DistillConfig, IngestConfig, RefineConfig, ReplayConfig, TrainConfig
+from kailin_ray.config import DistillConfig, IngestConfig, RefineConfig, ReplayConfig, SelectConfig, TrainConfig
 from kailin_ray.config.quoting import quote_texts
 
 DISTILL = ["index=i", "mesh=m", "out=o"]
@@ -75,7 +75,22 @@ def test_a_list_of_paths_is_a_list() -> None:
     config: IngestConfig = read_config("ingest", ["source.path=[a.xml,b.xml]", "out=o"])
     assert config.source.path == ("a.xml", "b.xml")  # type: ignore[union-attr]
     select = read_config("select", ["corpus=c", "out=o", "benchmarks=[a.json,'b c.json']"])
+    assert read_config("select", ["corpus=c", "out=o", "benchmarks=b c.json"]).benchmarks == (Path("b c.json"),)
     assert select.benchmarks == (Path("a.json"), Path("b c.json"))
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ("Diabetes Mellitus, Type 2", ("Diabetes Mellitus, Type 2",)),
+        ("C04", ("C04",)),
+        ("['Diabetes Mellitus, Type 2',C04]", ("Diabetes Mellitus, Type 2", "C04")),
+        ("[]", ()),
+    ],
+)
+def test_the_name_of_a_descriptor_is_taken_with_its_comma(given: str, names: tuple[str, ...]) -> None:
+    select: SelectConfig = read_config("select", ["corpus=c", "out=o", f"subtree={given}"])
+    assert select.subtree == names
 
 
 def test_a_wrong_path_with_signs_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
