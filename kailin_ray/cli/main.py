@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 done in part, or failed; 2 wrong configuration, path or mo
 or ``max_hours`` (the same command resumes); 130 interrupted.
 """
 
+import io
 import os
 import sys
 import tempfile
@@ -78,6 +79,8 @@ HELP = """kailin-ray: turn PubMed abstracts into question-context-answer trainin
 
 def main() -> None:
     """Run the command that the process was started with, and exit."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that has no UTF-8 shows escapes
     warn_on_terminal()
     sys.exit(run_command(sys.argv[1:]))
 
@@ -104,7 +107,7 @@ def run_command(arguments: Sequence[str]) -> int:
         return _fail(str(error), 1)
     except Exception as error:  # a fault of this program: no traceback for a person, but all of it in a file
         _print_traceback_if_asked()
-        return _fail(f"unexpected {type(error).__name__}: {error}; all of it: {_write_traceback()}", 1)
+        return _fail(f"unexpected {type(error).__name__}: {error}; {_write_traceback()}", 1)
 
 
 def _run(name: str, words: Sequence[str]) -> int:
@@ -167,10 +170,13 @@ def _fail(message: str, code: int) -> int:
 
 
 def _write_traceback() -> str:
-    handle, name = tempfile.mkstemp(prefix="kailin_ray-", suffix=".log")
-    with os.fdopen(handle, "w", encoding="utf-8") as sink:
-        traceback.print_exc(file=sink)
-    return name
+    try:
+        handle, name = tempfile.mkstemp(prefix="kailin_ray-", suffix=".log")
+        with os.fdopen(handle, "w", encoding="utf-8") as sink:
+            traceback.print_exc(file=sink)
+    except OSError as error:  # no folder for temporary files, or a full disk
+        return f"HYDRA_FULL_ERROR=1 shows all of it ({error.strerror})"
+    return f"all of it: {name}"
 
 
 def _print_traceback_if_asked() -> None:

@@ -5,9 +5,13 @@ Each command has such a test. These are of commands that no other test runs so. 
 ``test_refusals.py``; ``train``, ``submit``, ``bundle`` and ``download`` in the tests of their modules.
 """
 
+import tempfile
 from pathlib import Path
 
-from kailin_ray.config import DistillConfig, settings
+import pytest
+
+from kailin_ray.cli import main
+from kailin_ray.config import DistillConfig, ReportConfig, settings
 from kailin_ray.io.files import read_json, write_json
 from tests.conftest import ASSETS, Command
 from tests.support.runs import record, run
@@ -35,6 +39,42 @@ def test_replay_finds_nothing_to_do(kailin_subprocess: Command, config: DistillC
     done = kailin_subprocess("replay", f"run={tmp_path}/run", "reason=truncated")
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
     assert "has no row that ended with" in done.stderr
+
+
+def test_a_foreign_run_s_settings_read_nothing_of_the_environment(
+    kailin_subprocess: Command, config: DistillConfig, tmp_path: Path
+) -> None:
+    rows = [record(1, ("Does it help?", 0.2), None, 0, status="rejected", stage="answer", reason="answer_truncated")]
+    note = run(tmp_path / "run", rows) / "manifest.json"
+    saved = settings(config)
+    saved["model"]["path"] = "${oc.env:KAILIN_RAY_SECRET}"
+    write_json(note, read_json(note) | {"config": saved})
+    done = kailin_subprocess("replay", f"run={tmp_path}/run", "reason=truncated", KAILIN_RAY_SECRET="S3CR3T")
+    assert done.returncode == 2
+    assert "S3CR3T" not in done.stdout + done.stderr
+
+
+def test_a_terminal_without_utf_8_shows_escapes(kailin_subprocess: Command, tmp_path: Path) -> None:
+    run(tmp_path / "run", [record(1, ("Do β-cells help?", 0.2), None, 0, answer="Yes: β-cells help.")])
+    done = kailin_subprocess("report", f"run={tmp_path}/run", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Do \\u03b2-cells help?" in done.stdout
+
+
+def test_a_fault_of_the_program_on_a_full_disk_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(config: ReportConfig) -> int:
+        raise KeyError("x")
+
+    monkeypatch.setitem(main.COMMANDS, "report", (ReportConfig, fail))
+    monkeypatch.setattr(tempfile, "tempdir", "/proc/1/none")
+    assert main.run_command(["report", "run=x"]) == 1
+    shown = capsys.readouterr().err
+    assert (
+        shown
+        == "kailin_ray: unexpected KeyError: 'x'; HYDRA_FULL_ERROR=1 shows all of it (No such file or directory)\n"
+    )
 
 
 def test_status_tells_of_a_run_that_did_not_begin(kailin_subprocess: Command, tmp_path: Path) -> None:
