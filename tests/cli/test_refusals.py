@@ -13,6 +13,7 @@ from kailin_ray.cli import main
 from kailin_ray.config import ReportConfig
 from tests.conftest import ENCODER, MESH, MODEL, Command
 from tests.support.model_configs import config_only
+from tests.support.weights import safetensors
 
 
 def refused(kailin: Command, folder: Path, *arguments: object, names: tuple[str, ...], code: int = 2) -> None:
@@ -204,6 +205,30 @@ def test_a_plan_of_a_model_without_tokenizer_or_template_is_refused(
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"kailin_ray: model.path: {path}: its tokenizer ")
     assert done.stderr.count("\n") == 1
+
+
+ONLY_SINGLE_TURNS = (
+    "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ raise_exception('one turn only') }}{% endif %}"
+    "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("agent", ["general", "biomedical", "judge", "answer"])
+def test_each_agent_s_model_is_probed_with_that_agent_s_turns(
+    kailin_here: Command, tmp_path: Path, documents: Path, index: Path, agent: str
+) -> None:
+    """The examples in a prompt are turns of an assistant, which some templates do not take."""
+    path = Path(config_only(tmp_path, "llama-3-8b"))
+    (path / "chat_template.jinja").unlink()
+    (path / "chat_template.jinja").write_text(ONLY_SINGLE_TURNS)
+    (path / "model.safetensors").write_bytes(safetensors())
+    given = [*right_keys(documents, index, tmp_path), "evaluation.method=judge", f"model.{agent}.path={path}"]
+    names = (f"model.{agent}.path: {path}: its chat template cannot be used: one turn only",)
+    refused(kailin_here, tmp_path, "distill", *given, names=names)
+    keys = ("evaluation.method=judge", f"model.{agent}.path={path}", f"model.{agent}.examples=false", "cluster=gpu")
+    done = kailin_here("plan", f"model.path={MODEL}", *keys, NODES.format(gpus=8, gib=80))
+    assert done.returncode == 0, done.stderr  # without examples, the same template is fine
 
 
 def test_a_hub_revision_is_pinned_to_its_commit(kailin_subprocess: Command, tmp_path: Path) -> None:

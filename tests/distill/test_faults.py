@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 from ray.cluster_utils import Cluster
 
-from kailin_ray.dataset.records import records
+from kailin_ray.dataset.records import record_files, records
 from kailin_ray.distill import pipeline
 from kailin_ray.distill.status import status
 from kailin_ray.io.files import read_json
@@ -340,6 +340,28 @@ def test_sigterm_finishes_what_is_begun_and_the_same_command_goes_on(
     found = whole(run)
     assert texts(found) == texts(undisturbed)
     assert [row for row in found if row["pmid"] in {one["pmid"] for one in before}] == before  # nothing done twice
+
+
+def test_what_a_power_failure_or_a_second_writer_left_is_mended_by_the_same_command(
+    distil_here: DistilHere, tmp_path: Path
+) -> None:
+    """A cut record file, a record twice, a cut file of a session; the manifest was not written yet."""
+    run, keys = tmp_path / "run", ("limit=24", "cluster.block_rows=4")
+    distil_here(*keys)
+    before = texts(whole(run, 24))
+    table = pq.read_table(run / "records")
+    for path in record_files(run / "records"):
+        path.unlink()
+    for number in range(6):
+        pq.write_table(table.slice(4 * number, 4), run / "records" / f"00000000{number}-a.parquet")
+    pq.write_table(table.slice(2, 4), run / "records" / "000000006-b.parquet")
+    (run / "records" / "000000003-a.parquet").write_bytes(b"PAR1")
+    (run / "sessions" / "20270101T000000-x.json").write_text('{"progress": {')
+    (run / "manifest.json").unlink()
+    said = distil_here(*keys)
+    assert texts(whole(run, 24)) == before
+    assert "000000003-a.parquet" in said and "*.damaged" in said and "4 records were duplicates" in said
+    assert "20270101T000000-x.json cannot be read" in said
 
 
 @pytest.mark.parametrize("disposition", [signal.SIG_IGN, signal.SIG_DFL])

@@ -166,7 +166,18 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read_items(tmp_path / "gone.json")
 
 
-FLAT = [{"question": f"Is {word} useful?", "options": {"A": "yes"}, "answer": "A"} for word in ("one", "two")]
+FLAT: list[dict[str, Any]] = [
+    {"question": f"Is {word} useful?", "options": {"A": "yes"}, "answer": "A"} for word in ("one", "two")
+]
+KEYED = [item | {"PMID": [number]} for number, item in enumerate(FLAT, start=20000000)]
+
+
+def test_benchmarks_of_several_items_keep_each_item_with_its_pmid(tmp_path: Path) -> None:
+    """As of MIRAGE: items by PMID in one benchmark, by number in the other."""
+    nested = {"pubmedqa": {"20000000": KEYED[0], "20000001": KEYED[1]}, "medqa": {"0000": FLAT[0], "0001": FLAT[1]}}
+    items = read_items(write(tmp_path, "nested.json", json.dumps(nested)))
+    assert [item.question for item in items] == ["Is one useful?", "Is two useful?"] * 2
+    assert [item.pmids for item in items] == [(20000000,), (20000001,), (), ()]
 
 
 @pytest.mark.parametrize(
