@@ -44,6 +44,14 @@ def choice_ids(tokenizer: Any, messages: Sequence[Message], template_arguments: 
     return encode_pieces(tokenizer, _answer_pieces(tokenizer, messages, template_arguments)[1])
 
 
+def choice_token(tokenizer: Any, messages: Sequence[Message], word: str, template_arguments: Arguments = ()) -> int:
+    """Return the id of the first token of the answer ``word`` after ``choice_ids``."""
+    _, with_opening = _answer_pieces(tokenizer, messages, template_arguments)
+    choice, whole = (encode_pieces(tokenizer, [*with_opening, *end]) for end in ((), [(word, False)]))
+    # A token can span the end of the template's text, such as two line breaks.
+    return whole[len(choice)] if whole[: len(choice)] == choice else encode_pieces(tokenizer, [(word, False)], False)[0]
+
+
 def reply_ids(tokenizer: Any, messages: Sequence[Message], text: str, template_arguments: Arguments = ()) -> list[int]:
     """Return the token ids of the assistant's turn after ``prompt_ids``, with the token at which an engine stops."""
     of_prompt, with_opening = _answer_pieces(tokenizer, messages, template_arguments)

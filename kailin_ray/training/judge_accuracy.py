@@ -11,7 +11,7 @@ from kailin_ray.agents.evaluation import TIE, position_bias, position_sums
 from kailin_ray.agents.prompts import PREAMBLE, SIDES
 from kailin_ray.comparison.statistics import interval, points
 from kailin_ray.engines.adapters import JudgeAccuracy
-from kailin_ray.engines.chat_template import Arguments, choice_ids, prompt_ids, reply_ids
+from kailin_ray.engines.chat_template import Arguments, choice_ids, choice_token
 
 
 def probabilities(model: Any, tokenizer: Any, prompts: list[Any], arguments: Arguments) -> npt.NDArray[np.float64]:
@@ -26,8 +26,7 @@ def probabilities(model: Any, tokenizer: Any, prompts: list[Any], arguments: Arg
     if not prompts:
         return np.zeros(0)
     ids = [choice_ids(tokenizer, prompt, arguments) for prompt in prompts]
-    num_opening = len(ids[0]) - len(prompt_ids(tokenizer, prompts[0], arguments))
-    first, second = (reply_ids(tokenizer, prompts[0], side, arguments)[num_opening] for side in SIDES)
+    first, second = (choice_token(tokenizer, prompts[0], side, arguments) for side in SIDES)
     first_probabilities = np.zeros(len(ids))
 
     def read(group: list[int], num_read: int, cache: Any) -> None:

@@ -68,7 +68,8 @@ def test_a_template_that_writes_before_an_answer_does_not_hide_the_choice() -> N
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     tokenizer.chat_template = (
         "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
-        "{{ '<think>\n\n</think>\n\n' if m['role'] == 'assistant' else '' }}{{ m['content'] + '<|im_end|>\n' }}{% endfor %}"
+        "{{ '<think>\n\n</think>\n\n' if m['role'] == 'assistant' else '' }}"
+        "{{ m['content'] + '<|im_end|>\n' }}{% endfor %}"
         "{{ '<|im_start|>assistant\n' if add_generation_prompt else '' }}"
     )
     model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32).eval()
