@@ -95,7 +95,7 @@ class _Small:
 
     def __init__(self, folder: Path, shape: Shape):
         self.shape = shape
-        self._files = {}
+        self._files: dict[str, Any] = {}
         for path in sorted(folder.glob("*.safetensors")):
             file = safe_open(path, framework="pt")
             self._files |= dict.fromkeys(file.keys(), file)
