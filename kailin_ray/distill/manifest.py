@@ -1,5 +1,6 @@
 """The manifest of a run. It contains the results, is written last, and marks the run as complete."""
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from kailin_ray.mesh.figures import Coverage, MeshNote
 from kailin_ray.retrieval.search.folder import Index, Structure
 from kailin_ray.schema import OK, STATUSES
 from kailin_ray.versions import versions
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +66,7 @@ def close_run(
         versions=versions(),
         # Rows that were taken over may come from replays with other settings than the source's.
         replays_of_source=source.replays_of_source + source.replays if source else (),
-        replays=_read_replays(config.out),
+        replays=_read_replays(config.out, ()),
     )
     write_manifest(config.out, manifest)
     return Run(config.out, manifest)
@@ -71,7 +74,10 @@ def close_run(
 
 def add_replay(run: Run, mesh: MeshHierarchy, gpu_hour_price: float | None, replay: Replay) -> Run:
     """Count a run's records again after a replay has replaced some, and add the replay to the manifest."""
-    replays = (*(earlier for earlier in _read_replays(run.path) if earlier.folder != replay.folder), replay)
+    replays = (
+        *(earlier for earlier in _read_replays(run.path, run.manifest.replays) if earlier.folder != replay.folder),
+        replay,
+    )
     # The replays also have a file of their own, because the manifest is removed when the run resumes.
     write_json(run.path / "replays.json", TypeAdapter(tuple[Replay, ...]).dump_python(replays, mode="json"))
     index = replace(run.manifest.index, versions=tuple(index_versions(run.path)))
@@ -80,9 +86,16 @@ def add_replay(run: Run, mesh: MeshHierarchy, gpu_hour_price: float | None, repl
     return Run(run.path, manifest)
 
 
-def _read_replays(run: Path) -> tuple[Replay, ...]:
+def _read_replays(run: Path, known: tuple[Replay, ...]) -> tuple[Replay, ...]:
+    """Return the replays of a run; ``known`` if their file is damaged, as a manifest may list them too."""
     path = run / "replays.json"
-    return TypeAdapter(tuple[Replay, ...]).validate_python(read_json(path)) if path.exists() else ()
+    if not path.exists():
+        return ()
+    try:
+        return TypeAdapter(tuple[Replay, ...]).validate_python(read_json(path))
+    except ValueError as error:
+        logger.warning("%s; the manifest lists %d earlier replays", " ".join(str(error).split()), len(known))
+        return known
 
 
 def _count(run: Path, mesh: MeshHierarchy, gpu_hour_price: float | None) -> Counted:

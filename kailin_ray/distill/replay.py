@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -25,6 +26,8 @@ from kailin_ray.io.manifests import manifest_checksum
 from kailin_ray.io.pmids import PMIDS, read_pmids
 from kailin_ray.io.storage import check_access, open_parquet
 from kailin_ray.schema import REASONS, STEPS, Json
+
+logger = logging.getLogger(__name__)
 
 UNLIMITED = {
     "max_failed_fraction": 1.0, "max_fraction": dict.fromkeys(REASONS), "max_hours": None, "accept_updated_index": False
@@ -183,7 +186,12 @@ def replay_folder(run: Path, reasons: list[str], overrides: Iterable[str], free:
     """
     checksum = manifest_checksum(run)
     for note in (run / "replays").glob("*.json"):
-        if read_json(note)["manifest"] != checksum:
+        try:
+            is_of_now = read_json(note)["manifest"] == checksum
+        except (ConfigError, KeyError, TypeError) as error:
+            logger.warning("%s: this unfinished replay begins again (%s)", note, error)
+            is_of_now = False
+        if not is_of_now:
             close_replay(note.with_suffix(""))
     kept = [text for text in overrides if text.lstrip("+").partition("=")[0].partition(".")[0] not in free]
     return run / "replays" / hashlib.sha256(json.dumps([checksum, reasons, *kept]).encode()).hexdigest()[:16]

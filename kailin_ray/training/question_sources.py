@@ -17,7 +17,7 @@ from kailin_ray.corpus.documents import Documents
 from kailin_ray.corpus.overlap.benchmark_files import read_items, read_rows
 from kailin_ray.corpus.readers.tables import is_missing
 from kailin_ray.errors import ConfigError
-from kailin_ray.io.pmids import among
+from kailin_ray.io.pmids import among, num_rows
 from kailin_ray.schema import Row
 
 FILES = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv"}
@@ -41,6 +41,11 @@ def load_splits(path: str, name: str | None, revision: str | None, cache: Path) 
     file = Path(path)
     cache_option = {"cache_dir": str(cache)} if file.exists() else {}
     suffix = file.with_suffix("").suffix if file.suffix == ".gz" else file.suffix
+    for part in sorted((file / (name or "")).rglob("*.parquet")) if file.is_dir() else ():
+        try:
+            num_rows(part)
+        except ConfigError as error:  # the library does not say which file it is
+            raise ConfigError(f"data.path: {error}") from error
     try:
         if file.is_file():
             if suffix not in FILES:

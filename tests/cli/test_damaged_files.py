@@ -43,9 +43,11 @@ COMMANDS: dict[str, tuple[list[str], list[str]]] = {
     "select": (["corpus={at}/corpus", "out={at}/documents", "filters.require_mesh=true"], ["corpus", "documents"]),
     "ingest": (["source=table", "source.path={at}/source.csv", "out={at}/corpus"], ["corpus"]),
     "train": (["data.path={at}/dataset", "out={at}/out", "task=dpo", f"model.path={MODEL}",
-               "model.adapter={at}/adapter"], ["dataset", "adapter"]),
+               "model.adapter={at}/adapter", "min_examples=1"], ["dataset", "adapter"]),
 }  # fmt: skip
 """The keys of each command, and the folders that it opens."""
+REWRITTEN = ("run/manifest.json", "run/run.json")
+"""Files that distill makes again, or adds to."""
 STARTS = "here a Ray session would start"
 
 
@@ -86,10 +88,14 @@ def test_a_damaged_file_is_one_line_and_nothing_is_lost(kailin_here: Command, fo
             done = kailin_here(*arguments)
             problem = find_problem(done, name)
             now = contents(folders)
-            lost = [other for other in whole if other != name and now.get(other) != whole[other]]
+            lost = [
+                other for other in whole if other != name and now.get(other) != whole[other] and other not in REWRITTEN
+            ]
             if lost:
                 problem = f"{problem or ''} lost: {lost}"
-            if damaged[name] not in now.values():
+            if name in REWRITTEN and now[name] != damaged[name]:
+                json.loads(now[name])  # mended, and said
+            elif damaged[name] not in now.values():
                 problem = f"{problem or ''} the damaged file is gone: {sorted(set(now) - set(damaged))}"
             if problem:
                 problems.append(f"{name}, {damage}: {problem}\n      {done.stderr.strip()[-400:]}")
@@ -115,6 +121,35 @@ def restore(folders: Path, whole: dict[str, bytes]) -> None:
     for path in folders.rglob("*"):
         if path.is_file() and path.relative_to(folders).as_posix() not in whole:
             path.unlink()
-    shutil.rmtree(folders / "out", ignore_errors=True)
+    for left in ("out", "run/replays", "run/logs"):
+        shutil.rmtree(folders / left, ignore_errors=True)
     for name, content in whole.items():
         (folders / name).write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", list(DAMAGES))
+def test_a_damaged_manifest_of_a_run_is_written_again(kailin_here: Command, folders: Path, damage: str) -> None:
+    manifest = folders / "run" / "manifest.json"
+    before = json.loads(manifest.read_text())
+    manifest.write_bytes(DAMAGES[damage](manifest.read_bytes()))
+    keys = [key.format(at=folders) for key in COMMANDS["distill"][0]]
+    refused = kailin_here("publish", f"run={folders}/run", f"out={folders}/out")
+    assert refused.returncode == 2
+    assert f"{manifest} is damaged" in refused.stderr and "with `distill`" in refused.stderr
+    done = kailin_here("distill", *keys)
+    assert done.returncode == 0, done.stderr
+    assert f"{manifest} is damaged; it is written again from the records" in done.stderr
+    after = json.loads(manifest.read_text())
+    for key in ("num_documents", "num_by_status", "num_by_reason", "sha256", "tokens"):
+        assert after[key] == before[key]
+    assert kailin_here("publish", f"run={folders}/run", f"out={folders}/out").returncode == 0
+
+
+def test_a_damaged_note_of_a_replay_begins_it_again(kailin_here: Command, folders: Path) -> None:
+    note = folders / "run" / "replays" / "0123456789abcdef.json"
+    note.parent.mkdir()
+    note.write_text("")
+    done = kailin_here("replay", *(key.format(at=folders) for key in COMMANDS["replay"][0]))
+    assert STARTS in done.stderr
+    assert f"{note}: this unfinished replay begins again" in done.stderr
+    assert not note.exists()
