@@ -81,7 +81,7 @@ class Lease:
         """Why the lease was lost; None while it is held."""
         self._path = path
         self._lock = path.with_name(f".{path.name}.lock")
-        self._mine = {
+        self._mine: dict[str, Any] = {
             "token": uuid.uuid4().hex,
             "renewals": 0,
             "host": socket.gethostname(),
