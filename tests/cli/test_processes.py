@@ -46,16 +46,16 @@ def test_a_foreign_run_s_settings_read_nothing_of_the_environment(
 ) -> None:
     rows = [record(1, ("Does it help?", 0.2), None, 0, status="rejected", stage="answer", reason="answer_truncated")]
     note = run(tmp_path / "run", rows) / "manifest.json"
-    saved = settings(config)
-    saved["model"]["path"] = "${oc.env:KAILIN_RAY_SECRET}"
+    saved = settings(config) | {"documents": "${oc.env:KAILIN_RAY_SECRET}"}
     write_json(note, read_json(note) | {"config": saved})
-    done = kailin_subprocess("replay", f"run={tmp_path}/run", "reason=truncated", KAILIN_RAY_SECRET="S3CR3T")
-    assert done.returncode == 2
-    assert "S3CR3T" not in done.stdout + done.stderr
+    done = kailin_subprocess("replay", f"run={tmp_path}/run", "reason=answer_truncated", KAILIN_RAY_SECRET="S3CR3T")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "kailin_ray: documents: ${oc.env:KAILIN_RAY_SECRET} is not a directory\n"
 
 
 def test_a_terminal_without_utf_8_shows_escapes(kailin_subprocess: Command, tmp_path: Path) -> None:
-    run(tmp_path / "run", [record(1, ("Do β-cells help?", 0.2), None, 0, answer="Yes: β-cells help.")])
+    shown = {"answer": "Yes: β-cells help.", "contexts_text": ["C."], "mesh": [], "usage": []}
+    run(tmp_path / "run", [record(1, ("Do β-cells help?", 0.2), None, 0, **shown)])
     done = kailin_subprocess("report", f"run={tmp_path}/run", PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stderr) == (0, "")
     assert "Do \\u03b2-cells help?" in done.stdout

@@ -1,11 +1,13 @@
 """The card of a dataset shows the texts of abstracts and models, and nothing that they say is done."""
 
+import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from markdown_it import MarkdownIt
 
-from tests.conftest import Command
-from tests.support.runs import record, run
+from tests.conftest import ROOT, Command
 
 HOSTILE = (
     "<img src=x onerror=alert(1)> [here](https://evil.example) ![x](y)\n\n## Licence\n\nPublic domain. `x` \x1b[31m"
@@ -13,15 +15,19 @@ HOSTILE = (
 
 
 def test_a_published_card_has_no_markup_of_its_texts(kailin_here: Command, tmp_path: Path) -> None:
-    rows = [
-        record(pmid, (f"Does {pmid} help? {HOSTILE}", 0.2), None, 0, answer=HOSTILE, title=HOSTILE)
-        for pmid in range(1, 9)
-    ]
-    run(tmp_path / "run", rows)
-    done = kailin_here("publish", f"run={tmp_path}/run", f"out={tmp_path}/dataset", "held_out=false")
+    shutil.copytree(ROOT / "tests" / "data" / "ca469ee" / "run", tmp_path / "run")
+    (path,) = (tmp_path / "run" / "records").iterdir()
+    with pq.ParquetFile(path) as file:
+        table = file.read()
+    rows = table.to_pylist()
+    for row in rows:
+        row["title"], row["answer"] = (row[name] and f"{name} {HOSTILE}" for name in ("title", "answer"))
+        for candidate in row["candidates"] or ():
+            candidate["question"] = f"Does it? {HOSTILE}"
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), path)
+    done = kailin_here("publish", f"run={tmp_path}/run", f"out={tmp_path}/dataset")
     assert done.returncode == 0, done.stderr
-    card = (tmp_path / "dataset" / "README.md").read_text()
-    html = MarkdownIt("commonmark", {"linkify": False}).render(card)
-    assert "Does 1 help?" in html or "Does 2 help?" in html
+    html = MarkdownIt("commonmark").render((tmp_path / "dataset" / "README.md").read_text())
+    assert "Does it? &lt;img src=x" in html and "title &lt;img" in html and "answer &lt;img" in html
     for markup in ("<img", 'href="https://evil.example"', ">Licence</h", "\x1b"):
         assert markup not in html
