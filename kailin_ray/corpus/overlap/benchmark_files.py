@@ -49,6 +49,8 @@ _FAULTS = (
     zlib.error,
     pa.ArrowException,
 )
+_SPACE = " \t\r"
+"""JSON's white space; Python's has more."""
 _PMID = re.compile(r"[1-9]\d{0,7}")
 _URL = re.compile(r"https?://\S*pubmed\S*?/(\d{1,8})/?", re.IGNORECASE)
 
@@ -89,16 +91,7 @@ def read_rows(path: Path) -> list[tuple[str, Any]]:
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        OverflowError,
-        RecursionError,
-        csv.Error,
-        zlib.error,
-        pa.ArrowException,
-    ) as error:
+    except _FAULTS as error:
         message = " ".join(str(error).split())[:300] or type(error).__name__
         raise ConfigError(f"{path}: cannot be read as a benchmark: {message}; {ALLOWED}") from error
 
@@ -126,7 +119,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
             if error.msg != "Extra data":  # MedMCQA's .json files are JSON lines
                 raise
     # splitlines would also split at separators inside a text, such as U+2028.
-    return (("", _line(number, line)) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+    return (("", _line(number, line)) for number, line in enumerate(text.split("\n"), 1) if line.strip(_SPACE))
 
 
 def _line(number: int, line: str) -> Any:
@@ -150,7 +143,9 @@ def _list_items(value: Any) -> Iterator[tuple[str, Any]]:
         return (pair for group in value.values() for pair in _list_items(group))
     numbers = sorted(int(key) for key in value if _PMID.fullmatch(key) or key == "0")
     # Keys 1, 2, 3, ... are item numbers. Read as PMIDs, they would remove the first PMIDs from the corpus.
-    are_pmids = len(numbers) == len(value) and numbers != list(range(numbers[0], numbers[0] + len(numbers)))
+    are_pmids = (
+        bool(numbers) and len(numbers) == len(value) and numbers != list(range(numbers[0], numbers[0] + len(numbers)))
+    )
     return ((key, {"pmid": key, "item": item} if are_pmids else item) for key, item in value.items())
 
 

@@ -77,7 +77,7 @@ def check_rows(path: Path, columns: Iterable[str]) -> None:
 def _batches(source: Path | BinaryIO, columns: Iterable[str] | None) -> Iterator[tuple[pa.RecordBatch, Sizes]]:
     """Yield batches, with texts as dictionaries, and the sizes of their rows."""
     with pq.ParquetFile(source) as file:
-        texts = _shared_texts(file)
+        texts = _list_shareable_texts(file)
     number = 0
     stream = source.open("rb") if isinstance(source, Path) else source
     try:
@@ -100,7 +100,7 @@ def _batches(source: Path | BinaryIO, columns: Iterable[str] | None) -> Iterator
             stream.close()
 
 
-def _shared_texts(file: pq.ParquetFile) -> list[str]:
+def _list_shareable_texts(file: pq.ParquetFile) -> list[str]:
     """Return the paths of the columns of texts that Arrow can read as dictionaries: those without a delta encoding.
 
     The encodings are those that the footer names. If it does not name one, Arrow refuses the column.
@@ -148,7 +148,7 @@ def _batch_rows(chunks: Iterable[_Chunk], group: int) -> int:
         if chunk.is_list and any(page.encoding == DELTA_BYTE_ARRAY for page in chunk.pages):
             raise ValueError(f"row group {group + 1}, column {chunk.path!r}: lists in DELTA_BYTE_ARRAY are not read")
     lists = {
-        c.path: sum(page.num_bytes + page.num_values * (_copied_bytes(c) + _VALUE_BYTES) for page in c.pages)
+        c.path: sum(page.num_bytes + page.num_values * (_copy_size(c) + _VALUE_BYTES) for page in c.pages)
         for c in chunks
         if c.is_list
     }
@@ -173,16 +173,16 @@ def _check(sizes: dict[str, int], most: int, group: int, what: str) -> None:
 def _most_bytes(chunk: _Chunk, num_rows: int) -> int:
     """Return the most bytes that any ``num_rows`` values of a column can take: those of the pages they are in."""
     if any(page.encoding == DELTA_BYTE_ARRAY for page in chunk.pages):
-        return num_rows * max(max(page.num_bytes for page in chunk.pages), _copied_bytes(chunk))
+        return num_rows * max(max(page.num_bytes for page in chunk.pages), _copy_size(chunk))
     ends = [0, *accumulate(page.num_values for page in chunk.pages)]
     sums = [0, *accumulate(page.num_bytes for page in chunk.pages)]
     # The values begin with the last value of a page.
     lasts = np.searchsorted(ends, np.array(ends[1:]) - 1 + num_rows)
     spans = [sums[min(last, len(chunk.pages))] - sums[first] for first, last in enumerate(lasts)]
-    return max(spans, default=0) + num_rows * _copied_bytes(chunk)
+    return max(spans, default=0) + num_rows * _copy_size(chunk)
 
 
-def _copied_bytes(chunk: _Chunk) -> int:
+def _copy_size(chunk: _Chunk) -> int:
     """Return the bytes of a value that does not stand in a page itself."""
     return chunk.dictionary if chunk.is_copied else chunk.width
 

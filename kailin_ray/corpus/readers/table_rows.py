@@ -41,7 +41,7 @@ _FAULTS = (
 )
 _CHUNK = 1 << 18
 _BY_PMID = re.compile(r'\{\s*"\d{1,19}"\s*:\s*\{', re.ASCII)
-_SPACE = re.compile(r"\s*")
+_SPACE = re.compile(r"[ \t\n\r]*")  # JSON's white space; Python's has more, also the first byte of gzip
 _DECODER = json.JSONDecoder()
 
 

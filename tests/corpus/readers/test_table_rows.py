@@ -90,6 +90,7 @@ def test_chunks_cut_rows_anywhere(
         ("[" * 100_000, "recursion"),
         ('{"id": ' + "1" * 5_000 + "}", "digits"),
         ("<html>", "value 1: Expecting value"),
+        (b"\x1f", "value 1: Expecting value"),
         ('[{"id": 1}, {"id": 2}]\n[{"id": 3}]\n', "after value 2: the end expected, found '\\['"),
         ('{"1": {"id": 1}}{"2": {"id": 2}}', "after value 2: the end expected, found '{'"),
         ('[{"id": 1}] {"id": 2}', "after value 1: the end expected, found '{'"),
@@ -100,6 +101,19 @@ def test_damaged_json_is_refused_by_name(tmp_path: Path, text: str | bytes, faul
     path = put(tmp_path / "t.json", text)
     with pytest.raises(DamagedFileError, match=f"t.json: .*{fault}"):
         list(read_table(path, ["id"]))
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("id,x\n1,a\n2,b,c\n", "line 3: 3 cells, but the header has 2"),
+        ('id,x\n1,"a\n"\n2\n', "line 4: 1 cells, but the header has 2"),
+        ('id,x\n1,"a', "after row 0: unexpected end of data"),
+    ],
+)
+def test_a_csv_row_without_a_cell_for_each_column_is_refused(tmp_path: Path, text: str, fault: str) -> None:
+    with pytest.raises(DamagedFileError, match=f"t.csv: {fault}"):
+        list(read_table(put(tmp_path / "t.csv", text), ["id"]))
 
 
 def test_a_row_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
