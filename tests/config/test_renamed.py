@@ -52,7 +52,8 @@ def test_saved_settings_get_todays_keys(old: str, new: str) -> None:
     renamed = rename_keys(saved)
     assert json.dumps(saved) == before
     today = settings(load(DistillConfig, "distill", ["documents=d", "index=i", "mesh=m", "out=o"]))
-    assert key_names(today) - key_names(renamed) == {f"{key}." for key in (SILENCE, "max_fraction.invalid_record")}
+    new = (SILENCE, "max_fraction.invalid_record", "accept_updated_index")
+    assert key_names(today) - key_names(renamed) == {f"{key}." for key in new}
     assert key_names(renamed) <= key_names(today)
     assert renamed["cluster"]["stage_placement"] == new
     assert renamed["cluster"]["block_rows"] == saved["cluster"]["rows_per_block"]
