@@ -17,13 +17,13 @@ GZIP_FREE = 64 << 20
 def open_unpacked(path: Path) -> BinaryIO:
     """Open a file for reading; unpack it if its content is gzip, whatever its name.
 
-    Raises ``gzip.BadGzipFile`` for an empty ``.gz`` file. Reading raises it if the file unpacks to more than
+    Raises ``gzip.BadGzipFile`` for an empty or cut ``.gz`` file. Reading raises it if the file unpacks to more than
     ``GZIP_FREE`` and ``GZIP_RATIO`` allow.
     """
     with path.open("rb") as stream:
         magic = stream.read(2)
-    if not magic and path.suffix == ".gz":
-        raise gzip.BadGzipFile("an empty file, which is no gzip file")
+    if len(magic) < 2 and path.suffix == ".gz":
+        raise gzip.BadGzipFile("an empty or cut file, which is no gzip file")
     return cast(BinaryIO, _BoundedGzip(path)) if magic == b"\x1f\x8b" else path.open("rb")
 
 

@@ -127,6 +127,15 @@ def test_a_row_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch
             list(read_table(put(tmp_path / name, text), ["id"]))
 
 
+@pytest.mark.parametrize("ending", [".csv.gz", ".jsonl.gz", ".json.gz"])
+@pytest.mark.parametrize("size", [0, 1, 2, 9, 20])
+def test_the_beginning_of_a_gzip_file_is_not_a_table_without_rows(tmp_path: Path, ending: str, size: int) -> None:
+    path = tmp_path / f"t{ending}"
+    path.write_bytes(gzip.compress(b"id\n1\n")[:size])
+    with pytest.raises(DamagedFileError, match=f"t{ending}: "):
+        list(read_table(path, ["id"]))
+
+
 def test_truncated_gzip_and_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compressed, "GZIP_FREE", 1 << 20)
     packed = gzip.compress(lines(ROWS * 2_000).encode())
