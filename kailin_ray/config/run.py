@@ -46,7 +46,7 @@ class DistillConfig(Layout):
     """Accept tree numbers whose parent is missing, as in subsets of MeSH."""
     out: Folder
     """The run's folder, local or s3://bucket/folder. The same command resumes a run that stopped."""
-    accept_updated_index: bool
+    accept_updated_index: bool = False  # runs of earlier versions, replayed, lack it
     """Resume a run although its index was updated since, so that its rows have contexts of several versions."""
     limit: Positive | None
     """Distil at most this many documents: the first by file and row, or with `from` those with the lowest PMIDs."""

@@ -11,8 +11,8 @@ from kailin_ray.errors import ConfigError
 from tests.conftest import ROOT
 
 SILENCE = "cluster.max_silent_minutes"
-"""A key that came later; it has a default, so that saved settings without it stay valid."""
-
+LATER = (SILENCE, "max_fraction.invalid_record", "accept_updated_index")
+"""Keys that came later; they have a default, so that saved settings without them stay valid."""
 
 COMMANDS = {
     "duplicates.jaccard": "select", "subtree_major": "select", "merge": "train", "tolerate": "ingest",
@@ -52,8 +52,7 @@ def test_saved_settings_get_todays_keys(old: str, new: str) -> None:
     renamed = rename_keys(saved)
     assert json.dumps(saved) == before
     today = settings(load(DistillConfig, "distill", ["documents=d", "index=i", "mesh=m", "out=o"]))
-    new = (SILENCE, "max_fraction.invalid_record", "accept_updated_index")
-    assert key_names(today) - key_names(renamed) == {f"{key}." for key in new}
+    assert key_names(today) - key_names(renamed) == {f"{key}." for key in LATER}
     assert key_names(renamed) <= key_names(today)
     assert renamed["cluster"]["stage_placement"] == new
     assert renamed["cluster"]["block_rows"] == saved["cluster"]["rows_per_block"]

@@ -20,7 +20,7 @@ from kailin_ray.distill.status import duration, format_status, status
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.files import write_json
 from kailin_ray.planning.plan import Plan
-from kailin_ray.schema import RECORDS
+from kailin_ray.schema import REASONS, RECORDS
 from tests.conftest import Command
 
 NOW = 1_800_000_000.0
@@ -90,7 +90,7 @@ def test_a_run_at_work_says_how_far_how_fast_what_fails_and_until_when(run: Path
     said = format_status(found)
     for words in ("on node7, last report 10 s ago", "60 of 1,260 abstracts, 4.8 %", "5 h 0 min left", "1 of 2 ready"):
         assert words in said
-    assert "answer_truncated: the answer reached its token limit" in said
+    assert f"answer_truncated: {REASONS['answer_truncated']}" in said
 
 
 @pytest.mark.parametrize(
