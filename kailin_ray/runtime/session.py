@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TextIO
 
 import ray
 import ray.data
+from ray._private import ray_constants
 
 from kailin_ray.config import Cluster, without_secrets
 from kailin_ray.errors import CommandFailedError, ConfigError
@@ -61,7 +62,7 @@ def _start_ray(cluster: Cluster, num_cpus: int | None) -> None:
     local: dict[str, Any] = {"include_dashboard": False, "num_cpus": num_cpus} if address == "local" else {}
     os.environ.setdefault("RAY_max_lineage_bytes", str(LINEAGE_BYTES))
     try:
-        with _environment({STATE_OF: NOWHERE} if local else {}):
+        with _on_loopback() if local else nullcontext():
             ray.init(address=address, log_to_driver=False, **local)
     except (ConnectionError, ValueError, RuntimeError) as error:
         message = without_secrets(f"{address}: {' '.join(str(error).split())}")
@@ -74,6 +75,23 @@ def _start_ray(cluster: Cluster, num_cpus: int | None) -> None:
             f"Ray did not start within {seconds} s; this machine is busy or low on memory: stop other programs on it "
             f"(`ray stop` ends all your Ray sessions here), or allow more time with {START_WAIT}=120"
         ) from error
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let a session that starts inside the block listen on this machine's loopback alone, and ask no other cluster.
+
+    Ray's ports ask for no password: who reaches them runs code as this user. ``_node_ip_address="127.0.0.1"`` does not
+    help, as Ray replaces it by the machine's address (2.60, ``services.resolve_ip_for_localhost``). This constant is
+    what keeps Ray on the loopback on macOS and Windows; its environment variable counts only before Ray is imported.
+    """
+    previous = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        with _environment({STATE_OF: NOWHERE}):
+            yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = previous
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """A Ray session: started and ended, found and left, or not there in time."""
 
+import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import ray
 from kailin_ray.config import DistillConfig
 from kailin_ray.errors import CommandFailedError, ConfigError
 from kailin_ray.runtime.session import NOWHERE, START_WAIT, STATE_OF, ray_session
+from tests.conftest import ROOT
 
 TIMED_OUT = (
     "The current node timed out during startup. This could happen because some of the raylet failed to startup or the "
@@ -120,3 +123,44 @@ def test_no_process_asks_another_cluster_of_this_machine_for_the_state_of_its_ac
         return os.environ.get(STATE_OF)
 
     assert ray.get(told.remote()) == NOWHERE
+
+
+LISTENERS = """
+import json, psutil, ray
+from pathlib import Path
+from kailin_ray.config import Cluster, DistillConfig, load
+from kailin_ray.runtime.session import ray_session
+cluster = load(DistillConfig, "distill", ["documents=d", "index=i", "mesh=m", "out=o"]).cluster
+with ray_session(cluster, Path("ray.log"), num_cpus=1) as terminal:
+    @ray.remote
+    class Actor:
+        def address(self):
+            return ray.util.get_node_ip_address()
+    actor = Actor.remote()
+    addresses = {ray.get(actor.address.remote()), ray.util.get_node_ip_address()}
+    own = psutil.Process()
+    listening = [
+        (process.name(), connection.laddr.ip)
+        for process in (own, *own.children(recursive=True))
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+print(json.dumps([sorted(addresses), listening]))
+"""
+
+
+def test_a_session_of_this_machine_listens_on_its_loopback_alone(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [sys.executable, "-c", LISTENERS],
+        cwd=tmp_path,
+        env=environment | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    addresses, listening = json.loads(done.stdout)
+    assert addresses == ["127.0.0.1"]
+    assert {"gcs_server", "raylet"} <= {name for name, _ in listening}
+    assert {address.removeprefix("::ffff:") for _, address in listening} == {"127.0.0.1"}
