@@ -13,13 +13,11 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --uid 1000 --create-home kailin
 
-# The locks are complete, hence --no-deps; this code comes last, as it changes most.
+# The locks have the SHA-256 of all that is installed; this code comes last, as it changes most.
 FROM base AS cpu-packages
 WORKDIR /source
-COPY requirements/cpu.lock requirements/s3.lock requirements/train.lock requirements/
-# PyTorch's CPU build is on its own index; the version that PyPI has under that name brings CUDA.
-RUN pip install --no-deps --index-url https://download.pytorch.org/whl/cpu "$(grep '^torch==' requirements/cpu.lock)" \
- && pip install --no-deps -r requirements/cpu.lock -r requirements/s3.lock -r requirements/train.lock
+COPY requirements/install.sh requirements/cpu.lock requirements/s3.lock requirements/train.lock requirements/
+RUN requirements/install.sh python cpu s3 train
 COPY LICENSE README.md pyproject.toml ./
 COPY conf conf
 COPY kailin_ray kailin_ray
@@ -27,8 +25,8 @@ RUN pip install --no-deps --no-build-isolation .
 
 FROM base AS gpu-packages
 WORKDIR /source
-COPY requirements/gpu.lock requirements/s3.lock requirements/train.lock requirements/
-RUN pip install --no-deps -r requirements/gpu.lock -r requirements/s3.lock -r requirements/train.lock
+COPY requirements/install.sh requirements/gpu.lock requirements/s3.lock requirements/train.lock requirements/
+RUN requirements/install.sh python gpu s3 train
 COPY LICENSE README.md pyproject.toml ./
 COPY conf conf
 COPY kailin_ray kailin_ray

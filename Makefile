@@ -53,9 +53,9 @@ docs: $(VENV)-docs/bin/mkdocs
 	cp -r benchmarks/results build/docs/benchmarks
 	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --quiet --strict
 
-$(VENV)-docs/bin/mkdocs: requirements/docs.lock
+$(VENV)-docs/bin/mkdocs: requirements/docs.lock requirements/install.sh
 	$(PYTHON) -m venv --clear $(VENV)-docs
-	$(VENV)-docs/bin/python -m pip --disable-pip-version-check install --quiet --no-deps -r requirements/docs.lock
+	requirements/install.sh $(VENV)-docs/bin/python docs
 	touch $@
 
 bench: demo

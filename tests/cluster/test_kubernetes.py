@@ -231,7 +231,7 @@ def test_the_interactive_cluster_is_the_job_s() -> None:
 def test_ray_is_the_locks_version() -> None:
     version = cluster_of(ray_manifest("one-gpu"))["rayVersion"]
     for lock in ("cpu", "gpu"):
-        assert f"\nray=={version}\n" in (ROOT / "requirements" / f"{lock}.lock").read_text()
+        assert f"\nray=={version} " in (ROOT / "requirements" / f"{lock}.lock").read_text()
 
 
 def commands(entrypoint: str) -> list[list[str]]:
