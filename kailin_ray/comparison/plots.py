@@ -8,8 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kailin_ray.comparison.report import GROUPS, Line
-from kailin_ray.io.files import atomic_file
-from kailin_ray.io.plots import BLUE, GREY, ORANGE
+from kailin_ray.io.plots import BLUE, GREY, ORANGE, save
 
 INCHES_A_LINE = 0.24
 TITLE_LINES = 3.5
@@ -18,6 +17,11 @@ TITLE_LINES = 3.5
 
 def draw_differences(lines: Sequence[Line], num_abstracts: int, path: Path) -> None:
     """Draw the lines of a comparison's table as a PNG: blue for better, orange worse, black changed, grey unknown."""
+    save(plot_differences(lines, num_abstracts), path, dpi=110)
+
+
+def plot_differences(lines: Sequence[Line], num_abstracts: int) -> Figure:
+    """Return the figure of ``draw_differences``."""
     ordered = sorted(lines, key=lambda line: GROUPS.index(line.measure.group))
     panels = [(name, list(panel_lines)) for name, panel_lines in groupby(ordered, key=lambda line: line.measure.group)]
     heights = [len(panel_lines) + TITLE_LINES for _, panel_lines in panels]
@@ -26,8 +30,7 @@ def draw_differences(lines: Sequence[Line], num_abstracts: int, path: Path) -> N
     axes = figure.subplots(len(panels), 1, height_ratios=heights, squeeze=False)[:, 0]
     for panel_axes, (name, panel_lines) in zip(axes, panels, strict=True):
         _panel(panel_axes, name, panel_lines[::-1])
-    with atomic_file(path) as partial:
-        figure.savefig(partial, dpi=110, format="png")
+    return figure
 
 
 def _panel(axes: Axes, name: str, lines: Sequence[Line]) -> None:

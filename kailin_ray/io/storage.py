@@ -8,6 +8,7 @@ not at all. The address of the store and the credentials come only from the envi
 
 import tempfile
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -91,10 +92,19 @@ def check_access(key: str, path: Any) -> None:
 
 
 def log_folder(run: Path) -> Path:
-    """Return the folder of a run's logs: inside it, or in this machine's temporary folder for an object store."""
+    """Return the folder of a run's logs: inside it, or this process's own temporary folder for an object store.
+
+    Only this user may enter such a folder, and nobody can know its name before: other users write in the machine's
+    temporary folder too, and could otherwise put a link where the log goes.
+    """
     if not is_remote(run):
         return run.absolute() / "logs"
-    return Path(tempfile.gettempdir(), "kailin_ray", *Path(run.path).parts, "logs")  # type: ignore[attr-defined]
+    return _temporary_log_folder(run.path)  # type: ignore[attr-defined]
+
+
+@cache
+def _temporary_log_folder(path: str) -> Path:
+    return Path(tempfile.mkdtemp(prefix=f"kailin_ray-{path.rpartition('/')[2]}-"))
 
 
 def for_arrow(paths: Sequence[Any]) -> tuple[list[str], Any]:

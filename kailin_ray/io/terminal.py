@@ -76,8 +76,11 @@ def output_to(log: Path) -> Iterator[TextIO]:
 
 
 def send_output_to(log: Path) -> None:
-    """Append the output of this process and its children (vLLM) to a file, so that the terminal stays readable."""
-    log.parent.mkdir(parents=True, exist_ok=True)
+    """Append the output of this process and its children (vLLM) to a file, so that the terminal stays readable.
+
+    A folder that is missing, as the driver made it on its own machine, is made for this user alone.
+    """
+    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with log.open("ab") as sink:
         os.dup2(sink.fileno(), 1)
         os.dup2(sink.fileno(), 2)

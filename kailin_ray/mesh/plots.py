@@ -8,26 +8,29 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from kailin_ray.io.files import atomic_file
-from kailin_ray.io.plots import BLUE, GREY, ORANGE
+from kailin_ray.io.plots import BLUE, GREY, ORANGE, format_label, save
 from kailin_ray.mesh.figures import BranchFigures, BranchHeadings, Coverage, CoverageLevel, SampleFigures
 from kailin_ray.schema import Json
 
 _SPREADS: tuple[Literal["corpus", "accepted", "rejected"], ...] = ("corpus", "accepted", "rejected")
 NUM_LABELS = 8
-NUM_RARE, NUM_COMMON, LONGEST = 20, 8, 48
+NUM_RARE, NUM_COMMON = 20, 8
 NONE_AT = 0.35
 """Position of zero on a logarithmic axis."""
 
 
 def draw_coverage(coverage: Coverage, path: Path) -> None:
     """Draw the result of ``mesh.coverage.coverage`` as a PNG."""
+    save(plot_coverage(coverage), path, dpi=110)
+
+
+def plot_coverage(coverage: Coverage) -> Figure:
+    """Return the figure of ``draw_coverage``."""
     figure = Figure(figsize=(13, 6.5), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1, 1])
     _letters(left, coverage["letters"])
     _categories(right, coverage["categories"])
-    with atomic_file(path) as partial:
-        figure.savefig(partial, dpi=110, format="png")
+    return figure
 
 
 def _letters(axes: Axes, level: CoverageLevel) -> None:
@@ -37,7 +40,7 @@ def _letters(axes: Axes, level: CoverageLevel) -> None:
     axes.barh(places, corpus, color=GREY, height=0.6, label="corpus")
     axes.scatter(accepted, places, color=BLUE, zorder=3, label="accepted")
     axes.scatter(rejected, places, facecolors="none", edgecolors=ORANGE, zorder=3, label="rejected")
-    axes.set_yticks(places, [f"{row['name'] or ''}  {row['branch']}" for row in rows])
+    axes.set_yticks(places, [_label_branch(row) for row in rows])
     axes.set_xlabel("share of the headings, %")
     axes.set_title(_title("Categories", level), loc="left")
     axes.legend(frameon=False, loc="lower right")
@@ -63,7 +66,7 @@ def _categories(axes: Axes, level: CoverageLevel) -> None:
         for c, a, row in sorted(both, key=lambda point: -abs(point[1] - point[0]))[:NUM_LABELS]:
             # There is space to the left above the diagonal, and to the right below it.
             side, offset = ("right", (-5, 3)) if a > c else ("left", (5, -8))
-            label = f"{row['branch']} {row['name'] or ''}"[:34]
+            label = format_label(f"{row['branch']} {row['name'] or ''}", 34)
             axes.annotate(label, (c, a), xytext=offset, textcoords="offset points", ha=side, fontsize=8)
         axes.set_xlim(right=8 * highest)
         axes.legend(frameon=False, loc="upper left")
@@ -80,11 +83,16 @@ def _shares(rows: list[BranchHeadings], name: Literal["corpus", "accepted", "rej
 
 def _title(name: str, level: CoverageLevel) -> str:
     known = "" if level["divergence"] is None else f", divergence {level['divergence']:.3f} bits"
-    return f"{name}: {level['num_reached']} of {level['num_in_corpus']} reached{known}"
+    return f"{format_label(name)}: {level['num_reached']} of {level['num_in_corpus']} reached{known}"
 
 
 def draw_sampling(reports: Mapping[str, SampleFigures], path: Path) -> None:
     """Draw one or two samples of one corpus as a PNG; ``reports`` has the result of ``balance.balance`` by name."""
+    save(plot_sampling(reports), path, dpi=100)
+
+
+def plot_sampling(reports: Mapping[str, SampleFigures]) -> Figure:
+    """Return the figure of ``draw_sampling``."""
     first = next(iter(reports.values()))
     rows = sorted(
         (row for row in first["categories"]["branches"] if row["documents_before"]),
@@ -99,8 +107,7 @@ def draw_sampling(reports: Mapping[str, SampleFigures], path: Path) -> None:
     left, right = figure.subplots(1, 2, width_ratios=[1.35, 1])
     _all_branches(left, rows, counts, reports)
     _name_branches(right, rows, counts)
-    with atomic_file(path) as partial:
-        figure.savefig(partial, dpi=100, format="png")
+    return figure
 
 
 def _headline(report: SampleFigures) -> str:
@@ -123,7 +130,7 @@ def _all_branches(
     for name, style in zip(counts, _styles(), strict=False):
         level = reports[name]["categories"]
         largest = f"the largest {level['largest_share']['after']:.1%}"
-        label = f"{name}: {level['num_reached']} of {level['num_in_corpus']} branches, {largest}"
+        label = f"{format_label(name)}: {level['num_reached']} of {level['num_in_corpus']} branches, {largest}"
         axes.scatter(places, [counts[name][row["branch"]] or NONE_AT for row in rows], **style, s=20, label=label)
     _counts_axis(axes.yaxis)
     axes.set_ylim(bottom=NONE_AT * 0.7, top=8 * max((row["documents_before"] for row in rows), default=1))
@@ -148,8 +155,14 @@ def _name_branches(axes: Axes, rows: list[BranchFigures], counts: Mapping[str, M
             textcoords="offset points", va="center", fontsize=8, color="#5f6368",
         )  # fmt: skip
     for name, style in zip(counts, _styles(), strict=False):
-        axes.scatter([counts[name][row["branch"]] or NONE_AT for row in labelled], places, **style, s=34, label=name)
-    axes.set_yticks(places, [f"{_short(row['name'] or '')}  {row['branch']}" for row in labelled], fontsize=8)
+        axes.scatter(
+            [counts[name][row["branch"]] or NONE_AT for row in labelled],
+            places,
+            **style,
+            s=34,
+            label=format_label(name),
+        )
+    axes.set_yticks(places, [_label_branch(row) for row in labelled], fontsize=8)
     _counts_axis(axes.xaxis)
     axes.set_xlim(NONE_AT * 0.7, 4 * max((row["documents_before"] for row in rows), default=1))
     axes.set_xlabel("abstracts in the branch; the numbers are those of the corpus")
@@ -157,8 +170,8 @@ def _name_branches(axes: Axes, rows: list[BranchFigures], counts: Mapping[str, M
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+def _label_branch(row: BranchFigures | BranchHeadings) -> str:
+    return f"{format_label(row['name'] or '')}  {format_label(row['branch'])}"
 
 
 def _styles() -> list[Json]:

@@ -7,9 +7,8 @@ from typing import Literal
 from matplotlib.figure import Figure
 
 from kailin_ray.engines.adapters import Adapter, AdapterManifest, JudgeAccuracy, LogRow
-from kailin_ray.io.files import atomic_file
 from kailin_ray.io.manifests import NAME
-from kailin_ray.io.plots import BLUE, GREY, ORANGE
+from kailin_ray.io.plots import BLUE, GREY, ORANGE, save
 
 USE = {
     "question": ("general", " model.general.persona=any"),
@@ -37,8 +36,7 @@ def draw_losses(log: Sequence[LogRow], path: Path) -> None:
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    with atomic_file(path) as partial:
-        figure.savefig(partial, dpi=110, format="png")
+    save(figure, path, dpi=110)
 
 
 def _series(log: Sequence[LogRow], name: Literal["loss", "eval_loss"]) -> tuple[list[int], list[float]]:

@@ -24,6 +24,8 @@ def stages() -> dict[str, list[Instruction]]:
         if not line.strip():
             continue
         word, rest = line.split(maxsplit=1)
+        if word == "ARG" and not found:  # before the first stage: what the build may name
+            continue
         if word == "FROM":
             source, _, name = rest.split()
             found[name] = [(word, source), *found.get(source, [])]
@@ -68,7 +70,7 @@ def test_a_target_runs_as_the_manifests_user_with_what_was_installed(target: str
     user, group = given(instructions, "USER")[-1].split(":")
     assert instructions[-1][0] == "USER"
     assert int(user) > 0
-    (job,) = rendered(KUBERNETES / "base")
+    (job,) = (manifest for manifest in rendered(KUBERNETES / "base") if manifest["kind"] == "RayJob")
     for pod in (job["spec"]["submitterPodTemplate"], job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]):
         context = pod["spec"]["securityContext"]
         assert (context["runAsUser"], context["runAsGroup"]) == (int(user), int(group))
@@ -77,10 +79,13 @@ def test_a_target_runs_as_the_manifests_user_with_what_was_installed(target: str
     assert given(instructions, "ENTRYPOINT") == []  # KubeRay gives the command
 
 
-def test_base_images_have_versions() -> None:
+def test_the_base_image_has_a_version_and_may_be_named_by_its_digest() -> None:
     made = stages()
     sources = {source for instructions in made.values() for source in given(instructions, "FROM")} - set(made)
-    assert sources == {"python:3.11-slim-bookworm"}
+    assert sources == {"${BASE}"}
+    assert re.findall(r"^ARG (.*)", (ROOT / "Dockerfile").read_text(), re.MULTILINE) == [
+        "BASE=python:3.11-slim-bookworm"
+    ]
 
 
 def test_what_is_copied_is_let_in_and_nothing_else() -> None:

@@ -39,7 +39,7 @@ def gib(quantity: str) -> float:
 
 
 def ray_manifest(overlay: str) -> Manifest:
-    (manifest,) = rendered(KUBERNETES / "overlays" / overlay)
+    (manifest,) = (one for one in rendered(KUBERNETES / "overlays" / overlay) if one["kind"].startswith("Ray"))
     return manifest
 
 
@@ -183,16 +183,50 @@ def test_pods_keep_the_restricted_standard(overlay: str) -> None:
         for container in pod["containers"]:
             assert container["securityContext"] == {
                 "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
                 "capabilities": {"drop": ["ALL"]},
             }
             assert container["resources"]["requests"] == container["resources"]["limits"]
+            mounted = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+            emptied = {volume["name"] for volume in pod["volumes"] if volume.get("emptyDir") == {}}
+            assert {mounted["/tmp"], mounted["/home/kailin"]} == emptied == {"tmp", "home"}
             tag = container["image"].partition(":")[2]
             assert tag not in ("", "latest")
             assert tag.endswith("-gpu" if GPUS[overlay] else "-cpu")
     head, *others = pods(manifest)
     assert "automountServiceAccountToken" not in head
     assert all(pod["automountServiceAccountToken"] is False for pod in others)
-    assert cluster_of(manifest)["autoscalerOptions"]["securityContext"]["allowPrivilegeEscalation"] is False
+    autoscaler = cluster_of(manifest)["autoscalerOptions"]
+    assert autoscaler["securityContext"] == head["containers"][0]["securityContext"]
+    assert {mount["mountPath"] for mount in autoscaler["volumeMounts"]} == {"/tmp", "/home/kailin"}
+    assert autoscaler["resources"]["limits"] == autoscaler["resources"]["requests"]
+
+
+@OVERLAYS
+def test_only_the_cluster_s_own_pods_and_the_operator_reach_a_pod(overlay: str) -> None:
+    (policy,) = (one for one in rendered(KUBERNETES / "overlays" / overlay) if one["kind"] == "NetworkPolicy")
+    manifest, spec = ray_manifest(overlay), policy["spec"]
+    ours = spec["podSelector"]["matchLabels"]
+    cluster = cluster_of(manifest)
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    templates = [group["template"] for group in groups]
+    if manifest["kind"] == "RayJob":
+        templates.append(manifest["spec"]["submitterPodTemplate"])
+    assert all(template["metadata"]["labels"] == ours for template in templates)
+    assert spec["policyTypes"] == ["Ingress"]
+    (rule,) = spec["ingress"]
+    own, operator = rule["from"]
+    assert own == {"podSelector": {"matchLabels": ours}}  # of this namespace
+    assert operator["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "kuberay-operator"}
+
+
+def test_prometheus_reaches_the_metrics_and_no_other_port() -> None:
+    monitor, policy = sorted(rendered(KUBERNETES / "monitoring"), key=lambda one: one["kind"] == "NetworkPolicy")
+    assert policy["spec"]["podSelector"] == monitor["spec"]["selector"]
+    (rule,) = policy["spec"]["ingress"]
+    assert [port["port"] for port in rule["ports"]] == [
+        endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]
+    ]
 
 
 @OVERLAYS

@@ -3,15 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import matplotlib.image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from kailin_ray.dataset.counts import count_records
-from kailin_ray.mesh import MeshHierarchy
-from kailin_ray.mesh.coverage import coverage
-from kailin_ray.mesh.plots import draw_coverage
 from kailin_ray.schema import RECORDS
 
 CALL = {
@@ -85,12 +81,3 @@ def test_a_run_without_a_judge_has_no_agreement(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(ROWS[6:], RECORDS), tmp_path / "records" / "a.parquet")
     counts = count_records(tmp_path)
     assert counts["agreement"]["rows"] == counts["position_bias"]["rows"] == 0
-
-
-@pytest.mark.parametrize("accepted", [{}, {"D11": 3}, {"D11": 3, "D21": 5, "D52": 1}])
-def test_the_picture_is_drawn_for_any_spread(tmp_path: Path, toy_mesh: MeshHierarchy, accepted: dict[str, int]) -> None:
-    for number, corpus in enumerate([{}, {"D11": 4, "D21": 2}]):
-        path = tmp_path / f"{number}.png"
-        draw_coverage(coverage(toy_mesh.with_counts(corpus), accepted, {"D12": 1}), path)
-        height, width, _ = matplotlib.image.imread(path).shape
-        assert width > height > 300

@@ -21,7 +21,7 @@ from kailin_ray.distill.sink import RecordSink
 from kailin_ray.errors import ConfigError
 from kailin_ray.io import leases
 from kailin_ray.io.files import atomic_file, atomic_folder, read_json, remove_folder, sha256, write_json
-from kailin_ray.io.storage import check_access, is_remote, parse_folder
+from kailin_ray.io.storage import check_access, is_remote, log_folder, parse_folder
 from kailin_ray.schema import RECORDS
 from tests.conftest import MESH, ROOT, Command
 from tests.support.object_store import KEYS
@@ -225,3 +225,19 @@ def wait_for_records(process: subprocess.Popen[Any], run: Any) -> None:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_the_logs_of_a_run_in_a_store_go_where_no_other_user_can_have_put_a_link(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user of the machine knows the run's name, and takes the folder's before the run."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    taken = tmp_path / "kailin_ray" / "bucket" / "runs" / "logs"
+    taken.mkdir(parents=True)
+    run = parse_folder(f"{store}/runs")
+    folder = log_folder(run)
+    assert folder == log_folder(run)
+    assert folder.parent == tmp_path
+    assert folder != log_folder(parse_folder(f"{store}/others"))
+    assert re.fullmatch(r"kailin_ray-runs-\w{8}", folder.name)
+    assert (folder.stat().st_uid, folder.stat().st_mode & 0o777) == (os.geteuid(), 0o700)
