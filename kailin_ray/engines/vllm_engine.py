@@ -31,6 +31,7 @@ from kailin_ray.engines.chat_template import Message, choice_ids, find_opened_bl
 from kailin_ray.engines.cpu import choose_dtype
 from kailin_ray.engines.interface import EngineDeadError, EngineSpec, Generation, PromptTooLongError
 from kailin_ray.engines.models import adapter_ranks
+from kailin_ray.engines.parent_watch import own_engine
 from kailin_ray.engines.reasoning import Output, split_reasoning
 from kailin_ray.engines.token_ids import special_ids
 from kailin_ray.engines.tokenizer import load_tokenizer
@@ -51,6 +52,7 @@ class Engine:
         probabilities become equal. It needs a model whose head is not quantized. ``ray_metrics`` sends vLLM's metrics
         to Ray's Prometheus endpoint.
         """
+        own_engine()
         # Weights are data from outside: only safetensors are loaded, unless the user's own arguments say otherwise.
         defaults: Json = {"load_format": "safetensors", "enable_prefix_caching": True}
         own_args = dict(spec.args)
