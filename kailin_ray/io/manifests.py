@@ -135,10 +135,10 @@ def has_manifest(folder: Path) -> bool:
 
 def has_damaged_manifest(folder: Path) -> bool:
     """Return whether a folder has a manifest that is no JSON, such as an empty one after a power failure."""
+    if not has_manifest(folder):
+        return False
     try:
         json.loads((folder / NAME).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return False
     except ValueError:
         return True
     return False
