@@ -42,6 +42,7 @@ for place in assets models; do
   if [ -d "$folder/unpacked/$place" ]; then mv "$folder/unpacked/$place" "$folder/$place"; fi
 done
 rm -rf "$folder/unpacked"
+cp "$here/bom.json" "$folder/bom.json"
 cp "$here/manifest.json" "$stamp.partial"
 mv "$stamp.partial" "$stamp"
 rm "$begun"

@@ -59,7 +59,7 @@ def check_file(bundle, name, expected, size=None):
 
 def read_manifest(bundle, sums):
     """The manifest, when all of the bundle's small files are what SHA256SUMS says."""
-    for name in ("manifest.json", "install.sh", "unpack.py", "requirements.lock"):
+    for name in ("manifest.json", "install.sh", "unpack.py", "requirements.lock", "bom.json"):
         if name not in sums:
             raise RefusedError(f"SHA256SUMS is damaged: it does not name {name}")
         check_file(bundle, name, sums[name])

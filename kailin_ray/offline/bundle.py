@@ -1,15 +1,15 @@
 """Pack what a cluster without internet needs: wheels, this project, models and assets, with an installer.
 
 A bundle is a folder with ``install.sh`` and ``unpack.py``, which need only Python, the parts of the archive, a manifest
-that lists the parts and their files, and ``SHA256SUMS`` of everything. The folder appears when it is complete. Its
-downloads are kept next to it until then.
+that lists the parts and their files, a bill of materials, and ``SHA256SUMS`` of everything. The folder appears when it
+is complete. Its downloads are kept next to it until then.
 """
 
 import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,11 +21,11 @@ from kailin_ray import __version__
 from kailin_ray.config import BundleConfig
 from kailin_ray.engines.models import check_files
 from kailin_ray.errors import CommandFailedError, ConfigError
-from kailin_ray.io.files import atomic_folder, read_json, remove_folder, sha256
+from kailin_ray.io.files import atomic_folder, read_json, remove_folder, sha256, write_json
 from kailin_ray.io.locks import hold_lock
 from kailin_ray.io.manifests import NAME, Manifest, manifest_checksum, write_manifest
 from kailin_ray.io.terminal import progress_bar, terminal
-from kailin_ray.offline import assets, wheels
+from kailin_ray.offline import assets, bom, wheels
 from kailin_ray.offline.archive import Piece, write_parts
 from kailin_ray.schema import Json
 from kailin_ray.versions import CHECKOUT, versions
@@ -300,10 +300,40 @@ def write(
         files=tuple(pieces),
     )
     write_manifest(folder, manifest)
+    notes = [*_describe_models(models, sums), *_describe_assets(manifest.assets, sums)]
+    write_json(folder / bom.NAME, bom.list_materials(stem, __version__, manifest.made, wheel_paths, notes, sums))
     sums = {part.name: part.sha256 for part in parts} | {NAME: manifest_checksum(folder)}
-    sums |= {name: sha256(folder / name) for name in ("install.sh", "requirements.lock", "unpack.py")}
+    sums |= {name: sha256(folder / name) for name in ("install.sh", "requirements.lock", "unpack.py", bom.NAME)}
     (folder / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())))
     return manifest
+
+
+def _describe_models(models: Sequence[BundledModel], sums: Mapping[str, str]) -> list[Json]:
+    return [
+        bom.describe_files(
+            "machine-learning-model",
+            model.name,
+            bom.read_model_licence(model.path),
+            [name for name in sums if name.startswith(f"models/{model.name}/")],
+            sums,
+            **({"version": model.revision} if model.revision else {}),
+        )
+        for model in models
+    ]
+
+
+def _describe_assets(notes: Sequence[Json], sums: Mapping[str, str]) -> list[Json]:
+    targets = {name: asset.target.rstrip("/") for name, asset in assets.ASSETS.items()}
+    return [
+        bom.describe_files(
+            "data",
+            name,
+            assets.ASSETS[name].licence,
+            [file for file in sums if (file + "/").startswith(f"assets/{targets[name]}/")],
+            sums,
+        )
+        for name in (str(note["asset"]) for note in notes)
+    ]
 
 
 def _format_origin(model: BundledModel) -> str:

@@ -61,9 +61,11 @@ class Release:
 
 
 def read_pins(locks: Iterable[Path]) -> dict[str, str]:
-    """Return the versions in lock files, by package; a later file overrides an earlier file.
+    """Return the pins in lock files, by package; a later file overrides an earlier file.
 
-    Raises ``ConfigError`` for a line other than ``name==version`` or a comment, and for an unreadable file.
+    A pin is a version and, as in the project's own locks, the SHA-256 of the files that pip may take, as pip writes
+    them: ``1.0 --hash=sha256:…``. Raises ``ConfigError`` for an unreadable file, and for a line other than a comment or
+    ``name==version``, with or without hashes.
     """
     pins = {}
     for lock in locks:
@@ -74,7 +76,7 @@ def read_pins(locks: Iterable[Path]) -> dict[str, str]:
         for number, line in enumerate(lines, start=1):
             if not (text := line.partition("#")[0].strip()):
                 continue
-            if not (match := re.fullmatch(r"([A-Za-z0-9][\w.-]*)==([\w.!+-]+)", text)):
+            if not (match := re.fullmatch(r"([A-Za-z0-9][\w.-]*)==([\w.!+-]+( +--hash=sha256:[0-9a-f]{64})*)", text)):
                 raise ConfigError(
                     f"lock: {lock}:{number}: {text!r}; expected name==version for every package, as --no-deps needs"
                 )
@@ -87,7 +89,7 @@ def resolve(pins: Mapping[str, str], target: str, python: str) -> list[Release]:
 
     Raises ``ConfigError`` that names the first pin without a wheel; ``WheelError`` if pip fails for another reason.
     """
-    requirements = {name: f"{name}=={version}" for name, version in pins.items() if name not in SOURCES_ONLY}
+    requirements = {name: f"{name}=={pin}" for name, pin in pins.items() if name not in SOURCES_ONLY}
     releases = []
     if "torch" in requirements and target == "cpu":
         torch = [requirements.pop("torch")]
@@ -187,7 +189,15 @@ def build_sources(pins: Mapping[str, str], folder: Path) -> list[Path]:
 
     Raises ``WheelError``, also if the wheel would not run on other machines.
     """
-    return [_build([f"{name}=={pins[name]}"], folder) for name in sorted(SOURCES_ONLY & pins.keys())]
+    return [_build_pin(f"{name}=={pins[name]}", folder) for name in sorted(SOURCES_ONLY & pins.keys())]
+
+
+def _build_pin(pin: str, folder: Path) -> Path:
+    """Build a wheel with this environment's setuptools: in isolation, pip would fetch any and check nothing."""
+    with tempfile.TemporaryDirectory() as scratch:
+        lock = Path(scratch, "lock.txt")
+        lock.write_text(f"{pin}\n")
+        return _build(["--no-build-isolation", "-r", str(lock)], folder, pin.partition(" ")[0])
 
 
 def build_project(checkout: Path, folder: Path) -> Path:
@@ -197,17 +207,17 @@ def build_project(checkout: Path, folder: Path) -> Path:
             shutil.copy(checkout / name, scratch)
         for name in ("kailin_ray", "conf"):
             shutil.copytree(checkout / name, Path(scratch, name), ignore=shutil.ignore_patterns("__pycache__"))
-        return _build(["--no-build-isolation", scratch], folder)
+        return _build(["--no-build-isolation", scratch], folder, "kailin_ray")
 
 
-def _build(what: list[str], folder: Path) -> Path:
+def _build(what: list[str], folder: Path, name: str) -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         fault = _pip("wheel", "--quiet", "--no-deps", "--use-pep517", "--wheel-dir", scratch, *what)
         if fault:
-            raise WheelError(f"{what[-1]}: {_last_error(fault)}")
+            raise WheelError(f"{name}: {_last_error(fault)}")
         (wheel,) = Path(scratch).glob("*.whl")
         if not wheel.name.endswith("-none-any.whl"):
-            raise WheelError(f"{what[-1]}: the wheel built here, {wheel.name}, runs only on machines like this one")
+            raise WheelError(f"{name}: the wheel built here, {wheel.name}, runs only on machines like this one")
         return wheel.replace(folder / wheel.name)
 
 

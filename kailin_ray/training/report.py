@@ -22,6 +22,11 @@ SMOOTHED = 20
 
 def draw_losses(log: Sequence[LogRow], path: Path) -> None:
     """Draw the loss of each step, its running mean and the held-out loss, as a PNG."""
+    save(plot_losses(log), path, dpi=110)
+
+
+def plot_losses(log: Sequence[LogRow]) -> Figure:
+    """Return the figure of ``draw_losses``."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     steps, losses = _series(log, "loss")
@@ -36,7 +41,7 @@ def draw_losses(log: Sequence[LogRow], path: Path) -> None:
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    save(figure, path, dpi=110)
+    return figure
 
 
 def _series(log: Sequence[LogRow], name: Literal["loss", "eval_loss"]) -> tuple[list[int], list[float]]:

@@ -104,6 +104,7 @@ def test_without_contexts_the_prompt_has_no_empty_heading() -> None:
 
 
 def test_the_worked_examples_pass_the_checks_they_teach() -> None:
+    assert EXAMPLES
     assert all(answer.problem(example.answer, "stop", example.question) is None for example in EXAMPLES)
 
 

@@ -98,7 +98,9 @@ def test_agents_share_all_but_the_task_so_that_the_engine_reads_an_abstract_once
 
 
 def test_the_worked_examples_pass_the_checks_they_teach() -> None:
+    assert EXAMPLES
     for example in EXAMPLES:
+        assert example.questions
         document = {"title": example.title, "abstract": example.abstract}
         for asked in (*example.questions.values(), example.question):
             assert question.problem(asked, "stop", document) is None

@@ -240,6 +240,7 @@ def test_the_token_comes_from_the_secret_and_nothing_secret_is_written_out(overl
 @OVERLAYS
 def test_workers_drain_before_they_are_killed(overlay: str) -> None:
     _, *workers = ray_pods(ray_manifest(overlay))
+    assert len(workers) == (2 if overlay == "many-nodes" else 1)
     for _, pod in workers:
         (container,) = pod["containers"]
         environment = {one["name"]: one["value"] for one in container["env"]}

@@ -83,6 +83,8 @@ def test_the_folder_and_the_terminal_tell_the_same(tmp_path: Path, compared: Com
     readme = (tmp_path / "out" / "README.md").read_text()
     assert "general small + question-1" in readme
     assert "Besides the models, the runs differ in: `evaluation.method`." in readme
+    assert lines(found["figures"])
+    assert found["said"]
     for line in lines(found["figures"]):
         assert f"{line.measure.name} " in found["printed"]
         assert f"| {line.label} | " in readme
@@ -91,7 +93,8 @@ def test_the_folder_and_the_terminal_tell_the_same(tmp_path: Path, compared: Com
         assert sentence in found["printed"]
     score = found["figures"]["general.mesh_score"]
     assert f"{score['old'][0]:.4f}  {score['new'][0]:.4f}" in found["printed"]
-    assert matplotlib.image.imread(tmp_path / "out" / "comparison.png").shape[2] == 4
+    width = matplotlib.image.imread(tmp_path / "out" / "comparison.png").shape[1]
+    assert width == 1100  # what is drawn: test_plots.py
     made = read_json(tmp_path / "out" / "manifest.json")
     assert (made["kind"], made["new"]["models"]["general"]["adapter"]) == ("comparison", "question-1")
     assert made["config"]["held_out"] is True

@@ -35,11 +35,13 @@ def table(*rows: dict[str, Any]) -> pa.Table:
 
 def test_a_record_is_begun_again_as_it_was_before_the_step() -> None:
     block = table(record(1), record(2, "rejected", "answer", "answer_truncated"))
-    for row in steps.begin_again(block, "answer").to_pylist():
+    answers, evaluations = (steps.begin_again(block, step).to_pylist() for step in ("answer", "evaluation"))
+    assert [row["pmid"] for row in answers] == [row["pmid"] for row in evaluations] == [1, 2]
+    for row in answers:
         assert (row["status"], row["stage"], row["reason"], row["answer"], row["contexts_text"]) == (None,) * 5
         assert (row["preferred"], row["margin"], row["candidates"][0]["judge_probability"]) == (0, 0.2, 0.6)
         assert [one["agent"] for one in row["usage"]] == ["general", "judge"]
-    for row in steps.begin_again(block, "evaluation").to_pylist():
+    for row in evaluations:
         assert (row["preferred"], row["preferred_by"], row["candidates"][0]["judge_probability"]) == (None,) * 3
         assert (row["candidates"][0]["question"], [one["agent"] for one in row["usage"]]) == ("Q?", ["general"])
 

@@ -96,6 +96,7 @@ def test_a_member_that_climbs_out_of_its_folder_is_refused(tmp_path: Path) -> No
 def test_every_asset_has_a_licence_and_a_checked_source() -> None:
     for entry in ASSETS.values():
         assert entry.licence
+        assert entry.sources
         for source in entry.sources:
             assert len(getattr(source, "sha256", "") or getattr(source, "revision", "")) in (40, 64)
 

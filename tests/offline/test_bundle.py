@@ -32,6 +32,11 @@ from tests.support.weights import safetensors
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 TAG = f"cp{sys.version_info.major}{sys.version_info.minor}"
 PURE, NATIVE = "kailin_tiny", "kailin_native"
+LICENCES = {
+    PURE: "License-Expression: MIT OR Apache-2.0\n",
+    NATIVE: "License: UNKNOWN\n"
+    "Classifier: License :: OSI Approved\nClassifier: License :: OSI Approved :: BSD License\n",
+}
 NO_INDEX = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": "http://127.0.0.1:1/simple"}
 
 
@@ -40,10 +45,15 @@ def make_wheel(folder: Path, name: str, version: str, tag: str) -> Path:
     info = f"{name}-{version}.dist-info"
     with zipfile.ZipFile(path, "w") as wheel:
         wheel.writestr(f"{name}.py", f"version = {version!r}\n")
-        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{LICENCES[name]}")
+        wheel.writestr(f"{info}/licenses/LICENSE.txt", "Do as you please.\n")
         wheel.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: {tag}\n")
         wheel.writestr(f"{info}/RECORD", "")
     return path
+
+
+def hash_of(path: Path) -> str:
+    return f"--hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +62,13 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shop = tmp_path_factory.mktemp("shop")
     make_wheel(shop, PURE, "1.0", "py3-none-any")
     make_wheel(shop, NATIVE, "2.0", f"{TAG}-{TAG}-manylinux_2_24_x86_64")
-    (shop / "tiny.lock").write_text(f"# Complete.\n{PURE}==1.0\n{NATIVE}==2.0  # one\n")
+    lines = [f"{path.name.split('-')[0]}=={path.name.split('-')[1]} {hash_of(path)}" for path in shop.glob("*.whl")]
+    (shop / "tiny.lock").write_text("# Complete.\n" + "  # one\n".join(lines) + "\n")
     model = shop / "model"
     (model / "1_Pooling").mkdir(parents=True)
     for name in ("config.json", "1_Pooling/config.json"):
         (model / name).write_text("{}")
+    (model / "README.md").write_text("---\nlanguage: en\nlicense: cc-by-4.0\n---\n# A model\n")
     for name in ("pytorch_model.bin", "modeling_own.py", ".hidden.json"):
         (model / name).write_text("no")
     (shop / "blob").write_bytes(safetensors(os.urandom(40 << 20)))
@@ -142,10 +154,52 @@ def test_the_manifest_lists_what_is_there_and_standard_tools_read_it(made: Path,
     subprocess.run(f"cat {made}/*.tar.* | tar x -C {tmp_path}", shell=True, check=True)
     found = {path.relative_to(tmp_path).as_posix(): path for path in tmp_path.rglob("*") if path.is_file()}
     assert {name for name in found if name.startswith("models")} == {
-        f"models/model/{name}" for name in ("config.json", "1_Pooling/config.json", "model.safetensors")
+        f"models/model/{name}" for name in ("README.md", "config.json", "1_Pooling/config.json", "model.safetensors")
     }
     sums = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in found.items()}
     assert sums == {piece["name"]: piece["sha256"] for piece in manifest["files"]}
+
+
+def test_the_bill_of_materials_lists_all_that_is_shipped_with_its_licence(made: Path) -> None:
+    listed = json.loads((made / "bom.json").read_text())
+    assert (listed["bomFormat"], listed["specVersion"], listed["version"]) == ("CycloneDX", "1.6", 1)
+    manifest = json.loads((made / "manifest.json").read_text())
+    assert listed["metadata"]["component"]["name"] == manifest["id"]
+    components = {component["name"]: component for component in listed["components"]}
+    assert len(components) == len({component["bom-ref"] for component in listed["components"]}) == 5
+    pure, native, own = (components[name.replace("_", "-")] for name in (PURE, NATIVE, "kailin_ray"))
+    assert (pure["version"], pure["purl"]) == ("1.0", "pkg:pypi/kailin-tiny@1.0")
+    assert pure["licenses"] == [{"expression": "MIT OR Apache-2.0"}]
+    assert native["licenses"] == [{"license": {"name": "BSD License"}}]
+    assert own["licenses"] == [{"expression": "Apache-2.0"}]
+    assert [one["value"] for one in pure["properties"]] == [
+        "wheels/kailin_tiny-1.0-py3-none-any.whl", "kailin_tiny-1.0.dist-info/licenses/LICENSE.txt",
+    ]  # fmt: skip
+    assert (components["model"]["type"], components["model"]["licenses"]) == (
+        "machine-learning-model",
+        [{"license": {"name": "cc-by-4.0"}}],
+    )
+    assert components["mesh"]["type"] == "data"
+    assert components["mesh"]["licenses"][0]["license"]["name"].startswith("NLM terms")
+    sums = {}
+    for component in listed["components"]:
+        if component["type"] == "library":
+            sums[component["properties"][0]["value"]] = component["hashes"][0]["content"]
+        for file in component.get("components", []):
+            sums[file["name"]] = file["hashes"][0]["content"]
+    notes = {"assets/.mesh.tsv.json"}
+    assert sums == {piece["name"]: piece["sha256"] for piece in manifest["files"] if piece["name"] not in notes}
+
+
+def test_a_wheel_with_another_hash_than_the_lock_s_is_not_bundled(
+    kailin_here: Command, offered: Path, tmp_path: Path
+) -> None:
+    text = (offered / "tiny.lock").read_text()
+    (tmp_path / "other.lock").write_text(text.replace(hash_of(offered / f"{PURE}-1.0-py3-none-any.whl")[-8:], "0" * 8))
+    done = kailin_here("bundle", f"out={tmp_path}/out", f"python={PYTHON}", f"lock={tmp_path}/other.lock", "assets=[]")
+    assert done.returncode == 1
+    assert "HASHES" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_it_installs_where_no_index_answers_and_an_interrupted_installation_begins_anew(
@@ -170,7 +224,7 @@ def test_it_installs_where_no_index_answers_and_an_interrupted_installation_begi
     done = install(made, folder)
     assert done.returncode == 0, done.stderr
     assert "models/model" in done.stdout
-    assert sorted(path.name for path in folder.iterdir()) == ["assets", "installed.json", "models", "venv"]
+    assert sorted(path.name for path in folder.iterdir()) == ["assets", "bom.json", "installed.json", "models", "venv"]
     assert not (folder / "venv" / "left.over").exists()
     code = f"import {PURE}, {NATIVE}, kailin_ray; print({PURE}.version, {NATIVE}.version, kailin_ray.__file__)"
     ran = subprocess.run([folder / "venv/bin/python", "-I", "-c", code], capture_output=True, text=True, check=True)
@@ -210,6 +264,7 @@ def test_a_folder_that_is_not_its_own_is_left_alone(made: Path, tmp_path: Path) 
         (lambda at: change(at / "SHA256SUMS", lambda data: data[:-5]), ["SHA256SUMS is damaged"]),
         (lambda at: change(at / "manifest.json", lambda data: data + b" "), ["manifest.json was altered"]),
         (lambda at: change(at / "requirements.lock", lambda data: data + b"\n"), ["requirements.lock was altered"]),
+        (lambda at: change(at / "bom.json", lambda data: data + b"\n"), ["bom.json was altered"]),
     ],
 )
 def test_damage_is_refused_by_name(copy: Path, tmp_path: Path, damage: Callable[[Path], Any], names: list[str]) -> None:
@@ -308,6 +363,7 @@ def test_a_machine_that_cannot_run_it_is_refused(
         (["lock={at}/none.lock"], ["lock", "none.lock", "No such file"]),
         (["lock={at}/loose.lock"], ["lock", "loose.lock:2", "'six>=1'", "name==version"]),
         (["lock={at}/unknown.lock"], ["kailin-nonesuch==1.0", "no wheel"]),
+        (["lock={at}/cut.lock"], ["lock", "cut.lock:1", "--hash=sha256:00"]),
     ],
 )
 def test_what_cannot_be_bundled_is_refused_before_anything_is_downloaded(
@@ -319,6 +375,7 @@ def test_what_cannot_be_bundled_is_refused_before_anything_is_downloaded(
         (tmp_path / file).write_text("{}")
     (tmp_path / "model" / "model.safetensors").write_bytes(safetensors())
     (tmp_path / "loose.lock").write_text("six==1.17.0\nsix>=1\n")
+    (tmp_path / "cut.lock").write_text("six==1.17.0 --hash=sha256:00\n")
     (tmp_path / "unknown.lock").write_text("kailin-nonesuch==1.0\n")
     usual = [f"out={tmp_path}/out", f"python={PYTHON}", f"lock={offered}/tiny.lock", "assets=[]"]
     given = [text.format(at=tmp_path, shop=offered) for text in arguments]

@@ -8,6 +8,8 @@ from kailin_ray.corpus.selection.sampling import Design, draw, sketch
 from kailin_ray.mesh import MeshHierarchy
 from tests.corpus.selection.test_sampling import COUNTS, documents, random_documents
 
+BRANCHES = {"letters": ["C", "D"], "categories": ["C1", "C2", "D1"]}
+
 
 def test_counts_before_and_after_by_hand(toy_mesh: MeshHierarchy) -> None:
     mesh = toy_mesh.with_counts(COUNTS)
@@ -47,6 +49,7 @@ def test_a_sample_of_everything_is_the_corpus(toy_mesh: MeshHierarchy, major: bo
     whole = sketch(random_documents(300), mesh, design)
     found = balance(whole, draw(whole, design), mesh, design)
     for level in ("letters", "categories"):
+        assert [row["branch"] for row in found[level]["branches"]] == BRANCHES[level]
         for row in found[level]["branches"]:
             for count in ("documents", "share", "headings"):
                 assert row[f"{count}_before"] == row[f"{count}_after"]

@@ -42,6 +42,7 @@ def test_search_is_exact_and_brings_the_passages(folder: Path) -> None:
     product = queries @ vectors.astype(np.float32).T
     product[:, 30] = -np.inf
     found = PassageIndex(Index.open(folder)).search(queries, 4, [None] * 5)
+    assert [len(hits) for hits in found] == [4] * 5
     for scores, hits in zip(product, found, strict=True):
         assert [hit.score for hit in hits] == pytest.approx(np.sort(scores)[::-1][:4].tolist(), abs=1e-5)
         for hit in hits:
