@@ -143,7 +143,7 @@ def test_a_run_in_a_store_is_made_and_published(
     killed = killed_midway(command, environment, run) if killed_first else set()
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    told = re.search(rf"(\d+) of {LIMIT} abstracts to distil; logs in {tmp_path}/kailin_ray/bucket", done.stdout)
+    told = re.search(rf"(\d+) of {LIMIT} abstracts to distil; logs in {tmp_path}/kailin_ray-a-\w{{8}}\n", done.stdout)
     assert told is not None, done.stdout
     # What was on its way to the store when the run was killed may have arrived since.
     assert 0 < int(told[1]) <= LIMIT - len(killed)

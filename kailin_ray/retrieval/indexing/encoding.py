@@ -139,7 +139,7 @@ def _find_missing(file: Path, wanted: PMIDS | None, done: PMIDS) -> PMIDS:
 
 def list_encoded_parts(scratch: Path) -> list[Path]:
     """Return the complete parts, in order."""
-    return sorted(scratch.glob("[0-9]*.parquet"))
+    return sorted(scratch.glob("[!.]*.parquet"))  # a PMID of documents made by hand may be negative
 
 
 def encode(config: IndexConfig, work: Work, scratch: Path, terminal: TextIO) -> Encoding:
