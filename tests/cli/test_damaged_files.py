@@ -73,7 +73,12 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-@pytest.mark.parametrize("command", list(COMMANDS))
+SLOW = ("distill", "replay", "train")  # up to a minute each
+
+
+@pytest.mark.parametrize(
+    "command", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in COMMANDS]
+)
 def test_a_damaged_file_is_one_line_and_nothing_is_lost(kailin_here: Command, folders: Path, command: str) -> None:
     keys, opened = COMMANDS[command]
     arguments = [command, *(key.format(at=folders) for key in keys)]

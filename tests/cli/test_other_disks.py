@@ -49,6 +49,7 @@ def test_publish_and_compare(kailin_here: Command, tmp_path: Path, disk: Path, e
         assert (again.returncode, "exists" in again.stderr) == (2, True)
 
 
+@pytest.mark.slow  # three commands, twice
 def test_ingest_select_and_index_follow_an_update(kailin: Command, tmp_path: Path, disk: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()

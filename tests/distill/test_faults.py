@@ -364,7 +364,7 @@ def test_what_a_power_failure_or_a_second_writer_left_is_mended_by_the_same_comm
     assert "20270101T000000-x.json cannot be read" in said
 
 
-@pytest.mark.parametrize("disposition", [signal.SIG_IGN, signal.SIG_DFL])
+@pytest.mark.parametrize("disposition", [signal.SIG_IGN, pytest.param(signal.SIG_DFL, marks=pytest.mark.slow)])
 def test_the_end_of_the_grace_does_not_hang_on_sigint(distil: Distil, tmp_path: Path, disposition: Any) -> None:
     """A shell starts a background command with SIGINT ignored."""
     process = distil("grace_seconds=1", "limit=8", disposition=disposition, latency=600.0)
