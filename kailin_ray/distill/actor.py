@@ -185,7 +185,8 @@ class DistillActor:
             self._room.release()
         if record.get("reasoning") and not self._warned:
             self._warned = True
-            if advice := describe_reasoning(self._stage.engine):
+            # It loads the tokenizer, and calls of other rows must not wait for that.
+            if advice := await asyncio.to_thread(describe_reasoning, self._stage.engine):
                 self._progress.warn.remote(f"{self._stage.name}: {advice}")
         if self._verdicts_to_log and (line := format_verdict(record)):
             self._verdicts_to_log -= 1

@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, TypedDict
 
-from kailin_ray.io.leases import machine_id
+from kailin_ray.io.processes import machine_id, process_exists
 from kailin_ray.io.storage import is_remote
 
 
@@ -36,13 +36,8 @@ def is_alive(process: ProcessId | None) -> bool | None:
         return None
     if started := _start_of(process["pid"]):
         return started == process["started"]
-    try:
-        os.kill(process["pid"], 0)  # sends nothing
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it exists, and the machine hides the processes of other users
-        pass
-    return None
+    # One that exists is hidden: the machine shows nobody the processes of other users.
+    return None if process_exists(process["pid"]) else False
 
 
 def age_of(file: Path) -> float | None:

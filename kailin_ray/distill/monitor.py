@@ -18,16 +18,13 @@ from kailin_ray.distill.metrics import RunMetrics
 from kailin_ray.distill.progress import ProgressState
 from kailin_ray.engines.metering import Account
 from kailin_ray.errors import STOPPED, StoppedError, TooManyFailuresError
+from kailin_ray.io.processes import INTERRUPT, interrupt_main_thread
 from kailin_ray.io.terminal import printable, progress_bar
 from kailin_ray.planning.plan import Phase
 from kailin_ray.runtime.faults import describe_error
 from kailin_ray.schema import FAILED
 
 logger = logging.getLogger(__name__)
-
-INTERRUPT = signal.SIGUSR2
-"""Interrupts the main thread. Not SIGINT: a shell starts background commands with that ignored."""
-
 
 POLL_S = 1.0
 WRITE_S = 10.0
@@ -235,6 +232,4 @@ class Watch:
     def _fail(self, why: Exception) -> None:
         if not self._failure and not self._stop.is_set():
             self._failure = why
-            main = threading.main_thread().ident
-            assert main is not None
-            signal.pthread_kill(main, INTERRUPT)
+            interrupt_main_thread()

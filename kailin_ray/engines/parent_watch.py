@@ -9,6 +9,8 @@ import os
 import threading
 import time
 
+from kailin_ray.io.processes import process_exists
+
 OWNER = "KAILIN_RAY_ENGINE_OWNER"
 """Environment variable with the id of the process that an engine belongs to."""
 LOOK_S = 2.0
@@ -31,18 +33,8 @@ def watch_parent() -> None:
 
     def watch() -> None:
         # The parent of an orphan is another process. One that is an orphan already has no owner any more.
-        while os.getppid() == parent and _exists(owner):
+        while os.getppid() == parent and process_exists(owner):
             time.sleep(LOOK_S)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="kailin_ray-parent-watch").start()
-
-
-def _exists(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

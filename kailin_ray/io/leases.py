@@ -21,10 +21,10 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from kailin_ray.errors import CommandFailedError, ConfigError
+from kailin_ray.io.processes import INTERRUPT, interrupt_main_thread, machine_id, process_exists
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +36,6 @@ SILENT_S = 120.0
 """Seconds without a change after which a lock is taken over."""
 LOOK_S = 2.0
 """Seconds between two looks at somebody else's lock."""
-INTERRUPT = signal.SIGUSR2
-"""Interrupts the main thread. It raises ``KeyboardInterrupt``, because Ray ignores what other handlers raise."""
 CHANGED = (404, 409, 412)
 """HTTP statuses of a conditional write whose condition does not hold (any more)."""
 
@@ -209,9 +207,8 @@ class Lease:
         if self.loss:
             return
         self.loss = why
-        main = threading.main_thread().ident
-        if not self._released.is_set() and main is not None:
-            signal.pthread_kill(main, INTERRUPT)
+        if not self._released.is_set():
+            interrupt_main_thread()
 
     def _content(self) -> bytes:
         return json.dumps(self._mine).encode()
@@ -259,20 +256,4 @@ def _is_dead(holder: dict[str, Any], machine: Any) -> bool:
 
     A process id that exists does not prove the opposite: the system may have given it to another process.
     """
-    if holder.get("machine") != machine or not isinstance(holder.get("pid"), int):
-        return False
-    try:
-        os.kill(holder["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return False
-
-
-def machine_id() -> str:
-    """Return an id of where a process id is valid: one boot of a machine and one container's process table."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + str(Path("/proc/self/ns/pid").readlink())
-    except OSError:  # not Linux: an id that equals no other
-        return uuid.uuid4().hex
+    return holder.get("machine") == machine and isinstance(holder.get("pid"), int) and not process_exists(holder["pid"])

@@ -1,8 +1,6 @@
 """Commands whose ``out`` is a link to another disk: a new folder fills it, an update changes it, and the link stays."""
 
 import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,15 +12,6 @@ from tests.support.folders_of_before import copy_folders
 ROWS = "pmid,title,abstract,mesh\n" + "".join(
     f"{pmid},Title {pmid},An abstract on the effect of drug {pmid} in mice.,D003920\n" for pmid in range(1, 9)
 )
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder on another disk than ``tmp_path``."""
-    if not Path("/dev/shm").is_dir() or Path("/dev/shm").stat().st_dev == tmp_path.stat().st_dev:
-        pytest.skip("no other disk")
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
-        yield Path(name)
 
 
 def link(at: Path, disk: Path, exists: bool) -> Path:

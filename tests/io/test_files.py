@@ -5,7 +5,6 @@ import os
 import shutil
 import stat
 import subprocess
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
@@ -132,15 +131,6 @@ def test_a_file_system_that_cannot_sync_folders_is_written(
     with pytest.raises(OSError, match="Input/output") if number == errno.EIO else nullcontext():
         write_json(tmp_path / "t.json", 1)
     assert (tmp_path / "t.json").read_text() == "1\n"
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder on another disk than ``tmp_path``."""
-    if not Path("/dev/shm").is_dir() or Path("/dev/shm").stat().st_dev == tmp_path.stat().st_dev:
-        pytest.skip("no other disk")
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
-        yield Path(name)
 
 
 def update(out: Path, version: str) -> None:
