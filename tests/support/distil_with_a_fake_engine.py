@@ -1,6 +1,7 @@
 """The command ``distill`` with an engine that answers after a moment; run as a module, with ``distill``'s keys."""
 
 import asyncio
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -18,8 +19,19 @@ distill = pipeline.distill
 
 
 class SlowEngine(FakeEngine):
+    """Once it has begun ``hold_after`` calls, the others wait until the file ``go`` exists."""
+
+    def __init__(self, hold_after: int | None, go: Path):
+        super().__init__(Path(tempfile.mkstemp()[1]))
+        self._free_calls = hold_after
+        self._go = go
+
     async def generate(self, *arguments: Any, **options: Any) -> Generation:
         await asyncio.sleep(0.2)
+        if self._free_calls is not None:
+            self._free_calls -= 1
+            while self._free_calls < 0 and not self._go.exists():
+                await asyncio.sleep(0.2)
         return await super().generate(*arguments, **options)
 
 
@@ -33,7 +45,9 @@ class TwoPassages(FakeRetriever):
 
 def with_fakes(*arguments: Any, **options: Any) -> None:
     retriever = ray.remote(num_cpus=0)(TwoPassages).remote()
-    distill(*arguments, lambda _: SlowEngine(Path(tempfile.mkstemp()[1])), [retriever], **options)
+    # An engine's process has the environment of the cluster, not of this one.
+    hold_after, go = os.environ.get("HOLD_AFTER"), Path(os.environ.get("HOLD_UNTIL", ""))
+    distill(*arguments, lambda _: SlowEngine(hold_after and int(hold_after), go), [retriever], **options)
 
 
 if __name__ == "__main__":
