@@ -59,7 +59,7 @@ $(VENV)-docs/bin/mkdocs: requirements/docs.lock requirements/install.sh
 	touch $@
 
 bench: demo
-	$(BIN)/python benchmarks/speed/throughput.py
+	$(BIN)/python benchmarks/speed/throughput.py --demo $(DEMO)
 
 clean:
 	rm -rf $(DEMO) $(VENV)-docs build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -14,10 +14,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from kailin_ray.cli import corpus, deploy, plan, run, train
+from kailin_ray.cli import bench, corpus, deploy, plan, run, train
 from kailin_ray.cli.help import compose_for_help, format_help, summarize_command
 from kailin_ray.cli.overrides import add_keys, compose_keys, split_overrides
 from kailin_ray.config import (
+    BenchConfig,
     BundleConfig,
     CompareConfig,
     DistillConfig,
@@ -51,6 +52,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "distill": (DistillConfig, run.distill),
     "replay": (ReplayConfig, run.replay),
     "plan": (PlanConfig, plan.plan),
+    "bench": (BenchConfig, bench.bench),
     "publish": (PublishConfig, run.publish),
     "train": (TrainConfig, train.train),
     "refine": (RefineConfig, train.refine),

@@ -5,6 +5,7 @@ composed into one of these, or into one line that names the key, what it was, an
 """
 
 from kailin_ray.config.agents import Agent, AnswerAgent, Evaluation, Judge, JudgeAgent, Model, QuestionAgent, Sampling
+from kailin_ray.config.bench import Bench, BenchConfig
 from kailin_ray.config.cluster import Cluster, Job, Nodes, SubmitConfig
 from kailin_ray.config.corpus import (
     Columns,
@@ -57,6 +58,8 @@ __all__ = [
     "Agent",
     "Agents",
     "AnswerAgent",
+    "Bench",
+    "BenchConfig",
     "BioAsqFile",
     "BundleConfig",
     "Cluster",

@@ -1,5 +1,6 @@
 """The result of an engine's call, and its errors. A module of its own, so that importing it does not need vLLM."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kailin_ray.schema import Json
@@ -37,6 +38,21 @@ class Generation:
     """Time from the call's arrival to its end."""
     prompt_hash: str = ""
     """Hash of the prompt's token ids: equal prompts have equal hashes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedCall:
+    """A finished call of an engine, as a benchmark repeats it."""
+
+    prompt: Sequence[int]
+    """Token ids."""
+    sampling: Json
+    words: Sequence[str]
+    """What the call chose among; empty for a call that generated."""
+    adapter: str | None
+    began: float
+    """When it came to the engine, in seconds of this process's clock (``time.monotonic``)."""
+    generation: Generation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -122,8 +122,10 @@ def _encode_piece(tokenizer: Any, text: str) -> Sequence[int]:
 
 def _encode_plain(tokenizer: Any, text: str, is_first: bool) -> tuple[int, ...]:
     plain = _plain_tokenizer(tokenizer, is_first)
-    ids = plain.tokenizer.encode(text, add_special_tokens=False).ids
-    return tuple(plain.renumbered.get(i, i) for i in ids)
+    # Unlike ``encode``, it lets other threads of this process run meanwhile.
+    (encoding,) = plain.tokenizer.encode_batch([text], add_special_tokens=False)
+    ids = encoding.ids
+    return tuple(plain.renumbered.get(i, i) for i in ids) if plain.renumbered else tuple(ids)
 
 
 def _has_backend(tokenizer: Any) -> bool:

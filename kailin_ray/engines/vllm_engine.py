@@ -4,6 +4,7 @@ Only this module uses vLLM's engine. Prompts are passed as token ids (``chat_tem
 can never become a special token.
 """
 
+import asyncio
 import dataclasses
 import hashlib
 import itertools
@@ -29,7 +30,7 @@ from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 
 from kailin_ray.engines.chat_template import Message, choice_ids, find_opened_block, prompt_ids, stop_id
 from kailin_ray.engines.cpu import choose_dtype
-from kailin_ray.engines.interface import EngineDeadError, EngineSpec, Generation, PromptTooLongError
+from kailin_ray.engines.interface import EngineDeadError, EngineSpec, Generation, PromptTooLongError, RecordedCall
 from kailin_ray.engines.models import adapter_ranks
 from kailin_ray.engines.parent_watch import own_engine
 from kailin_ray.engines.reasoning import Output, split_reasoning
@@ -80,6 +81,8 @@ class Engine:
         self._adapters = {path: LoRARequest(path, i, path) for i, path in enumerate(spec.adapters, start=1)}
         self.max_model_len = int(self._llm.model_config.max_model_len)
         self._ids = itertools.count()
+        self.calls: list[RecordedCall] | None = None
+        """The finished calls; None, the default, to record none."""
 
     async def generate(self, messages: Sequence[Message], sampling: Json, adapter: str | None = None) -> Generation:
         """Generate the assistant's turn after ``messages``; ``adapter`` is one of the engine's adapters.
@@ -93,7 +96,9 @@ class Engine:
             skip_special_tokens=False,
             spaces_between_special_tokens=False,
         )
-        return await self._run(prompt_ids(self._tokenizer, messages, self._template), params, adapter)
+        # In a thread, as the event loop has all calls' tokens to pass on meanwhile.
+        prompt = await asyncio.to_thread(prompt_ids, self._tokenizer, messages, self._template)
+        return await self._run(prompt, params, adapter, sampling)
 
     async def choose(self, messages: Sequence[Message], words: Sequence[str], adapter: str | None = None) -> Generation:
         """Constrain the assistant's answer to one of ``words`` and read their probabilities from its first token.
@@ -101,16 +106,37 @@ class Engine:
         A model that reasons answers without reasoning. The words must differ in their first token. Raises as
         ``generate`` does.
         """
-        sampling = SamplingParams(
-            temperature=0.0,
-            max_tokens=1,
-            logprobs=min(20, 4 * len(words)),
-            structured_outputs=StructuredOutputsParams(choice=list(words)),
-        )
-        return await self._run(choice_ids(self._tokenizer, messages, self._template), sampling, adapter, words)
+        prompt = await asyncio.to_thread(choice_ids, self._tokenizer, messages, self._template)
+        return await self._run(prompt, _choice_params(words), adapter, {}, words)
+
+    async def repeat(self, call: RecordedCall) -> tuple[int, int]:
+        """Repeat a call with as many tokens as it generated, and do nothing else: the ceiling of a benchmark.
+
+        Returns how many tokens of its prompt were cached, and how many it generated.
+        """
+        tokens = {"max_tokens": call.generation.completion_tokens, "ignore_eos": True}
+        params = _choice_params(call.words) if call.words else SamplingParams(**(call.sampling | tokens))
+        params.output_kind = RequestOutputKind.FINAL_ONLY
+        lora = self._adapters[call.adapter] if call.adapter else None
+        final: Any = None
+        async for output in self._llm.generate(
+            TokensPrompt(prompt_token_ids=list(call.prompt)), params, str(next(self._ids)), lora_request=lora
+        ):
+            final = output
+        return final.num_cached_tokens or 0, len(final.outputs[0].token_ids)
+
+    async def reset_prefix_cache(self) -> None:
+        """Forget all cached prompts; no call may be in the engine."""
+        if not await self._llm.reset_prefix_cache():
+            raise RuntimeError("the prefix cache was not reset: calls are in the engine")
 
     async def _run(
-        self, prompt: list[int], params: SamplingParams, adapter: str | None, words: Sequence[str] = ()
+        self,
+        prompt: list[int],
+        params: SamplingParams,
+        adapter: str | None,
+        sampling: Json,
+        words: Sequence[str] = (),
     ) -> Generation:
         arrived = time.monotonic()
         max_prompt = self.max_model_len - (params.max_tokens or 1)
@@ -134,7 +160,7 @@ class Engine:
         output = self._split(completion.text)
         if probabilities:
             output = Output(None, max(probabilities, key=probabilities.__getitem__))
-        return Generation(
+        generation = Generation(
             text=output.answer,
             reasoning=output.reasoning,
             special_tokens=self._special_tokens(completion.token_ids, output.answer),
@@ -149,6 +175,18 @@ class Engine:
             seconds=time.monotonic() - arrived,
             prompt_hash=hashlib.sha256(array("I", prompt).tobytes()).hexdigest()[:16],
         )
+        if self.calls is not None:
+            self.calls.append(
+                RecordedCall(
+                    prompt=prompt,
+                    sampling=sampling,
+                    words=words,
+                    adapter=adapter,
+                    began=arrived,
+                    generation=generation,
+                )
+            )
+        return generation
 
     def _split(self, text: str) -> Output:
         """Separate reasoning and answer: with the vLLM parser that is named if it finds both, else by their markup."""
@@ -166,6 +204,15 @@ class Engine:
     def shutdown(self) -> None:
         """Stop the engine's processes."""
         self._llm.shutdown()
+
+
+def _choice_params(words: Sequence[str]) -> SamplingParams:
+    return SamplingParams(
+        temperature=0.0,
+        max_tokens=1,
+        logprobs=min(20, 4 * len(words)),
+        structured_outputs=StructuredOutputsParams(choice=list(words)),
+    )
 
 
 def _reasoning_parser(name: str | None, tokenizer: Any, chat_template: Json) -> Any:

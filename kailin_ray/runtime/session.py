@@ -24,6 +24,10 @@ START_WAIT = "RAY_raylet_start_wait_time_s"
 """Ray's own variable: seconds within which a session on this machine must start, 30 by default."""
 
 
+NICENESS = "RAY_worker_niceness"
+"""Ray's own variable: the niceness of its workers, 15 by default. With it, an engine gets nearly no time beside any
+other busy process: beside two of them on two cores it had not started after seven minutes (docs/decisions.md)."""
+
 STATE_OF = "RAY_API_SERVER_ADDRESS"
 NOWHERE = "http://127.0.0.1:9"
 """Address that the processes of a session on this machine query for the state of its actors. Such a session has no
@@ -61,6 +65,7 @@ def _start_ray(cluster: Cluster, num_cpus: int | None) -> None:
     address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
     local: dict[str, Any] = {"include_dashboard": False, "num_cpus": num_cpus} if address == "local" else {}
     os.environ.setdefault("RAY_max_lineage_bytes", str(LINEAGE_BYTES))
+    os.environ.setdefault(NICENESS, "0")
     try:
         with _on_loopback() if local else nullcontext():
             ray.init(address=address, log_to_driver=False, **local)

@@ -1,8 +1,9 @@
-"""The peer of throughput.py: run batches of token ids through a chain of ray.data.llm processors with an engine each.
+"""The peer of a benchmark: run batches of token ids through a chain of ray.data.llm processors with an engine each.
 
-Run by throughput.py; imports nothing from the project. The processors run one after another over all rows. Each is as
-lean as possible: prompts are token ids, so there is no templating, tokenizing or detokenizing stage. A processor's time
-counts from the arrival of its first request at the engine to its last row, so engine start is left out.
+Run as a program of its own, with the job as a file of JSON. The processors run one after another over all rows. Each
+is as lean as possible: prompts are token ids, so there is no templating, tokenizing or detokenizing stage. A
+processor's time counts from the arrival of its first request at the engine to its last row, so engine start is left
+out.
 """
 
 import json
@@ -29,9 +30,9 @@ def processed(job: dict[str, Any], calls: list[Any]) -> dict[str, float]:
         model_source=job["engine"]["model"],
         engine_kwargs=arguments | {"enable_prefix_caching": True},
         runtime_env={"env_vars": job["environment"]},
-        concurrency=1,
+        concurrency=job["replicas"],
         batch_size=16,
-        placement_group_config={"bundles": [{"CPU": 1} | ({"GPU": 1} if job["gpus"] else {})]},
+        placement_group_config={"bundles": [{"CPU": 1} | ({"GPU": 1} if job["gpus"] else {})] * max(1, job["gpus"])},
         chat_template_stage=False,
         tokenize_stage=False,
         detokenize_stage=False,

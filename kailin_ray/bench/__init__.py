@@ -1,0 +1,1 @@
+"""Measure the throughput of a configuration, beside what the bare engine gives."""
