@@ -1,6 +1,6 @@
 """Compare the pipeline's speed with its ceiling and its peer, in one run: ``kailin-ray bench`` on the demo's documents.
 
-    python benchmarks/speed/throughput.py [--demo demo] [--out build/throughput] [keys of bench: limit=96 bench.runs=3 ...]
+    python benchmarks/speed/throughput.py [--demo demo] [--out build/throughput] [limit=96 bench.runs=3 ...]
 
 *pipeline*: the real pipeline on real abstracts, including the encoding of questions and the retrieval. *bare*, the
 ceiling: the same prompts and as many tokens through the same engine, without the pipeline. *chain*, the peer: the same

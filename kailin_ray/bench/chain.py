@@ -21,7 +21,7 @@ import ray.data
 METRICS_PORT = 18_765
 
 
-def processed(job: dict[str, Any], calls: list[Any]) -> dict[str, float]:
+def run_processor(job: dict[str, Any], calls: list[Any]) -> dict[str, float]:
     """Run one processor over its calls; return seconds and tokens."""
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
@@ -39,11 +39,11 @@ def processed(job: dict[str, Any], calls: list[Any]) -> dict[str, float]:
     )
     choice = {"temperature": 0.0, "max_tokens": 1, "logprobs": 12, "structured_outputs": {"choice": job["words"]}}
 
-    def prepared(row: dict[str, Any]) -> dict[str, Any]:
+    def prepare(row: dict[str, Any]) -> dict[str, Any]:
         forced = {"temperature": 0.0, "max_tokens": int(row["tokens"]), "ignore_eos": True}
         return {"tokenized_prompt": row["ids"], "sampling_params": forced if row["tokens"] else choice}
 
-    def finished(row: dict[str, Any]) -> dict[str, Any]:
+    def finish(row: dict[str, Any]) -> dict[str, Any]:
         times = row["metrics"]
         return {
             "arrived": times["arrival_time"],
@@ -53,7 +53,7 @@ def processed(job: dict[str, Any], calls: list[Any]) -> dict[str, float]:
             "completion": row["num_generated_tokens"],
         }
 
-    processor = build_processor(config, preprocess=prepared, postprocess=finished)
+    processor = build_processor(config, preprocess=prepare, postprocess=finish)
     rows = ray.data.from_items([{"ids": ids, "tokens": tokens} for ids, tokens in calls])
     with Cached() as cached:
         done = processor(rows.repartition(max(1, len(calls) // 16))).to_pandas()
@@ -110,7 +110,7 @@ def main() -> None:
     ray.data.DataContext.get_current().enable_progress_bars = False
     totals = {"seconds": 0.0, "prompt": 0, "cached": 0, "completion": 0}
     for calls in filter(None, job["processors"]):
-        figures = processed(job, calls)
+        figures = run_processor(job, calls)
         totals = {name: value + figures[name] for name, value in totals.items()}
     print(json.dumps(totals | {"seconds": round(totals["seconds"], 1)}))
 

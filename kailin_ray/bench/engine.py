@@ -1,4 +1,4 @@
-"""An engine that records its calls, and repeats them without the pipeline when all rows are done."""
+"""An engine that records its calls, and repeats them without the pipeline when all rows are finished."""
 
 import asyncio
 import logging
@@ -8,22 +8,27 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
+import pyarrow as pa
 import ray
 
-from kailin_ray.distill.actor import StartEngine, start_vllm
+from kailin_ray.distill.actor import DistillActor, StartEngine, start_vllm
 from kailin_ray.engines.interface import EngineSpec, Generation, RecordedCall
+from kailin_ray.planning.stages import AGENTS, QUESTION_AGENTS
 from kailin_ray.schema import Json
 
 logger = logging.getLogger(__name__)
 
 WARM_UP = ("yes", "no")
 """Words of the choice that warms an engine up."""
+AGENT_ORDER = (*AGENTS, "decision")
+"""The agents in the order of their calls about an abstract."""
 UNKNOWN = "unknown"
 """The agent of a call that is in no record: its row failed."""
 
@@ -77,26 +82,40 @@ class StartMeasured:
         return MeasuredEngine(engine, self.conductor)
 
 
+class MeasuredActor(DistillActor):
+    """Tells the conductor which rows are finished; its engine is a ``MeasuredEngine``."""
+
+    async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
+        """Distil the rows of a block."""
+        num_rows = 0
+        async for table in super().__call__(batch):
+            self._engine.note_agents(table)
+            num_rows += table.num_rows
+            yield table
+        await self._engine.conductor.finish.remote(num_rows)
+
+
 class MeasuredEngine:
     """Hands calls to its engine, and repeats them when the conductor says so."""
 
     def __init__(self, engine: Any, conductor: Any):
         """Take an engine that has started; its first call warms it up."""
-        self._engine, self._conductor = engine, conductor
+        self._engine, self.conductor = engine, conductor
+        self._agents: dict[str, str] = {}
         self._warm: asyncio.Task[None] | None = None
         # It has no reference to this object, which must go when its actor goes.
         self._starts: list[tuple[asyncio.AbstractEventLoop, float]] = []
-        threading.Thread(target=_report, args=(engine, conductor, self._starts), daemon=True).start()
+        threading.Thread(target=_report, args=(engine, conductor, self._starts, self._agents), daemon=True).start()
 
     async def generate(self, messages: Any, sampling: Json, adapter: str | None = None) -> Generation:
         """Call the method of the engine with the same name."""
-        await self._warmed_up(messages, sampling)
+        await self._ensure_warm(messages, sampling)
         generation: Generation = await self._engine.generate(messages, sampling, adapter)
         return generation
 
     async def choose(self, messages: Any, words: Sequence[str], adapter: str | None = None) -> Generation:
         """Call the method of the engine with the same name."""
-        await self._warmed_up(messages, {"max_tokens": 8, "temperature": 0.0})
+        await self._ensure_warm(messages, {"max_tokens": 8, "temperature": 0.0})
         generation: Generation = await self._engine.choose(messages, words, adapter)
         return generation
 
@@ -104,7 +123,12 @@ class MeasuredEngine:
         """Stop the engine's processes."""
         self._engine.shutdown()
 
-    async def _warmed_up(self, messages: Any, sampling: Json) -> None:
+    def note_agents(self, records: pa.Table) -> None:
+        """Note from records which agent made which call; an engine does not know."""
+        for usage in records["usage"].to_pylist():
+            self._agents.update((call["prompt_hash"], call["agent"]) for call in usage or [])
+
+    async def _ensure_warm(self, messages: Any, sampling: Json) -> None:
         if self._warm is None:
             self._warm = asyncio.create_task(self._warm_up(messages, sampling))
         await self._warm
@@ -116,13 +140,17 @@ class MeasuredEngine:
         await self._engine.reset_prefix_cache()
         self._engine.calls = []
         self._starts.append((asyncio.get_running_loop(), time.process_time()))
-        await self._conductor.warm.remote()
+        await self.conductor.warm.remote()
 
 
-def _report(engine: Any, conductor: Any, starts: list[tuple[asyncio.AbstractEventLoop, float]]) -> None:
-    """Wait until all rows are done, repeat the calls, and tell the conductor; in a thread of its own."""
+_Start = tuple[asyncio.AbstractEventLoop, float]
+"""The loop on which an engine's calls run, and this process's CPU time when it was warm."""
+
+
+def _report(engine: Any, conductor: Any, starts: Sequence[_Start], agents: Mapping[str, str]) -> None:
+    """Wait until all rows are finished, repeat the calls, and tell the conductor; in a thread of its own."""
     with suppress(ray.exceptions.RayError):  # the measurement failed, and the conductor is gone
-        agents, with_bare, with_prompts = ray.get(conductor.rows_done.remote())
+        with_bare, with_prompts = ray.get(conductor.rows_done.remote())
         try:
             report = _make_report(engine, starts, agents, with_bare, with_prompts)
         except Exception as error:  # whatever it is, the measurement must not wait for ever
@@ -133,11 +161,7 @@ def _report(engine: Any, conductor: Any, starts: list[tuple[asyncio.AbstractEven
 
 
 def _make_report(
-    engine: Any,
-    starts: list[tuple[asyncio.AbstractEventLoop, float]],
-    agents: dict[str, list[str]],
-    with_bare: bool,
-    with_prompts: bool,
+    engine: Any, starts: Sequence[_Start], agents: Mapping[str, str], with_bare: bool, with_prompts: bool
 ) -> EngineReport:
     calls: list[RecordedCall] = engine.calls or []
     report = describe_calls(calls)
@@ -147,10 +171,10 @@ def _make_report(
     report["cpu_seconds"] = time.process_time() - cpu_began
     if with_bare:
         engine.calls = None
-        waves = _group_by_agent(calls, agents)
-        report |= asyncio.run_coroutine_threadsafe(_repeat(engine, waves), loop).result()
+        by_agent = _group_by_agent(calls, agents)
+        report |= asyncio.run_coroutine_threadsafe(_repeat(engine, by_agent), loop).result()
         if with_prompts:
-            report["prompts"] = {agent: [_prompt_of(call) for call in wave] for agent, wave in waves.items()}
+            report["prompts"] = {agent: [_prompt_of(call) for call in own] for agent, own in by_agent.items()}
     return report
 
 
@@ -162,7 +186,7 @@ def describe_calls(calls: Sequence[RecordedCall]) -> EngineReport:
         "prompt_tokens": sum(generation.prompt_tokens for generation in made),
         "cached_tokens": sum(generation.cached_tokens for generation in made),
         "completion_tokens": sum(generation.completion_tokens for generation in made),
-        "busy": _covered([(call.began, call.began + call.generation.seconds) for call in calls]),
+        "busy": _sum_spans([(call.began, call.began + call.generation.seconds) for call in calls]),
         "call_seconds": sum(generation.seconds for generation in made),
         "first_token": [generation.first_token_seconds for generation in made],
         "cpu_seconds": 0.0,
@@ -174,7 +198,7 @@ def describe_calls(calls: Sequence[RecordedCall]) -> EngineReport:
     }
 
 
-def _covered(spans: Sequence[tuple[float, float]]) -> float:
+def _sum_spans(spans: Sequence[tuple[float, float]]) -> float:
     """Return how long at least one of the spans lasts."""
     covered, until = 0.0, float("-inf")
     for begin, end in sorted(spans):
@@ -183,30 +207,29 @@ def _covered(spans: Sequence[tuple[float, float]]) -> float:
     return covered
 
 
-def _group_by_agent(calls: Sequence[RecordedCall], agents: dict[str, list[str]]) -> dict[str, list[RecordedCall]]:
-    """Return the calls by agent, in the order of ``agents``, which has the hashes of the prompts of each."""
-    agent_of = {prompt: agent for agent, hashes in agents.items() for prompt in hashes}
-    waves: dict[str, list[RecordedCall]] = {agent: [] for agent in (*agents, UNKNOWN)}
+def _group_by_agent(calls: Sequence[RecordedCall], agents: Mapping[str, str]) -> dict[str, list[RecordedCall]]:
+    """Return the calls by agent, in the order in which the agents have their turns."""
+    by_agent: dict[str, list[RecordedCall]] = defaultdict(list)
     for call in calls:
-        waves[agent_of.get(call.generation.prompt_hash, UNKNOWN)].append(call)
-    return {agent: wave for agent, wave in waves.items() if wave}
+        by_agent[agents.get(call.generation.prompt_hash, UNKNOWN)].append(call)
+    return {agent: by_agent[agent] for agent in (*AGENT_ORDER, UNKNOWN) if agent in by_agent}
 
 
 class _Bare(TypedDict):
     """The fields of a report about the repeated calls."""
 
-    bare_seconds: float
+    bare_seconds: float | None
     bare_cpu_seconds: float
     bare_cached_tokens: int
     bare_completion_tokens: int
 
 
-async def _repeat(engine: Any, waves: dict[str, list[RecordedCall]]) -> _Bare:
+async def _repeat(engine: Any, by_agent: dict[str, list[RecordedCall]]) -> _Bare:
     """Repeat the calls, all of a wave at once: an answer cannot be asked for before there is a question."""
     await engine.reset_prefix_cache()
     began, cpu_began = time.monotonic(), time.process_time()
     cached = generated = 0
-    for wave in _merge_questions(waves):
+    for wave in _waves(by_agent):
         for num_cached, num_generated in await asyncio.gather(*(engine.repeat(call) for call in wave)):
             cached, generated = cached + num_cached, generated + num_generated
     return {
@@ -217,12 +240,11 @@ async def _repeat(engine: Any, waves: dict[str, list[RecordedCall]]) -> _Bare:
     }
 
 
-def _merge_questions(waves: dict[str, list[RecordedCall]]) -> list[list[RecordedCall]]:
-    """Return the waves with the calls of both question agents in one, as neither needs the other."""
-    asking = [call for agent in ("general", "biomedical") for call in waves.get(agent, [])]
+def _waves(by_agent: dict[str, list[RecordedCall]]) -> list[list[RecordedCall]]:
+    """Return the calls of each agent, those of both question agents together, as neither needs the other."""
+    asking = [call for agent in QUESTION_AGENTS for call in by_agent.get(agent, [])]
     asking.sort(key=lambda call: call.began)  # an abstract's two calls after each other, as it is in the cache then
-    others = [wave for agent, wave in waves.items() if agent not in ("general", "biomedical")]
-    return [wave for wave in (asking, *others) if wave]
+    return [asking, *(calls for agent, calls in by_agent.items() if agent not in QUESTION_AGENTS)]
 
 
 def _prompt_of(call: RecordedCall) -> tuple[list[int], int]:

@@ -51,7 +51,7 @@ def bench(
     opened = open_inputs(config)
     _check(config)
     combinations = list(combine(config))
-    checked = [check_run(combined, opened) for _, combined in combinations]
+    checked = [replace(combined, model=check_run(combined, opened).model) for _, combined in combinations]
     for combined in checked:
         _check_chain(combined)
     mesh, _ = load_mesh(config.mesh, config.tolerate_orphans, config.documents, config.index)
@@ -67,7 +67,7 @@ def bench(
             try:
                 for run in range(config.bench.runs):
                     out = config.out / f"measurement-{number}-{run + 1}"
-                    figures, made = _measure(replace(combined, out=out), opened, mesh)  # type: ignore[type-var]
+                    figures, made = _measure(replace(combined, out=out), opened, mesh)
                     entry.runs.append(figures)
                     result.machines[:] = made.machines
             except (CommandFailedError, ConfigError) as error:

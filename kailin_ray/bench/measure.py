@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from kailin_ray.bench.conductor import Conductor, Linger
-from kailin_ray.bench.engine import EngineReport, Machine, StartMeasured
+from kailin_ray.bench.conductor import Conductor
+from kailin_ray.bench.engine import EngineReport, Machine, MeasuredActor, StartMeasured
 from kailin_ray.config import BenchConfig
 from kailin_ray.dataset.counts import count_records
 from kailin_ray.distill import pipeline
@@ -30,7 +30,7 @@ class StageMeasurement:
 
     pool: Pool
     seconds: float
-    """From the first warm engine to the last written row."""
+    """From the first warm engine to the last finished row."""
     reports: list[EngineReport]
     """Of its engines."""
     environment: dict[str, str]
@@ -59,18 +59,17 @@ def measure(config: BenchConfig, opened: Inputs, mesh: MeshHierarchy) -> Measure
         replicas = [phase[0].replicas for phase in plan.phases]
         on_driver = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor = ray.remote(num_cpus=0, max_concurrency=1_000, scheduling_strategy=on_driver)(Conductor)
-        conductor = actor.remote(replicas, config.bench.bare, config.bench.chain)
-        start, linger = StartMeasured(conductor), Linger(conductor, work.num_documents)
+        conductor = actor.remote(replicas, work.num_documents, config.bench.bare, config.bench.chain)
         pipeline.distill(
             sequential,
             plan,
             work,
             mesh,
             terminal,
-            start_engine=start,
+            start_engine=StartMeasured(conductor),
             stop=stop,
             index=opened.index,
-            linger=linger,
+            engine_actor=MeasuredActor,
         )
         machines, phases = ray.get(conductor.results.remote())
         environment = {phase[0].stage.name: _environment_of(config, plan, i) for i, phase in enumerate(plan.phases)}

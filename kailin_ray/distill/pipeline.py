@@ -8,7 +8,7 @@ import itertools
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -50,8 +50,6 @@ from kailin_ray.schema import ASKING, CARRIED, RECORDS
 
 Arguments = dict[str, Any]
 """Arguments of a function or an actor, by name, as they are passed to Ray."""
-Linger = Callable[[Path], None]
-"""Called by a task with the folder of a phase's records; the phase's engines stay until it returns."""
 
 
 @dataclass(frozen=True)
@@ -126,13 +124,13 @@ def distill(
     retrievers: Sequence[Any] | None = None,
     stop: threading.Event | None = None,
     index: Index | None = None,
-    linger: Linger | None = None,
+    engine_actor: type[DistillActor] = DistillActor,
 ) -> None:
     """Distil the documents that have no record yet, phase by phase.
 
     Contexts come from ``index``, or from ``retrievers`` (actors with ``ready`` and ``search``). Other retrievers,
-    another ``start_engine`` than vLLM's, and ``linger`` serve to measure the pipeline itself. Needs a Ray session.
-    Raises ``TooManyFailuresError``, and ``StoppedError`` once ``stop`` is set; finished records are kept.
+    another ``start_engine`` than vLLM's and another ``engine_actor`` serve to measure the pipeline itself. Needs a Ray
+    session. Raises ``TooManyFailuresError``, and ``StoppedError`` once ``stop`` is set; finished records are kept.
     """
     out = config.out.absolute()
     stop = stop or threading.Event()
@@ -164,7 +162,8 @@ def distill(
                 del done  # 8 bytes per record, and Ray has a copy now
                 reads_documents = number == 1 and ASKING in config.stages
                 selection["again"] = config.stages[0] if number == 1 and not reads_documents else None
-                _run_phase(phase, config, _read_input(files, reads_documents), selection, actor, folder, linger)
+                rows_in = _read_input(files, reads_documents)
+                _run_phase(phase, config, rows_in, selection, engine_actor, actor, folder)
             if stop.is_set() and _num_left(work.num_documents, work.wanted, load_pmids(folder, out / "records")):
                 raise watch.stopped
         if not is_last:
@@ -185,33 +184,23 @@ def _select(block: pa.Table, wanted: Any, done: Any, again: str | None) -> pa.Ta
     return begin_again(block, again) if again else block
 
 
-def _hold(_: pa.Table, linger: Linger, folder: Path) -> pa.Table:
-    linger(folder)
-    return CARRIED.empty_table()
-
-
 def _run_phase(
     phase: Phase,
     config: DistillConfig,
     rows: ray.data.Dataset,
     selection: Arguments,
+    engine_actor: type[DistillActor],
     actor: Arguments,
     folder: Path,
-    linger: Linger | None,
 ) -> None:
     rows = rows.map_batches(_select, batch_format="pyarrow", batch_size=None, fn_kwargs=selection).repartition(
         target_num_rows_per_block=config.cluster.block_rows
     )
-    if linger:
-        # While a task may still hand rows to the engines, Ray Data keeps them.
-        arguments = {"linger": linger, "folder": folder}
-        held = ray.data.range(1).map_batches(_hold, batch_format="pyarrow", fn_kwargs=arguments, num_cpus=0)
-        rows = rows.union(held)
     # The number of engines that share the cores of one machine.
     num_engines = max(Counter(machine for pool in phase for machine in pool.machines).values())
     for pool in phase:
         arguments = actor | {"stage": pool.stage}
-        rows = through(rows, pool, config.cluster, DistillActor, arguments, num_engines)
+        rows = through(rows, pool, config.cluster, engine_actor, arguments, num_engines)
     rows.write_datasink(RecordSink(folder))
 
 
