@@ -165,7 +165,10 @@ def ran(mesh: Path, demo: Path, rows: int, replicas: int, latency: float) -> dic
             config = check(DistillConfig, compose("distill", [*paths, "retrieval=brief", "cluster=gpu"]))
         # Engines that only wait hold almost no CPU. So the session has few CPUs, and no more tasks than this machine
         # can bear run next to them.
-        cluster = replace(config.cluster, device="cpu", num_engines=replicas, cpus_per_engine=0.01)
+        # The engine is no model's, so there is no cache to compute the rows from.
+        cluster = replace(
+            config.cluster, device="cpu", num_engines=replicas, cpus_per_engine=0.01, max_concurrent_rows=512
+        )
         if latency:
             cluster = replace(cluster, block_rows=ROWS_PER_BLOCK, max_concurrent_rows=ROWS_AT_ONCE)
         config = replace(config, cluster=cluster)

@@ -127,6 +127,7 @@ def _judge(
     arguments = {
         "config": config,
         "stage": pool.stage,
+        "max_concurrent_rows": pool.concurrency.max_concurrent_rows,
         "folder": folder / "verdicts",
         "log": log,
         "start_engine": start_engine,
@@ -163,14 +164,22 @@ class PairJudge:
     A dead engine ends the command. The same command resumes from the verdicts that are written.
     """
 
-    def __init__(self, config: CompareConfig, stage: Stage, folder: Path, log: Path, start_engine: StartEngine):
+    def __init__(
+        self,
+        config: CompareConfig,
+        stage: Stage,
+        max_concurrent_rows: int,
+        folder: Path,
+        log: Path,
+        start_engine: StartEngine,
+    ):
         """Start the engine; verdicts go to ``folder``."""
         send_output_to(log)
         self._folder = folder
         self._engine = start_engine(stage.engine)
         unused: Any = None  # search and MeSH hierarchy: the judge needs neither
         self._distiller = Distiller(config, stage.steps, self._engine, unused, unused)
-        self._room = asyncio.Semaphore(config.cluster.max_concurrent_rows)
+        self._room = asyncio.Semaphore(max_concurrent_rows)
 
     async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
         """Judge the pairs of a block at the same time."""

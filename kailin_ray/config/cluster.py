@@ -52,8 +52,9 @@ class Cluster:
     """GPUs that Ray reserves for an encoder, and for a retriever, which encodes the questions."""
     block_rows: Positive
     """Abstracts that are passed between stages and written together."""
-    max_concurrent_rows: Positive
-    """Abstracts that an engine works on at once. If the engine crashes, at most about twice as many are redone."""
+    max_concurrent_rows: Positive | None
+    """Abstracts that an engine works on at once; null lets the plan compute it from the KV cache. If the engine
+    crashes, at most about twice as many are redone."""
     max_silent_minutes: Annotated[float, Field(ge=0.0)] | None = 60.0  # runs of earlier versions, replayed, lack it
     """Kill an engine of a run that has calls and ends none of them in this time, and a retriever that does not answer.
     Their rows are redone as after a crash. The start of an engine does not count. null or 0 for no limit."""

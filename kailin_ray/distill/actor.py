@@ -64,6 +64,7 @@ class DistillActor:
         self,
         config: DistillConfig,
         stage: Stage,
+        max_concurrent_rows: int,
         mesh: Any,
         retrievers: Sequence[Any],
         progress: Any,
@@ -88,7 +89,7 @@ class DistillActor:
         self._progress = progress
         # The actor gets more blocks than fit into the limit on concurrent rows. When a block waits for its last row,
         # rows of the other blocks use the free places.
-        self._places = config.cluster.max_concurrent_rows
+        self._places = max_concurrent_rows
         self._room = asyncio.Semaphore(self._places)
         self._one_group = asyncio.Lock()
         self._dead = False

@@ -199,7 +199,7 @@ def _run_phase(
     # The number of engines that share the cores of one machine.
     num_engines = max(Counter(machine for pool in phase for machine in pool.machines).values())
     for pool in phase:
-        arguments = actor | {"stage": pool.stage}
+        arguments = actor | {"stage": pool.stage, "max_concurrent_rows": pool.concurrency.max_concurrent_rows}
         rows = through(rows, pool, config.cluster, engine_actor, arguments, num_engines)
     rows.write_datasink(RecordSink(folder))
 
@@ -216,7 +216,7 @@ def through(
 
     ``num_engines``: the number of engines that share a machine's cores.
     """
-    blocks = math.ceil(cluster.max_concurrent_rows / cluster.block_rows)
+    blocks = math.ceil(pool.concurrency.max_concurrent_rows / cluster.block_rows)
     # Half as many blocks again: while a block waits for its slowest row, rows of the next block use the free places.
     concurrent = blocks + math.ceil(blocks / 2)
     machines = itertools.cycle(pool.machines)

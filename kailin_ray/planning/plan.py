@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NotRequired
 
 from typing_extensions import TypedDict  # pydantic refuses typing.TypedDict before Python 3.12
 
@@ -32,6 +33,8 @@ class PoolNote(TypedDict):
     model: str
     replicas: int
     gpus_per_replica: float
+    max_num_seqs: NotRequired[int]  # runs of earlier versions lack it, and the next
+    max_concurrent_rows: NotRequired[int]
 
 
 @dataclass(frozen=True)
@@ -230,6 +233,8 @@ def as_json(plan: Plan) -> list[list[PoolNote]]:
                 "model": pool.stage.engine.path,
                 "replicas": pool.replicas,
                 "gpus_per_replica": pool.demand.gpus,
+                "max_num_seqs": pool.concurrency.max_num_seqs,
+                "max_concurrent_rows": pool.concurrency.max_concurrent_rows,
             }
             for pool in phase
         ]

@@ -10,6 +10,7 @@ from kailin_ray.config import Agents
 from kailin_ray.engines.interface import EngineSpec
 from kailin_ray.engines.model_size import ModelSize, model_size
 from kailin_ray.errors import ConfigError
+from kailin_ray.planning.concurrency import Concurrency, plan_concurrency
 from kailin_ray.planning.stages import QUESTION_AGENTS, Stage
 
 GIB = 2**30
@@ -71,6 +72,7 @@ class Pool:
     """The replicas of a stage, and what each replica holds."""
 
     stage: Stage
+    """With the engine's arguments that the plan adds."""
     size: ModelSize
     calls: dict[str, Call]
     max_length: int
@@ -78,8 +80,7 @@ class Pool:
     weights_gib: float
     """On each GPU, or in a machine's memory."""
     cache_gib: float
-    room: int
-    """How many of the longest calls a replica's cache holds at once, if they share nothing."""
+    concurrency: Concurrency
     demand: Demand
     replicas: int = 1
     machines: tuple[str | None, ...] = ()
@@ -105,7 +106,10 @@ def make_pool(config: Agents, stage: Stage, nodes: Sequence[Node]) -> Pool:
     else:
         weights, cache = _on_cpus(engine, size, nodes, key, max_length)
         demand = Demand(cluster.cpus_per_engine, memory_gib=weights + cache)
-    longest = size.kv_bytes(max(int(call.prompt + call.completion) for call in calls.values()))
+    cache_bytes = int(cache * GIB * _kv_shards(engine, size))
+    concurrency = plan_concurrency(cluster, engine, size, cache_bytes, *_largest_call(calls))
+    if cluster.device == "gpu":
+        stage = replace(stage, engine=replace(engine, args=engine.args | {"max_num_seqs": concurrency.max_num_seqs}))
     return Pool(
         stage=stage,
         size=size,
@@ -113,7 +117,7 @@ def make_pool(config: Agents, stage: Stage, nodes: Sequence[Node]) -> Pool:
         max_length=max_length,
         weights_gib=weights,
         cache_gib=cache,
-        room=int(cache * GIB * _kv_shards(engine, size) / max(1, longest)),
+        concurrency=concurrency,
         demand=demand,
     )
 
@@ -164,6 +168,16 @@ def estimate_calls(config: Agents, stage: Stage) -> dict[str, Call]:
             fresh = abstract + (0 if judged else contexts) + 2 * TASK_TOKENS
             calls[agent] = Call(base + contexts, int(fresh + completion), completion + 1, most)
     return calls
+
+
+def _largest_call(calls: dict[str, Call]) -> tuple[str, int]:
+    """Return the agent whose call fills the most cache, and the tokens of it that no other abstract's call shares.
+
+    All calls share the preamble. The abstract counts: an earlier call of the same abstract has read it, but no call of
+    another abstract has it in the cache.
+    """
+    own = {agent: int(call.prompt - PREAMBLE_TOKENS + call.completion) for agent, call in calls.items()}
+    return max(own.items(), key=lambda item: item[1])
 
 
 def _max_length(engine: EngineSpec, size: ModelSize, key: str, calls: dict[str, Call]) -> int:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from kailin_ray.planning.concurrency import CACHE_SHARE
 from kailin_ray.planning.plan import Plan
 from kailin_ray.planning.pools import GIB, RUNTIME_GIB, Pool
 
@@ -10,7 +11,7 @@ def describe(plan: Plan, brief: bool = False) -> str:
     """Return the plan's table; ``brief`` leaves out the arithmetic."""
     lines = ["plan", *_stages(plan), *_retrievers(plan)]
     if not brief:
-        lines = [*_machines(plan), *_models(plan), *lines, *_memory(plan), *_tokens(plan)]
+        lines = [*_machines(plan), *_models(plan), *lines, *_memory(plan), *_concurrency(plan), *_tokens(plan)]
     return "\n".join(lines)
 
 
@@ -76,11 +77,23 @@ def _memory(plan: Plan) -> list[str]:
     width = max(len(pool.stage.name) for pool in _pools(plan))
     on_gpus = any(pool.demand.gpus for pool in _pools(plan))
     about = f" on each GPU, with {RUNTIME_GIB:g} more for activations" if on_gpus else ""
-    lines = [f"memory of an engine, GiB{about}", f"  {'stage':<{width}}  weights  KV cache  = calls at once"]
+    lines = [f"memory of an engine, GiB{about}", f"  {'stage':<{width}}  weights  KV cache"]
     return lines + [
-        f"  {pool.stage.name:<{width}}  {pool.weights_gib:>7.1f}  {pool.cache_gib:>8.1f}  {pool.room:>15,}"
-        for pool in _pools(plan)
+        f"  {pool.stage.name:<{width}}  {pool.weights_gib:>7.1f}  {pool.cache_gib:>8.1f}" for pool in _pools(plan)
     ]
+
+
+def _concurrency(plan: Plan) -> list[str]:
+    width = max(len(pool.stage.name) for pool in _pools(plan))
+    lines = ["an engine at once", f"  {'stage':<{width}}  max_num_seqs  concurrent rows  calls that the KV cache holds"]
+    for pool in _pools(plan):
+        numbers = pool.concurrency
+        lines.append(
+            f"  {pool.stage.name:<{width}}  {numbers.max_num_seqs:>12,}  {numbers.max_concurrent_rows:>15,}  "
+            f"{CACHE_SHARE:.0%} of {numbers.cache_bytes / GIB:.1f} GiB / {numbers.call_bytes / 2**20:,.1f} MiB "
+            f"({numbers.call_tokens:,} tokens, {numbers.agent}) = {numbers.num_calls:,}"
+        )
+    return lines
 
 
 def _tokens(plan: Plan) -> list[str]:

@@ -190,6 +190,7 @@ def test_a_plan_is_shown_and_nothing_starts(kailin: Command, tmp_path: Path) -> 
     done = kailin("plan", "model=chat", f"model.path={path}", "cluster=gpu", NODES.format(gpus=8, gib=80))
     assert (done.returncode, done.stderr) == (0, "")
     assert "8 x 1" in done.stdout
+    assert "90% of 56.6 GiB / 233.5 MiB (1,868 tokens, answer) = 223" in done.stdout
     here = kailin("plan")
     assert here.returncode == 0
     assert "1 x 1" in here.stdout

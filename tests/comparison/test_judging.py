@@ -84,7 +84,8 @@ def test_a_dead_engine_ends_it_and_the_same_call_goes_on(
     asked += [
         "evaluation.judge.mode=pairwise",
         "cluster.block_rows=2",
-        "cluster.max_concurrent_rows=4",
+        "cluster.max_concurrent_rows=null",  # hence from the engine's limit
+        "model.engine.max_num_seqs=4",
         "retrieval=brief",
     ]
     config = load(CompareConfig, "compare", asked)

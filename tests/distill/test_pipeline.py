@@ -27,14 +27,22 @@ from tests.support.model_configs import config_only
 
 
 class FakeEngine:
+    """Its note tells the most calls that it had at once."""
+
     def __init__(self, note: Path):
         self.note = note
+        self.now = self.most = 0
         note.touch()
 
     def shutdown(self) -> None:
+        self.note.write_text(str(self.most))
         self.note.rename(self.note.with_suffix(".stopped"))
 
     async def generate(self, messages: Any, sampling: Any, adapter: str | None = None) -> Generation:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(0.1)
+        self.now -= 1
         content = messages[-1]["content"]
         words = [word for word in content.split() if word.isalpha() and len(word) > 5][1:6]
         asked = f"Does {' '.join(words)} have an {'effect' if 'yes/no' in content else 'mechanism'}?"
@@ -78,9 +86,10 @@ def test_engines_of_one_gpu_leave_a_machine_to_the_engine_of_four(
     for name in ("llama-3-8b", "llama-3-70b", "mistral-7b"):
         config_only(tmp_path, name)
     keys = ["model=chat", f"model.path={tmp_path}/llama-3-8b", "cluster=gpu", *PAPER]
+    keys += ["+model.biomedical.engine.max_num_seqs=2"]  # hence two rows at once; the others have more
     asked = configured(*(key.replace("{models}", str(tmp_path)) for key in keys))
     described = Nodes(count=2, cpus=8, memory_gib=64, gpus=4, gpu_memory_gib=80)
-    settings = replace(asked.cluster, block_rows=4, max_concurrent_rows=8, nodes=described)
+    settings = replace(asked.cluster, block_rows=4, nodes=described)
     config = replace(config, model=asked.model, cluster=settings, documents=documents, out=tmp_path / "run", limit=12)
     plan = make_plan(config, cluster_nodes(settings))
     ((general, biomedical, answer),) = plan.phases
@@ -90,6 +99,7 @@ def test_engines_of_one_gpu_leave_a_machine_to_the_engine_of_four(
 
     def start_engine(spec: Any) -> FakeEngine:
         node = ray.get_runtime_context().get_node_id()
+        assert spec.args["max_num_seqs"] in {pool.concurrency.max_num_seqs for pool in plan.phases[0]}
         return FakeEngine(tmp_path / f"{Path(spec.path).name}.{node}.{ray.get_runtime_context().get_actor_id()}.up")
 
     retriever = ray.remote(num_cpus=0)(FakeRetriever).remote()
@@ -106,3 +116,6 @@ def test_engines_of_one_gpu_leave_a_machine_to_the_engine_of_four(
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert len(list(tmp_path.glob("*.stopped"))) == 3
+    most = {path.name.split(".")[0]: int(path.read_text()) for path in tmp_path.glob("*.stopped")}
+    assert most["mistral-7b"] == 2
+    assert most["llama-3-8b"] >= 4
