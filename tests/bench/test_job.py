@@ -1,5 +1,6 @@
 """``bench`` through the command line: with engines that answer at once, and once with a real one."""
 
+import asyncio
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -51,6 +52,7 @@ class RepeatingEngine(FakeEngine):
         pass
 
     async def repeat(self, call: RecordedCall) -> tuple[int, int]:
+        await asyncio.sleep(0.01)
         return call.generation.cached_tokens, call.generation.completion_tokens
 
 
