@@ -2,10 +2,17 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from kailin_ray.config.fields import STRICT, NotNegative, Positive
+
+
+def _check_share(gpus: float) -> float:
+    """Return what Ray can reserve. Raises ``ValueError`` otherwise."""
+    if (gpus > 1 and gpus != int(gpus)) or 0 < gpus < 0.0001:
+        raise ValueError("allowed: 0, a share of one GPU from 0.0001 to 1, or a whole number")
+    return gpus
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -32,7 +39,8 @@ class Cluster:
     """Address of a running Ray cluster. null uses RAY_ADDRESS if that is set, and otherwise starts Ray on this
     machine."""
     nodes: Nodes | None
-    """The machines of a cluster to plan for without connecting to it; only for `plan`."""
+    """The machines of a cluster that `plan` plans for without connecting to it. The other commands use only its
+    gpu_memory_gib, for machines that do not report the memory of their GPUs."""
     device: Literal["cpu", "gpu"]
     """What the engines run on; cpu needs vLLM's CPU build."""
     num_engines: Positive | None
@@ -48,8 +56,9 @@ class Cluster:
     """Actors that search the index; null for one on each machine whose engines need contexts."""
     num_encoders: Positive
     """Actors that encode passages while an index is built."""
-    gpus_per_encoder: Annotated[float, Field(ge=0.0)]
-    """GPUs that Ray reserves for an encoder, and for a retriever, which encodes the questions."""
+    gpus_per_encoder: Annotated[float, Field(ge=0.0), AfterValidator(_check_share)]
+    """GPUs that Ray reserves for an encoder, and for a retriever, which encodes the questions: a share of one GPU, such
+    as 0.25, or a whole number. Engines take whole GPUs, so that retrievers with a share leave them a GPU less."""
     block_rows: Positive
     """Abstracts that are passed between stages and written together."""
     max_concurrent_rows: Positive | None

@@ -81,7 +81,8 @@ def validate(kind: type[T], values: Any) -> T:
         refuse_renamed([where])
         found = "" if first["type"] in ("missing", SECRET) else f" (was {without_secrets(first['input'], where)!r})"
         more = f"; and {error.error_count() - 1} more" if error.error_count() > 1 else ""
-        raise ConfigError(f"{where}: {first['msg']}{found}{more}") from error
+        message = first["msg"].removeprefix("Value error, ")  # of a check of ours
+        raise ConfigError(f"{where}: {message}{found}{more}") from error
 
 
 def load(kind: type[T], command: str, overrides: Sequence[str] = ()) -> T:

@@ -78,9 +78,12 @@ def _divide_into_phases(pools: Sequence[Pool], cluster: Cluster, nodes: Sequence
                 "cluster.stage_placement=auto runs them one after another if they do not fit"
             )
         phases.append((pool,))
-        own_shortage = _shortage([_times(pool, cluster.num_engines or 1)], cluster, nodes)
+        alone = [_times(pool, cluster.num_engines or 1)]
+        own_shortage = _shortage(alone, cluster, nodes)
         if own_shortage:
-            raise ConfigError(f"cluster: {own_shortage}")
+            without = cluster.gpus_per_encoder and not _shortage(alone, replace(cluster, gpus_per_encoder=0), nodes)
+            remedy = "; an engine takes whole GPUs, cluster.gpus_per_encoder=0 encodes questions on CPUs"
+            raise ConfigError(f"cluster: {own_shortage}{remedy if without else ''}")
     return phases
 
 
@@ -185,10 +188,15 @@ def _place_retrievers(
     return machines
 
 
+def encoders_of(gpus: float, share: float) -> int:
+    """Return how many encoders or retrievers of ``share`` GPUs fit on a machine's GPUs. A share lies on one GPU."""
+    return int(gpus) * math.floor(1 / share) if share < 1 else int(gpus // share)
+
+
 def _gpus_of(number: int, cluster: Cluster) -> float:
-    """Return the GPUs that retrievers take from a machine's engines, which use whole GPUs. No retriever spans two."""
+    """Return the GPUs that retrievers take from a machine's engines, which use whole GPUs."""
     share = cluster.gpus_per_encoder
-    return math.ceil(number / math.floor(1 / share)) if 0 < share < 1 else number * share
+    return math.ceil(number / encoders_of(1, share)) if 0 < share < 1 else number * share
 
 
 def _format_resources(demand: Demand) -> str:

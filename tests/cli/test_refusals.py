@@ -169,6 +169,15 @@ NODES = "cluster.nodes={{count: 1, cpus: 16, memory_gib: 64, gpus: {gpus}, gpu_m
         ),
         (1, 80, ["model.path={at}/llama-3-8b", "retrieval.top_k=40"], ["13,800 (contexts)", "longer than the 8,192"]),
         (1, 80, ["model.path={at}/llama-3-8b", "cluster.nodes.gpu=1"], ["nodes.gpu"]),
+        (
+            1, 80, ["model.path={at}/llama-3-8b", "cluster.gpus_per_encoder=0.1"],
+            ["1 x 1 (general+biomedical+answer) + 1 x 0.1 (retriever) = 1.1 GPUs; the cluster has 1; an engine takes "
+             "whole GPUs, cluster.gpus_per_encoder=0 encodes questions on CPUs"],
+        ),
+        (
+            1, 80, ["model.path={at}/llama-3-8b", "cluster.gpus_per_encoder=1.5"],
+            ["cluster.gpus_per_encoder: allowed: 0, a share of one GPU from 0.0001 to 1, or a whole number (was 1.5)"],
+        ),
     ],
 )  # fmt: skip
 def test_plans_that_cannot_run(

@@ -323,6 +323,35 @@ def test_encoders_that_the_cluster_lacks_are_refused() -> None:
         check_encoders(replace(cluster, gpus_per_encoder=0.5), [Node(8, 8, gpus=1)])
 
 
+@pytest.mark.parametrize(
+    ("share", "nodes", "most"),
+    [
+        (0.25, [Node(8, 8, gpus=1)], 4),
+        (0.1, [Node(64, 8, gpus=2)], 20),
+        (1, [Node(8, 8, gpus=2), Node(8, 8, gpus=1)], 3),
+        (0.4, [Node(8, 8, gpus=2)], 4),  # two on each GPU, though 5 x 0.4 = 2
+        (2, [Node(8, 8, gpus=3), Node(8, 8, gpus=3)], 2),  # one on each machine, though 3 x 2 = 6
+        (0.25, [Node(2, 8, gpus=1), Node(8, 8)], 2),  # an encoder's CPU is on the machine of its GPU
+    ],
+)
+def test_encoders_share_a_gpu_and_none_spans_two(share: float, nodes: list[Node], most: int) -> None:
+    cluster = replace(configured().cluster, gpus_per_encoder=share)
+    check_encoders(replace(cluster, num_encoders=most), nodes)
+    with pytest.raises(ConfigError, match=f"{most + 1} encoders x {share:g} = .* which hold {most} such encoders"):
+        check_encoders(replace(cluster, num_encoders=most + 1), nodes)
+
+
+def test_with_one_gpu_a_share_for_questions_is_refused_with_the_remedy(plan: Make) -> None:
+    """An engine takes the whole GPU: the questions are encoded on CPUs."""
+    one = [replace(BIG, gpus=1, identity="a")]
+    remedy = r"= 1.1 GPUs; the cluster has 1; an engine takes whole GPUs, cluster.gpus_per_encoder=0 encodes questions"
+    with pytest.raises(ConfigError, match=remedy):
+        plan(one, "cluster.gpus_per_encoder=0.1")
+    assert replicas(plan(one, "cluster.gpus_per_encoder=0")) == [[("general+biomedical+answer", 1, 1)]]
+    with pytest.raises(ConfigError, match=r"= 2.1 GPUs; the cluster has 1$"):  # which would not help
+        plan(one, "cluster.gpus_per_encoder=0.1", "cluster.num_engines=2")
+
+
 def test_engines_on_cpus_share_the_cores_and_engines_on_gpus_need_no_setting() -> None:
     cluster: Any = configured().cluster
     assert engine_environment(replace(cluster, threads_per_engine=3), 2)["OMP_NUM_THREADS"] == "3"

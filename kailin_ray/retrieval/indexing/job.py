@@ -86,12 +86,12 @@ def build_index(config: IndexConfig) -> IndexResult:
             return IndexResult(index=existing, made_already=True)
         work, stale_rows = find_work(config, documents, existing)
         from kailin_ray.runtime.faults import one_line_faults
-        from kailin_ray.runtime.nodes import check_encoders, cluster_nodes
+        from kailin_ray.runtime.nodes import alive_nodes, check_encoders
         from kailin_ray.runtime.session import ray_session
 
         log = log_file(config.out)
         with one_line_faults(log), ray_session(config.cluster, log) as terminal:
-            check_encoders(config.cluster, cluster_nodes(config.cluster))
+            check_encoders(config.cluster, alive_nodes())
             return IndexResult(
                 index=make_index(config, documents, existing, work, stale_rows, terminal), made_already=False
             )
