@@ -11,11 +11,12 @@ ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE} AS base
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PYTHONUNBUFFERED=1
 # g++: Triton and PyTorch compile at run time, also on CPUs. libnuma1, libgomp1: vLLM on CPUs, numba. wget: the probes of
-# KubeRay before 1.6. rsync: `ray up`.
+# KubeRay before 1.6. rsync: `ray up`. .cache: what is compiled; a volume that is mounted there gets its owner.
 RUN apt-get update \
  && apt-get install -y --no-install-recommends g++ libgomp1 libnuma1 rsync wget \
  && rm -rf /var/lib/apt/lists/* \
- && useradd --uid 1000 --create-home kailin
+ && useradd --uid 1000 --create-home kailin \
+ && install -d -o kailin -g kailin /home/kailin/.cache
 
 # The locks have the SHA-256 of all that is installed; this code comes last, as it changes most.
 FROM base AS cpu-packages

@@ -75,6 +75,8 @@ def test_a_target_runs_as_the_manifests_user_with_what_was_installed(target: str
         context = pod["spec"]["securityContext"]
         assert (context["runAsUser"], context["runAsGroup"]) == (int(user), int(group))
     assert f"--uid {user} " in " ".join(given(instructions, "RUN"))
+    # A named volume takes the owner of the folder that it covers; without one it would be root's.
+    assert "install -d -o kailin -g kailin /home/kailin/.cache" in " ".join(given(stages()["base"], "RUN"))
     assert given(instructions, "COPY") == [f"--from={target}-packages /usr/local /usr/local"]
     assert given(instructions, "ENTRYPOINT") == []  # KubeRay gives the command
 

@@ -1,6 +1,7 @@
 """What `cluster/slurm/submit.sh` refuses before Slurm allocates anything. The walk itself: `try_on_one_machine.sh`."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -66,3 +67,17 @@ def test_what_is_whole_is_submitted_as_it_was_given(slurm: Path) -> None:
     assert done.returncode == 0, done
     script = "cluster/slurm/kailin_ray.sbatch"
     assert (slurm / "submitted").read_text().splitlines() == ["--nodes=1", "--time=1:00:00", script, "distill", *keys]
+
+
+def test_nodes_that_share_a_home_folder_do_not_share_compiled_kernels(tmp_path: Path) -> None:
+    script = (ROOT / "cluster/slurm/kailin_ray.sbatch").read_text()
+    (on_each_node,) = re.findall(r"^on_each_node='\n(.*?)'$", script, re.MULTILINE | re.DOTALL)
+    ray = tmp_path / "ray"
+    ray.write_text(f'#!/bin/sh\necho "$VLLM_CACHE_ROOT" >>{tmp_path}/folders\n')
+    ray.chmod(0o755)
+    base = {"PATH": os.environ["PATH"], "HOME": "/home/u", "SLURM_NODEID": "1", "RAY_ADDRESS": "head:1"}
+    for node, more in (("n1", {}), ("n2", {}), ("n1", {"VLLM_CACHE_ROOT": "/v"})):
+        environment = base | {"SLURMD_NODENAME": node} | more
+        subprocess.run(["bash", "-euc", on_each_node, "node", ray], env=environment, check=True, timeout=60)
+    found = (tmp_path / "folders").read_text().split()
+    assert found == ["/home/u/.cache/vllm/n1", "/home/u/.cache/vllm/n2", "/v/n1"]
