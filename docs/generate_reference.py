@@ -16,6 +16,7 @@ from kailin_ray.cli.main import COMMANDS
 from kailin_ray.config import conf_dir
 from kailin_ray.config.describe import REQUIRED, Key, describe_keys
 from kailin_ray.config.renamed import RENAMED, RENAMED_VALUES
+from kailin_ray.dataset.columns import MEANINGS
 from kailin_ray.dataset.rows import SCHEMAS
 from kailin_ray.schema import REASONS, RECORDS, REMOVED
 
@@ -61,7 +62,7 @@ def format_reference() -> str:
     sections += ["## Reasons of removed documents\n", format_table(("reason", "meaning"), mark(REMOVED))]
     sections += ["## Columns of records\n", format_columns(RECORDS)]
     for name, schema in SCHEMAS.items():
-        sections += [f"## Columns of the dataset config `{name}`\n", format_columns(schema)]
+        sections += [f"## Columns of the dataset config `{name}`\n", format_columns(schema, MEANINGS[name])]
     return "\n".join(sections)
 
 
@@ -134,9 +135,13 @@ def mark(texts: dict[str, str]) -> list[tuple[str, str]]:
     return [(f"`{name}`", text) for name, text in texts.items()]
 
 
-def format_columns(schema: Any) -> str:
-    """A table of a schema's columns."""
-    return format_table(("column", "type"), [(f"`{column.name}`", f"`{column.type}`") for column in schema])
+def format_columns(schema: Any, meanings: dict[str, str] | None = None) -> str:
+    """A table of a schema's columns, with their meanings where there are some."""
+    rows = [(f"`{column.name}`", f"`{column.type}`") for column in schema]
+    if not meanings:
+        return format_table(("column", "type"), rows)
+    names = zip(rows, schema.names, strict=True)
+    return format_table(("column", "type", "meaning"), [(*row, meanings[name]) for row, name in names])
 
 
 def format_table(head: Sequence[str], rows: Any) -> str:

@@ -64,13 +64,34 @@ CANDIDATE = pa.struct(
     [
         ("agent", pa.string()),
         ("question", pa.string()),
-        ("contexts", pa.list_(pa.struct([("pmid", pa.int64()), ("score", pa.float32()), ("text", pa.string())]))),
+        (
+            "contexts",
+            pa.list_(
+                pa.struct(
+                    [("pmid", pa.int64()), ("score", pa.float32()), ("title", pa.string()), ("text", pa.string())]
+                )
+            ),
+        ),
         ("mesh_score", pa.float64()),
         ("judge_probability", pa.float64()),
     ]
 )
-"""One agent's question. ``text`` of a context is the text that the other agents are shown. ``judge_probability`` is the
-probability that the candidate is preferred (pairwise, over both orders) or suits the abstract (pointwise)."""
+"""One agent's question. ``text`` of a context is the text that the other agents are shown: title and abstract, cut to
+``retrieval.max_context_words``. It begins with ``title``, which is null in records of earlier versions.
+``judge_probability`` is the probability that the candidate is preferred (pairwise, over both orders) or suits the
+abstract (pointwise)."""
+
+PASSAGE = pa.struct(
+    [
+        ("pmid", pa.int64()),
+        ("title", pa.string()),
+        ("text", pa.string()),
+        ("score", pa.float32()),
+        ("is_source", pa.bool_()),
+    ]
+)
+"""A passage that the answer agent was shown; see ``agents/passages.py``. ``score`` is the retrieval's; the source
+abstract has none where it was shown as such. ``is_source``: the passage is the abstract of the row itself."""
 
 USAGE = pa.struct(
     [
@@ -106,6 +127,7 @@ RECORDS = pa.schema(
         ("margin", pa.float64()),
         ("judge_orders", pa.list_(pa.float64())),
         ("contexts_text", pa.list_(pa.string())),
+        ("shown", pa.list_(PASSAGE)),
         ("answer", pa.string()),
         ("decision", DECISION),
         ("status", pa.string()),
@@ -122,9 +144,11 @@ Between stages ``status`` is null, as the row is not finished.
 
 ``preferred`` indexes ``candidates``. It and ``margin`` are null if the evaluation agent abstained. ``preferred_by`` is
 rule, judge, or only (nothing to compare). ``judge_orders``, for a pairwise judge: the probability of the first
-candidate when shown first, and when shown second. ``contexts_text`` is the exact text that the answer agent was shown.
-``stage`` is one of ``STEPS``, null in ok rows. ``detail`` of an ok row says why a question agent has no candidate.
-``reasoning`` has an entry for each call whose model reasoned before it answered; no other agent is shown it."""
+candidate when shown first, and when shown second. ``shown`` has every passage that the answer agent was shown, in order
+and as it was shown. Records of earlier versions have ``contexts_text`` instead: the contexts as they were shown after
+the source abstract. ``stage`` is one of ``STEPS``, null in ok rows. ``detail`` of an ok row says why a question agent
+has no candidate. ``reasoning`` has an entry for each call whose model reasoned before it answered; no other agent is
+shown it."""
 
 RECORDS_LAYOUT = "3dcbc626ab37a69e4930c0d696b8d3bb520fac376b13c727923466c5a94e3f48"
 """Identifies the layout of ``RECORDS``. A run with another layout is not resumed. It stays the same while record files
@@ -138,7 +162,7 @@ OK, REJECTED, FAILED = STATUSES = ("ok", "rejected", "failed")
 REASONS = {
     "no_abstract": "the document has no abstract",
     "no_mesh": "no MeSH heading of the document has a place in the hierarchy",
-    "abstract_too_long": "system text, abstract and task leave no room in the model's context",
+    "abstract_too_long": "system text, task and abstract (or the only passage shown) do not fit the model's context",
     "no_valid_question": "no question agent wrote a usable question; detail says why for each",
     "no_contexts": "retrieval found no passage for a question, and no other candidate remains",
     "no_preference": "the evaluation agent abstained: a score is missing, or the margin is too small",

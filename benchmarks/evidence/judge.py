@@ -93,7 +93,7 @@ def compared(options: argparse.Namespace, config: Any) -> list[dict[str, Any]]:
             (rows[abstract]["question"], [" ".join(rows[c]["abstract"].split()[:WORDS]) for c in chosen])
             for abstract, chosen in order
         ]
-        document = {"title": "", "abstract": rows[source]["abstract"]}
+        document = {"pmid": 1, "title": "", "abstract": rows[source]["abstract"]}
         cases.append({"document": document, "own": own, "shown": shown, "rule": prefer(scores, 0.0, "rule").preferred})
     return cases
 
@@ -103,6 +103,7 @@ async def judged(cases: list[dict[str, Any]], config: Any) -> dict[str, dict[str
     import numpy as np
 
     from kailin_ray.agents import answer, evaluation, question
+    from kailin_ray.agents.passages import context_passage, source_passage
     from kailin_ray.agents.prompts import SIDES, VERDICTS
     from kailin_ray.engines.vllm_engine import Engine
     from kailin_ray.planning.stages import engine_of
@@ -132,7 +133,9 @@ async def judged(cases: list[dict[str, Any]], config: Any) -> dict[str, dict[str
                 probabilities = [1.0, 0.0]
             preferred = evaluation.prefer(probabilities, 0.0, "judge").preferred
             asked_question, evidence = shown[preferred or 0]
-            prompt = answer.messages(document, asked_question, evidence)
+            contexts = [{"pmid": 0, "title": "", "text": text, "score": 0.0} for text in evidence]
+            passages = [source_passage(document), *(context_passage(context, 1) for context in contexts)]
+            prompt = answer.messages(passages, asked_question)
             answered = await engine.generate(prompt, one_token)
             return {
                 "preferred": preferred, "orders": orders, "judge": uncached(calls), "answer": uncached([answered]),

@@ -132,11 +132,12 @@ def record(pmid: int, texts: list[str], random: np.random.Generator) -> dict[str
         {
             "agent": "general",
             "question": text[:90],
-            "contexts": [{"pmid": pmid, "text": passage} for passage in passages],
+            "contexts": [{"pmid": pmid, "title": "", "text": passage} for passage in passages],
         }
         for text, passages in ((chosen[1], chosen[1:5]), (chosen[5], chosen[5:]))
     ]
-    return {"pmid": pmid, "abstract": chosen[0], "candidates": candidates, "contexts_text": chosen[5:], "status": "ok"}
+    shown = [{"pmid": pmid, "title": "", "text": text} for text in (chosen[0], *chosen[5:])]
+    return {"pmid": pmid, "abstract": chosen[0], "candidates": candidates, "shown": shown, "status": "ok"}
 
 
 @contextmanager

@@ -1,28 +1,34 @@
-"""The answer agent: answers the preferred question from the abstract and the contexts.
+"""The answer agent: answers the preferred question from the passages that it is shown (``answer.shown``).
 
 Sample: ``Yes. Adding 0.1% azide to the fixative improved the preservation of mitochondria in dense tissues.`` Because
 the question is a yes/no question, there is also a decision: ``{"yes": 0.91, "no": 0.03, "maybe": 0.06}``.
 """
 
 import re
+from collections.abc import Sequence
 
 from kailin_ray.agents.forms import find_form
+from kailin_ray.agents.passages import join_passage
 from kailin_ray.agents.prompts import DECIDE, Message, answer_task, ask, prompt
 from kailin_ray.schema import Row
 
 MIN_WORDS = 4
 
 
-def messages(document: Row, question: str, contexts: list[str], examples: bool = True) -> list[Message]:
-    """Return messages that ask for the answer to ``question``; ``contexts`` are shown in the given order."""
-    return prompt(document, answer_task(question, contexts), examples)
+def messages(shown: Sequence[Row], question: str, examples: bool = True) -> list[Message]:
+    """Return messages that ask for the answer to ``question`` and show the passages ``shown`` and no other.
+
+    A passage without a score is the source abstract (see ``passages``). The others are the contexts, in this order.
+    """
+    source = next((passage for passage in shown if passage["score"] is None), None)
+    contexts = [join_passage(each["title"], each["text"]) for each in shown if each["score"] is not None]
+    document = source and {"title": source["title"], "abstract": source["text"]}
+    return prompt(document, answer_task(question, contexts, source is not None), examples)
 
 
-def decision_messages(
-    document: Row, question: str, contexts: list[str], answer: str, examples: bool = True
-) -> list[Message]:
+def decision_messages(shown: Sequence[Row], question: str, answer: str, examples: bool = True) -> list[Message]:
     """Return messages that ask whether ``answer`` means yes, no or maybe. They start with the answer's prompt."""
-    return [*messages(document, question, contexts, examples), ask("assistant", answer), ask("user", DECIDE)]
+    return [*messages(shown, question, examples), ask("assistant", answer), ask("user", DECIDE)]
 
 
 def problem(answer: str, finish_reason: str, question: str) -> str | None:

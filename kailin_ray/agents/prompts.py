@@ -13,6 +13,7 @@ Only the judge's task has no examples. With such examples in the preamble, a sma
 asking them (docs/evaluation.md), and a judge that is constrained to two words needs none.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kailin_ray.schema import Row
@@ -97,9 +98,12 @@ def abstract_text(document: Row) -> str:
     return f"Title: {document['title']}\nAbstract: {document['abstract']}"
 
 
-def answer_task(question: str, evidence: list[str]) -> str:
-    """Return the answer agent's task: the evidence, then the question."""
-    return f"{_format_question(question, evidence)}\nAnswer in one sentence."
+def answer_task(question: str, evidence: Sequence[str], with_source: bool = True) -> str:
+    """Return the answer agent's task: the evidence, then the question.
+
+    ``with_source``: whether the prompt has the source abstract. If it has not, the evidence may contain it.
+    """
+    return f"{_format_question(question, evidence, with_source)}\nAnswer in one sentence."
 
 
 def suits_task(question: str, evidence: list[str]) -> str:
@@ -119,12 +123,12 @@ def compare_task(first: tuple[str, list[str]], second: tuple[str, list[str]]) ->
     return "Two questions about this abstract, each with evidence from other abstracts.\n" + "".join(sides) + COMPARE
 
 
-def _format_question(question: str, evidence: list[str]) -> str:
-    heading = f"Evidence from other abstracts:\n{_number_passages(evidence)}\n" if evidence else ""
-    return f"{heading}Question: {question}"
+def _format_question(question: str, evidence: Sequence[str], with_source: bool = True) -> str:
+    heading = f"Evidence from {'other ' if with_source else ''}abstracts:\n"
+    return f"{heading}{_number_passages(evidence)}\nQuestion: {question}" if evidence else f"Question: {question}"
 
 
-def _number_passages(evidence: list[str]) -> str:
+def _number_passages(evidence: Sequence[str]) -> str:
     return "".join(f"[{number}] {passage}\n" for number, passage in enumerate(evidence, start=1))
 
 
@@ -141,10 +145,11 @@ def _example_turns(example: Example) -> list[Message]:
 PREAMBLE = [ask("system", SYSTEM), *(message for example in EXAMPLES for message in _example_turns(example))]
 
 
-def prompt(document: Row, task: str, examples: bool = True) -> list[Message]:
+def prompt(document: Row | None, task: str, examples: bool = True) -> list[Message]:
     """Return the messages of one call about one row: the shared preamble, the abstract, the task.
 
-    Agents are trained on prompts without ``examples``, which a trained agent no longer needs.
+    Without a ``document`` they have no abstract, because an answer agent may be shown contexts alone. Agents are
+    trained on prompts without ``examples``, which a trained agent no longer needs.
     """
     opening = PREAMBLE if examples else PREAMBLE[:1]
-    return [*opening, ask("user", f"{abstract_text(document)}\n\n{task}")]
+    return [*opening, ask("user", f"{abstract_text(document)}\n\n{task}" if document else task)]

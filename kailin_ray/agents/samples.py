@@ -1,10 +1,15 @@
 """A sample of every prompt of an agent: the same roles, with short texts."""
 
-from kailin_ray.agents import answer, evaluation, question
-from kailin_ray.agents.prompts import Message
+from collections.abc import Collection
 
-_DOCUMENT = {"title": "T", "abstract": "A"}
+from kailin_ray.agents import answer, evaluation, question
+from kailin_ray.agents.passages import context_passage, source_passage
+from kailin_ray.agents.prompts import Message
+from kailin_ray.schema import Row
+
+_DOCUMENT: Row = {"pmid": 1, "title": "T", "abstract": "A"}
 _SHOWN = ("Q?", ["C"])
+_CONTEXT: Row = {"pmid": 2, "title": "", "text": "C", "score": 1.0}
 
 
 def question_samples(persona: str, examples: bool) -> list[list[Message]]:
@@ -20,9 +25,11 @@ def judge_samples(examples: bool) -> list[list[Message]]:
     ]
 
 
-def answer_samples(examples: bool) -> list[list[Message]]:
-    """Return the prompts of the answer agent: for the answer, and for the decision."""
+def answer_samples(shown: Collection[str], examples: bool) -> list[list[Message]]:
+    """Return the prompts of the answer agent that is shown ``shown``: for the answer, and for the decision."""
+    passages = [source_passage(_DOCUMENT)] if "source" in shown else []
+    passages += [context_passage(_CONTEXT, _DOCUMENT["pmid"])] if "contexts" in shown else []
     return [
-        answer.messages(_DOCUMENT, *_SHOWN, examples),
-        answer.decision_messages(_DOCUMENT, *_SHOWN, "A.", examples),
+        answer.messages(passages, "Q?", examples),
+        answer.decision_messages(passages, "Q?", "A.", examples),
     ]

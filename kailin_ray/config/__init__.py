@@ -4,7 +4,17 @@ The defaults stand in ``conf/``; a field here has none, so that there is one pla
 composed into one of these, or into one line that names the key, what it was, and what is allowed.
 """
 
-from kailin_ray.config.agents import Agent, AnswerAgent, Evaluation, Judge, JudgeAgent, Model, QuestionAgent, Sampling
+from kailin_ray.config.agents import (
+    Agent,
+    Answer,
+    AnswerAgent,
+    Evaluation,
+    Judge,
+    JudgeAgent,
+    Model,
+    QuestionAgent,
+    Sampling,
+)
 from kailin_ray.config.bench import Bench, BenchConfig
 from kailin_ray.config.cluster import Cluster, Job, Nodes, SubmitConfig
 from kailin_ray.config.corpus import (
@@ -57,6 +67,7 @@ from kailin_ray.config.training import (
 __all__ = [
     "Agent",
     "Agents",
+    "Answer",
     "AnswerAgent",
     "Bench",
     "BenchConfig",

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from kailin_ray.config.fields import STRICT, Fraction, NotNegative, Positive
@@ -66,6 +66,25 @@ class AnswerAgent(Agent):
     """The answer agent."""
 
     sampling: Sampling
+
+
+Shown = tuple[Literal["source", "contexts"], ...]
+
+
+def _check_shown(shown: Shown) -> Shown:
+    if shown not in (("source", "contexts"), ("contexts",), ("source",)):
+        raise ValueError("allowed: [source, contexts], [contexts], [source]")
+    return shown
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Answer:
+    """What the answer agent is asked with."""
+
+    shown: Annotated[Shown, AfterValidator(_check_shown)]
+    """The passages that the answer agent is shown, and that are published as `contexts`: the source abstract and the
+    retrieved contexts, only the contexts (the paper's strict setting; set `retrieval.exclude_source=false`, so that
+    retrieval may find the source like any other passage), or only the source."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -1,7 +1,8 @@
-"""Keys that were renamed before the first release.
+"""Keys that were renamed or added before the first release.
 
 On a command line an old key is refused with the new one's name. Folders that were made with the old keys stay readable:
-``rename_keys`` turns the settings that they hold into today's.
+``rename_keys`` turns the settings that they hold into today's, and ``complete_settings`` also adds the keys that did
+not exist when a run was made.
 """
 
 from collections.abc import Sequence
@@ -31,6 +32,8 @@ RENAMED = {
 """Today's name of each old key."""
 RENAMED_VALUES = {"cluster.stage_placement": {"never": "together", "always": "sequential"}}
 """Today's values of a key, by the old ones."""
+ADDED = {"answer.shown": ["source", "contexts"]}
+"""Keys of a run that earlier versions did not have, with the value that says what they did."""
 
 
 def refuse_renamed(overrides: Sequence[str]) -> None:
@@ -62,6 +65,16 @@ def rename_keys(settings: Any) -> Any:
         *groups, last = new.split(".")
         _find(renamed, groups)[last] = RENAMED_VALUES.get(new, {}).get(value, value)
     return renamed
+
+
+def complete_settings(settings: Any) -> Any:
+    """The settings of a run, with today's keys; see ``rename_keys`` and ``ADDED``."""
+    completed = rename_keys(settings)
+    if isinstance(completed, dict):
+        for key, value in ADDED.items():
+            group, _, name = key.partition(".")
+            completed.setdefault(group, {}).setdefault(name, value)
+    return completed
 
 
 def _copy(value: Any) -> Any:

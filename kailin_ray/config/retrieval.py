@@ -56,7 +56,8 @@ class Retrieval:
     top_k: Annotated[int, Field(ge=1, le=127)]
     """Contexts to retrieve for a question, at most 127: a record counts in one byte those that a prompt leaves out."""
     exclude_source: bool
-    """Leave the source abstract out of the contexts of its own questions."""
+    """Leave the source abstract out of the contexts of its own questions. Must be false if `answer.shown` is
+    [contexts]."""
     dedup_threshold: Annotated[float, Field(gt=0.0, le=1.0)] | None
     """Skip a context that nearly repeats a better one: their sets of five consecutive words have at least this Jaccard
     similarity. null skips none."""

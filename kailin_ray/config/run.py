@@ -1,11 +1,11 @@
 """Configuration of a run and of the commands that read one."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AliasChoices, Field
 from pydantic.dataclasses import dataclass
 
-from kailin_ray.config.agents import Evaluation, Model
+from kailin_ray.config.agents import Answer, Evaluation, Model
 from kailin_ray.config.cluster import Cluster
 from kailin_ray.config.fields import STRICT, Fraction, NotNegative, Positive, Step
 from kailin_ray.config.retrieval import Retrieval
@@ -19,6 +19,7 @@ class Agents:
     model: Model
     retrieval: Retrieval
     evaluation: Evaluation
+    answer: Answer
     cluster: Cluster
 
 
@@ -97,6 +98,12 @@ class PublishConfig:
     """A complete run; local, or s3://bucket/folder."""
     out: Folder
     """The dataset folder to create; local, or s3://bucket/folder."""
+    format: Literal["parquet", "jsonl", "sharegpt", "alpaca"]
+    """parquet: a Hugging Face dataset folder. jsonl: the same as JSON lines. sharegpt, alpaca: JSON lines with the
+    fields that LLaMA-Factory and axolotl read, of the configs that train a model."""
+    sft: Literal["messages", "text"]
+    """Whether prompts and completions of the config `sft` are messages (TRL's conversational format) or plain text, for
+    models without a chat template."""
     judge_min_margin: Annotated[float, Field(ge=0.0)]
     """The smallest margin of the rule with which a preference becomes a training example for the judge."""
     benchmarks: tuple[LocalPath, ...] | None

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from huggingface_hub import DatasetCard
 
+from kailin_ray.dataset.writers import file_pattern
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.manifests import Manifest, has_manifest, read_manifest
 from kailin_ray.io.pmids import num_rows
@@ -45,6 +46,11 @@ class DatasetManifest(Manifest):
     leaks: dict[str, int]
     """Accepted rows that were left out because they contained text of a benchmark, by reason."""
     judge_min_margin: float | None
+    format: Literal["parquet", "jsonl", "sharegpt", "alpaca"] = "parquet"
+    sft: Literal["messages", "text"] = "text"
+    """Earlier versions wrote text."""
+    num_of_before: int = 0
+    """Accepted rows whose records are of a version that did not record ``shown``."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +71,8 @@ class Dataset:
         return cls(path, read_manifest(path, DatasetManifest, key))
 
     def files(self, config: str, split: str = "train") -> list[Path]:
-        """Return the Parquet files of a split; an empty list if the split has no rows."""
-        return sorted((self.path / config).glob(f"{split}-*.parquet"))
+        """Return the files of a split; an empty list if the split has no rows."""
+        return sorted(self.path.glob(file_pattern(config, split, self.manifest.format == "parquet")))
 
     @property
     def num_rows(self) -> dict[str, int]:

@@ -258,7 +258,7 @@ def _groups(paths: list[Path], pool: ThreadPoolExecutor) -> Iterator[pa.Table]:
     """Yield the rows of files in tables of at least one row group; the last table may be smaller."""
     waiting: list[pa.Table] = []
     for piece in _pieces(paths):
-        for table in pool.map(_read_records, piece):
+        for table in pool.map(read_records, piece):
             waiting.append(table)
             if sum(table.num_rows for table in waiting) >= ROWS_PER_GROUP:
                 yield pa.concat_tables(waiting)
@@ -267,7 +267,8 @@ def _groups(paths: list[Path], pool: ThreadPoolExecutor) -> Iterator[pa.Table]:
         yield pa.concat_tables(waiting)
 
 
-def _read_records(path: Path) -> pa.Table:
+def read_records(path: Path) -> pa.Table:
+    """Return the records of a file by today's ``RECORDS``; columns that an earlier version lacked are null."""
     # The whole file is read at once: in an object store that is one request, and one version of the file even if a
     # repeated task writes it again meanwhile.
     with pq.ParquetFile(pa.BufferReader(path.read_bytes())) as file:

@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import pyarrow as pa
 
-from kailin_ray.agents import evaluation, prompts
+from kailin_ray.agents import answer, evaluation, prompts
+from kailin_ray.agents.passages import context_passage, join_passage, source_passage
 from kailin_ray.agents.prompts import TASKS, ask
-from kailin_ray.schema import REASONING, Row
+from kailin_ray.schema import PASSAGE, REASONING, Row
 
 Record = Row
 """A row with the columns of ``schema.RECORDS``, or of one of the ``SCHEMAS`` below."""
@@ -15,6 +16,9 @@ _CALL = ("agent", "prompt_hash", "finish_reason", "output")
 _SCORES = ("mesh_score", "judge_probability")
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
+SAY_DECISION = "In a last line, say whether the answer is yes, no or maybe."
+"""The last line of a yes/no question's prompt in ``sft``. The last line of its completion is then ``Answer: yes``."""
+
 SCHEMAS = {
     "triples": pa.schema(
         [
@@ -22,8 +26,7 @@ SCHEMAS = {
             ("title", pa.string()),
             ("abstract", pa.string()),
             ("question", pa.string()),
-            ("contexts", pa.list_(pa.string())),
-            ("context_pmids", pa.list_(pa.int64())),
+            ("contexts", pa.list_(PASSAGE)),
             ("answer", pa.string()),
             ("reasoning", pa.string()),
             ("decision", pa.string()),
@@ -35,7 +38,7 @@ SCHEMAS = {
             ("year", pa.int16()),
         ]
     ),
-    "sft": pa.schema([("prompt", pa.string()), ("completion", pa.string())]),
+    "sft": pa.schema([("prompt", _MESSAGES), ("completion", _MESSAGES), ("pmid", pa.int64())]),
     "preference": pa.schema(
         [
             ("prompt", _MESSAGES),
@@ -50,7 +53,7 @@ SCHEMAS = {
     "judge": pa.schema(
         [("prompt", _MESSAGES), ("completion", _MESSAGES), ("margin", pa.float64()), ("pmid", pa.int64())]
     ),
-    "pretrain": pa.schema([("text", pa.string())]),
+    "pretrain": pa.schema([("text", pa.string()), ("pmid", pa.int64())]),
     "rejected": pa.schema(
         [
             ("pmid", pa.int64()),
@@ -67,18 +70,39 @@ SCHEMAS = {
     ),
     "removed": pa.schema([("pmid", pa.int64()), ("reason", pa.string()), ("detail", pa.string())]),
 }
+SFT_TEXT = pa.schema([("prompt", pa.string()), ("completion", pa.string()), ("pmid", pa.int64())])
+"""The columns of ``sft`` as plain text."""
+
+
+def is_of_before(record: Record) -> bool:
+    """Return whether an answered record is of a version that did not record ``shown``."""
+    return record.get("shown") is None and record.get("contexts_text") is not None
+
+
+def list_shown(record: Record) -> list[Record]:
+    """Return every passage that the answer agent was shown, in order and as it was shown (see ``agents.passages``).
+
+    Earlier versions always showed the source abstract and then contexts, of which they recorded the texts.
+    """
+    if not is_of_before(record):
+        shown: list[Record] = record["shown"]
+        return shown
+    contexts = record["candidates"][record["preferred"]]["contexts"]
+    texts = zip(contexts, record["contexts_text"], strict=False)  # contexts that did not fit were left out
+    return [
+        source_passage(record),
+        *(context_passage(context | {"title": None, "text": text}, record["pmid"]) for context, text in texts),
+    ]
 
 
 def triple(record: Record) -> Record:
     """Return question, contexts and answer of an accepted record, with their sources."""
     chosen = record["candidates"][record["preferred"]]
-    num_shown = len(record["contexts_text"])
     return {
         **{name: record[name] for name in ("pmid", "title", "abstract", "answer", "preferred_by", "margin", "year")},
         "question": chosen["question"],
-        "contexts": record["contexts_text"],
+        "contexts": list_shown(record),
         "reasoning": next((call["text"] for call in record.get("reasoning") or [] if call["agent"] == "answer"), None),
-        "context_pmids": [context["pmid"] for context in chosen["contexts"]][:num_shown],
         "decision": record["decision"]["word"] if record["decision"] else None,
         "agent": chosen["agent"],
         "mesh_score": chosen["mesh_score"],
@@ -87,11 +111,23 @@ def triple(record: Record) -> Record:
 
 
 def sft(record: Record) -> Record:
-    """Return prompt and completion as plain text. The prompt has the abstract, because the answer agent saw it too."""
+    """Return prompt and completion as messages.
+
+    The prompt is the answer agent's own, with the passages that it was shown, but without the system text and the
+    worked examples. The completion of a yes/no question ends with the decision, for which the prompt asks.
+    """
     row = triple(record)
-    evidence = "\n".join(f"[{n}] {text}" for n, text in enumerate(row["contexts"], start=1))
-    prompt = f"{prompts.abstract_text(record)}\n\n{evidence}\n\nQuestion: {row['question']}\nAnswer:"
-    return {"prompt": prompt, "completion": f" {row['answer']}"}
+    prompt, reply = answer.messages(row["contexts"], row["question"], examples=False)[-1]["content"], row["answer"]
+    if row["decision"]:
+        prompt, reply = f"{prompt}\n{SAY_DECISION}", f"{reply}\nAnswer: {row['decision']}"
+    return {"prompt": [ask("user", prompt)], "completion": [ask("assistant", reply)], "pmid": record["pmid"]}
+
+
+def sft_text(record: Record) -> Record:
+    """Return prompt and completion of ``sft`` as plain text, for models without a chat template."""
+    row = sft(record)
+    prompt, completion = row["prompt"][0]["content"], row["completion"][0]["content"]
+    return row | {"prompt": f"{prompt}\n", "completion": completion}
 
 
 def preference(record: Record) -> Record | None:
@@ -137,14 +173,21 @@ def judge(record: Record, min_margin: float) -> list[Record]:
 
 
 def pretrain(record: Record) -> Record:
-    """Return the text in the first person, as in the m-KAILIN paper: read, look up contexts, ponder the question."""
+    """Return the text in the first person, as in the m-KAILIN paper: read, look up contexts, ponder the question.
+
+    It has the passages that the answer agent was shown, and no answer.
+    """
     row = triple(record)
-    contexts = "\n".join(row["contexts"])
-    text = (
-        f"Having read the paper {row['title']}: {row['abstract']}\n\nhaving looked up\n{contexts}\n\n"
-        f"having pondered {row['question']}"
-    )
-    return {"text": text}
+    paragraphs = []
+    contexts = [join_passage(each["title"], each["text"]) for each in row["contexts"] if each["score"] is not None]
+    if len(contexts) < len(row["contexts"]):
+        title = f'the title "{row["title"]}" and ' if row["title"] else ""
+        paragraphs += [f"I read a paper with {title}the following abstract:", row["abstract"]]
+    if contexts:
+        after = "After reading it, I searched for related" if paragraphs else "I searched for"
+        paragraphs += [f"{after} material and found these passages:", *contexts]
+    paragraphs += ["With this in mind, I pondered the following scientific question:", row["question"]]
+    return {"text": "\n\n".join(paragraphs), "pmid": record["pmid"]}
 
 
 def rejected(record: Record) -> Record:
@@ -163,7 +206,3 @@ ACCEPTED: dict[str, Callable[[Record], Record | None]] = {
     "preference": preference,
     "pretrain": pretrain,
 }
-
-
-HELD_OUT = ("preference", "judge")
-"""Configs that train the agents themselves. The test splits of these configs measure what the agents have learned."""

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, Self
 from typing_extensions import TypedDict  # pydantic does not accept typing.TypedDict before Python 3.12
 
 from kailin_ray.agents.evaluation import Agreement, PositionBias
-from kailin_ray.config.renamed import rename_keys
+from kailin_ray.config.renamed import complete_settings
 from kailin_ray.corpus.documents import Documents, SourceFile
 from kailin_ray.dataset.counts import AgentTokens
 from kailin_ray.io.manifests import Manifest, read_manifest
@@ -152,8 +152,8 @@ class Cost(TypedDict):
 class RunManifest(Manifest):
     """The results of a run, and its inputs."""
 
-    FORMAT_VERSION: ClassVar[int] = 2
-    """Since version 2, ``config`` uses the new key names of ``config.renamed``."""
+    FORMAT_VERSION: ClassVar[int] = 3
+    """Since version 2, ``config`` uses the new key names of ``config.renamed``; since version 3 it has ``answer``."""
     COMMAND: ClassVar[str] = "distill"
 
     kind: Literal["run"] = "run"
@@ -190,7 +190,7 @@ class RunManifest(Manifest):
     @classmethod
     def upgrade(cls, values: Json) -> Json:
         """Convert the JSON of an earlier version to the current one."""
-        return values | {"config": rename_keys(values.get("config"))}
+        return values | {"config": complete_settings(values.get("config"))}
 
 
 @dataclass(frozen=True)

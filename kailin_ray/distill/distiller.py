@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kailin_ray.agents import answer, evaluation, question
+from kailin_ray.agents.passages import context_passage, cut_passage, join_passage, source_passage
 from kailin_ray.agents.prompts import DECISIONS, SIDES, VERDICTS
 from kailin_ray.config import Agents
 from kailin_ray.dataset.rows import Record
@@ -185,17 +186,13 @@ class Distiller:
         problem = problem or ("markup" if generation.special_tokens else None)
         if problem:
             return f"{name}: {problem}: {_excerpt(generation)[:150]!r}"
-        retrieval = self.config.retrieval
         hits = await self._contexts(generation.text, record["pmid"], source)
         if not hits:
             return f"{name}: no_contexts: {generation.text[:150]!r}"
         return {
             "agent": name,
             "question": generation.text,
-            "contexts": [
-                {"pmid": hit.pmid, "score": hit.score, "text": _format_passage(hit, retrieval.max_context_words)}
-                for hit in hits
-            ],
+            "contexts": [_format_context(hit, self.config.retrieval.max_context_words) for hit in hits],
             "mesh_score": self._mesh_score(source, hits),
             "judge_probability": None,
         }
@@ -231,19 +228,20 @@ class Distiller:
 
     async def _answer(self, record: Record) -> None:
         preferred, agent = record["candidates"][record["preferred"]], self.config.model.answer
-        query, contexts = preferred["question"], _texts(preferred)
+        query, shown, num_cut = preferred["question"], self._list_shown(record, preferred), 0
         while True:
             try:
-                messages = answer.messages(record, query, contexts, agent.examples)
+                messages = answer.messages(shown, query, agent.examples)
                 generation = await self.engine.generate(messages, _sampling(agent.sampling), agent.adapter)
                 break
             except PromptTooLongError as error:
-                # Only contexts are cut, the least relevant first, and never the abstract or the task.
-                if not contexts:
+                # Contexts are cut, the least relevant first, and never the source, the task or the only passage.
+                if len(shown) == 1:
                     raise RejectedRowError("abstract_too_long", str(error)) from error
-                contexts.pop()
-        _count(record, "answer", generation, len(preferred["contexts"]) - len(contexts))
-        record |= {"contexts_text": contexts, "answer": generation.text}
+                shown.pop()
+                num_cut += 1
+        _count(record, "answer", generation, num_cut)
+        record |= {"shown": shown, "answer": generation.text}
         problem = answer.problem(generation.text, generation.finish_reason, query)
         problem = problem or ("answer_malformed" if generation.special_tokens else None)
         if problem == "answer_empty" and generation.finish_reason == "length":
@@ -252,12 +250,19 @@ class Distiller:
             raise RejectedRowError(problem, _excerpt(generation))
         if question.is_yes_no(query):
             try:
-                messages = answer.decision_messages(record, query, contexts, generation.text, agent.examples)
+                messages = answer.decision_messages(shown, query, generation.text, agent.examples)
                 decision = await self.engine.choose(messages, DECISIONS, agent.adapter)
             except PromptTooLongError as error:
                 raise RejectedRowError("abstract_too_long", str(error)) from error
-            _count(record, "decision", decision, len(preferred["contexts"]) - len(contexts))
+            _count(record, "decision", decision, num_cut)
             record["decision"] = {"word": decision.text, **decision.probabilities}
+
+    def _list_shown(self, record: Record, candidate: Record) -> list[Record]:
+        """Return the passages that the answer agent is to be shown, in order."""
+        shown = self.config.answer.shown
+        source = [source_passage(record)] if "source" in shown else []
+        contexts = candidate["contexts"] if "contexts" in shown else []
+        return source + [context_passage(context, record["pmid"]) for context in contexts]
 
 
 def engine_died(row: Record, deaths: int) -> Record:
@@ -316,6 +321,6 @@ def _texts(candidate: Record) -> list[str]:
     return [context["text"] for context in candidate["contexts"]]
 
 
-def _format_passage(hit: Hit, max_words: int | None) -> str:
-    words = f"{hit.title} {hit.text}".split()
-    return " ".join(words[:max_words]) + (" …" if max_words and len(words) > max_words else "")
+def _format_context(hit: Hit, max_words: int | None) -> Record:
+    title, text = cut_passage(hit.title, hit.text, max_words)
+    return {"pmid": hit.pmid, "score": hit.score, "title": title, "text": join_passage(title, text)}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kailin_ray.config import Agents, DistillConfig, Model, settings
-from kailin_ray.config.renamed import rename_keys
+from kailin_ray.config.renamed import complete_settings
 from kailin_ray.corpus.changes import ORIGIN, find_changes
 from kailin_ray.dataset.records import drop
 from kailin_ray.dataset.run import UsedModel
@@ -99,9 +99,9 @@ def prompts(config: Agents) -> dict[str, str]:
     It is computed with a constant abstract, question, context and answer, so it does not depend on any document.
     """
     by_step = {
-        ASKING: [messages for agent in QUESTION_AGENTS for messages in sample_prompts(config.model, agent)],
-        EVALUATION: sample_prompts(config.model, "judge"),
-        ANSWER: sample_prompts(config.model, "answer"),
+        ASKING: [messages for agent in QUESTION_AGENTS for messages in sample_prompts(config, agent)],
+        EVALUATION: sample_prompts(config, "judge"),
+        ANSWER: sample_prompts(config, "answer"),
     }
     return {step: hashlib.sha256(json.dumps(messages).encode()).hexdigest() for step, messages in by_step.items()}
 
@@ -179,7 +179,7 @@ def _without_versions(note: Json) -> Json:
 def _read_note(run: Path) -> Json:
     """Return the content of a run's ``run.json``, with today's key names."""
     try:
-        note = rename_keys(read_json(run / "run.json"))
+        note = complete_settings(read_json(run / "run.json"))
     except ConfigError as error:
         raise ConfigError(
             f"out: {error}; only this file says with which settings the records of {run} were made: restore it from a "

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kailin_ray.agents.prompts import Message
 from kailin_ray.agents.samples import answer_samples, judge_samples, question_samples
-from kailin_ray.config import Agent, CompareConfig, DistillConfig, Layout, Model
+from kailin_ray.config import Agent, Agents, CompareConfig, DistillConfig, Layout, Model
 from kailin_ray.corpus.documents import Documents
 from kailin_ray.dataset.run import Run
 from kailin_ray.engines.adapters import Adapter, find_trained
@@ -57,6 +57,11 @@ def check_run(config: DistillConfig, opened: Inputs) -> DistillConfig:
     """Return the configuration with its models resolved. Raises ``ConfigError`` for what cannot be run."""
     if config.evaluation.method == "rule" and not opened.documents.manifest.num_with_mesh:
         raise ConfigError(f"documents: {config.documents} has no document with MeSH headings; the MeSH rule needs them")
+    if "source" not in config.answer.shown and config.retrieval.exclude_source:
+        raise ConfigError(
+            "answer.shown: [contexts] shows the source abstract only if retrieval finds it, but "
+            "retrieval.exclude_source=true leaves it out; set retrieval.exclude_source=false"
+        )
     _check_index(config, opened.index)
     check_encoder(opened.index)
     _check_clean(opened.documents, opened.index)
@@ -70,7 +75,7 @@ def check_run(config: DistillConfig, opened: Inputs) -> DistillConfig:
         raise ConfigError(f"stages: {list(config.stages)} need the records of another run; name it with from=")
     config = replace(config, model=resolve_models(config, opened.trained))
     _check_weights(config.model, make_stages(config))
-    check_prompts(config.model, make_stages(config))
+    check_prompts(config, make_stages(config))
     return config
 
 
@@ -82,7 +87,7 @@ def check_judge(config: CompareConfig) -> CompareConfig:
         config, model=_resolve_agents(config.model, {"judge"}, open_trained_adapters(config.model, stages))
     )
     _check_weights(config.model, stages)
-    check_prompts(config.model, stages)
+    check_prompts(config, stages)
     return config
 
 
@@ -133,21 +138,23 @@ def _path_key(model: Model, stage: Stage) -> str:
     return f"model.{with_own_path[0]}.path" if with_own_path else "model.path"
 
 
-def check_prompts(model: Model, stages: Iterable[Stage]) -> None:
+def check_prompts(config: Agents, stages: Iterable[Stage]) -> None:
     """Raise ``ConfigError`` for a model whose tokenizer or chat template cannot make the prompts of its agents."""
     from kailin_ray.engines.tokenizer import check_tokenizer  # here, as transformers takes seconds to import
 
     for stage in stages:
-        prompts = [messages for agent in stage.agents for messages in sample_prompts(model, agent)]
-        check_tokenizer(_path_key(model, stage), stage.engine, prompts)
+        prompts = [messages for agent in stage.agents for messages in sample_prompts(config, agent)]
+        check_tokenizer(_path_key(config.model, stage), stage.engine, prompts)
 
 
-def sample_prompts(model: Model, agent: str) -> list[list[Message]]:
+def sample_prompts(config: Agents, agent: str) -> list[list[Message]]:
     """Return a sample of each prompt of an agent, as it is configured."""
-    examples = getattr(model, agent).examples
+    settings = getattr(config.model, agent)
     if agent == "judge":
-        return judge_samples(examples)
-    return answer_samples(examples) if agent == "answer" else question_samples(getattr(model, agent).persona, examples)
+        return judge_samples(settings.examples)
+    if agent == "answer":
+        return answer_samples(config.answer.shown, settings.examples)
+    return question_samples(settings.persona, settings.examples)
 
 
 TRAINED_FOR = {

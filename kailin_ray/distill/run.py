@@ -201,7 +201,7 @@ def plan(config: PlanConfig) -> "Plan":
     """Return the plan of a run, for the machines that the configuration describes, or for those of its cluster."""
     config = replace(config, model=resolve_models(config, open_trained_adapters(config.model, make_stages(config))))
     layout = _plan(config)
-    check_prompts(config.model, make_stages(config))
+    check_prompts(config, make_stages(config))
     return layout
 
 

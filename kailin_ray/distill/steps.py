@@ -15,7 +15,7 @@ _CONCERNS = {
              "inputs.prompts.question",
              "evaluation.measure", "evaluation.aggregate"),  # scores are computed where contexts are retrieved
     EVALUATION: ("evaluation", "model.judge", "inputs.models.judge", "inputs.prompts.evaluation"),
-    ANSWER: ("model", "inputs.models", "inputs.prompts.answer"),
+    ANSWER: ("model", "answer", "inputs.models", "inputs.prompts.answer"),
 }  # fmt: skip
 """The settings of a run (``identity.open_run``), by the first step that they affect. The engine arguments of all agents
 count for the last step: questions that were generated with other arguments stay valid."""
@@ -60,7 +60,7 @@ def begin_again(block: pa.Table, step: str) -> pa.Table:
             continue
         if row["status"] != OK:
             row["detail"] = None
-        row |= dict.fromkeys(("contexts_text", "answer", "decision", "status", "stage", "reason"))
+        row |= dict.fromkeys(("contexts_text", "shown", "answer", "decision", "status", "stage", "reason"))
         row["usage"] = [call for call in row["usage"] if call["agent"] not in ("answer", "decision")]
         row["reasoning"] = [call for call in row.get("reasoning") or [] if call["agent"] != "answer"]
         if step == EVALUATION:

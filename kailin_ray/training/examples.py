@@ -7,7 +7,7 @@ question   prompt, completion (messages): an abstract, a question               
 judge      prompt, completion (messages): two candidates, A or B                       ``publish``'s config judge
 dpo        prompt, chosen, rejected (messages), margin: an abstract, two questions     ``publish``'s config preference
 pretrain   text                                                                        ``publish``'s config pretrain
-sft        prompt, completion (texts)                                                  ``publish``'s config sft
+sft        prompt, completion (messages or texts): a question, an answer               ``publish``'s config sft
 =========  ==========================================================================  ===============================
 
 A row whose PMID is held out goes into the test split, whichever split it came from.

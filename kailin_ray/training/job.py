@@ -17,6 +17,7 @@ from typing import Any, TextIO
 from datasets import Dataset, disable_progress_bars
 from pydantic import TypeAdapter
 
+from kailin_ray.agents.prompts import Message, ask
 from kailin_ray.agents.samples import judge_samples, question_samples
 from kailin_ray.config import TrainConfig, settings
 from kailin_ray.config.renamed import rename_keys
@@ -163,11 +164,24 @@ def _write_job(config: TrainConfig, inputs: TrainingInputs, scratch: Path) -> No
     disable_progress_bars()
     tokenizer = load_tokenizer(config.model.path, config.model.revision)
     if config.task in ("question", "judge", "dpo"):
-        arguments = tuple(sorted(config.model.chat_template.items()))
         prompts = judge_samples(False) if config.task == "judge" else question_samples("any", False)
-        check_template(f"model.path: {config.model.path}", tokenizer, prompts, arguments)
-    counts = write_examples(config, tokenizer, load_examples(config, scratch / "cache"), scratch)
+        _check_template(config, tokenizer, prompts)
+    examples = load_examples(config, scratch / "cache")
+    if config.task == "sft" and not isinstance(examples.train[0]["prompt"], str):
+        if not tokenizer.chat_template:
+            raise ConfigError(
+                f"data: the prompts of {config.data.path} are messages, but model.path={config.model.path} has no chat "
+                "template; `publish` with sft=text writes plain text"
+            )
+        _check_template(config, tokenizer, [[ask("user", "Q?")]])
+    counts = write_examples(config, tokenizer, examples, scratch)
     write_json(scratch / JOB, asdict(inputs) | {"examples": asdict(counts)})
+
+
+def _check_template(config: TrainConfig, tokenizer: Any, prompts: list[list[Message]]) -> None:
+    check_template(
+        f"model.path: {config.model.path}", tokenizer, prompts, tuple(sorted(config.model.chat_template.items()))
+    )
 
 
 def _read_job(scratch: Path) -> Json:

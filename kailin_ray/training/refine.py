@@ -154,7 +154,9 @@ def check_keys(every: Sequence[Step]) -> None:
     """Raise ``ConfigError`` for the first step whose keys its command would refuse."""
     for step in every:
         try:
-            load(CONFIGS[step.command], step.command, step.arguments)
+            config = load(CONFIGS[step.command], step.command, step.arguments)
+            if isinstance(config, PublishConfig) and config.format not in ("parquet", "jsonl"):
+                raise ConfigError(f"format: {config.format} is not what train reads; allowed: parquet, jsonl")
         except ConfigError as error:
             raise ConfigError(f"{step.command} out={step.out}: {error}") from error
 

@@ -3,10 +3,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kailin_ray.agents import answer, evaluation
+from kailin_ray.agents.passages import context_passage, source_passage
 from kailin_ray.agents.prompts import EXAMPLES, SUITS
 from kailin_ray.schema import REASONS
 
-DOCUMENT = {"title": "Azide.", "abstract": "Azide preserved tissues."}
+DOCUMENT = {"pmid": 1, "title": "Azide.", "abstract": "Azide preserved tissues."}
+CONTEXTS = [{"pmid": 2, "title": "", "text": text, "score": 0.5} for text in ("one", "two")]
+SHOWN = [source_passage(DOCUMENT), *(context_passage(context, 1) for context in CONTEXTS)]
 ASKED = "Does azide preserve tissues well?"
 
 
@@ -83,8 +86,8 @@ def test_every_problem_is_a_known_reason(given_answer: str, finish: str) -> None
 
 
 def test_the_decision_prompt_starts_with_the_answer_prompt() -> None:
-    asked = answer.messages(DOCUMENT, ASKED, ["one", "two"])
-    decided = answer.decision_messages(DOCUMENT, ASKED, ["one", "two"], "Yes. It does so.")
+    asked = answer.messages(SHOWN, ASKED)
+    decided = answer.decision_messages(SHOWN, ASKED, "Yes. It does so.")
     assert decided[: len(asked)] == asked
     assert "[1] one\n[2] two\n" in asked[-1]["content"]
     assert asked[-1]["content"].index("[2] two") < asked[-1]["content"].index(ASKED)
@@ -92,7 +95,7 @@ def test_the_decision_prompt_starts_with_the_answer_prompt() -> None:
 
 def test_the_pointwise_judge_s_prompt_is_the_answer_s_but_for_the_last_line() -> None:
     judged = evaluation.pointwise_messages(DOCUMENT, (ASKED, ["one", "two"]))
-    answered = answer.messages(DOCUMENT, ASKED, ["one", "two"])
+    answered = answer.messages(SHOWN, ASKED)
     assert judged[:-1] == answered[:-1]
     one, two = (messages[-1]["content"].rpartition("\n") for messages in (judged, answered))
     assert one[0] == two[0]
@@ -100,7 +103,12 @@ def test_the_pointwise_judge_s_prompt_is_the_answer_s_but_for_the_last_line() ->
 
 
 def test_without_contexts_the_prompt_has_no_empty_heading() -> None:
-    assert "Evidence" not in answer.messages(DOCUMENT, ASKED, [])[-1]["content"]
+    assert "Evidence" not in answer.messages(SHOWN[:1], ASKED)[-1]["content"]
+
+
+def test_contexts_alone_are_shown_without_the_abstract() -> None:
+    asked = answer.messages(SHOWN[1:], ASKED, examples=False)[-1]["content"]
+    assert asked == f"Evidence from abstracts:\n[1] one\n[2] two\n\nQuestion: {ASKED}\nAnswer in one sentence."
 
 
 def test_the_worked_examples_pass_the_checks_they_teach() -> None:

@@ -17,6 +17,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from kailin_ray.agents import answer, question
+from kailin_ray.agents.passages import source_passage
 from kailin_ray.agents.prompts import EXAMPLES
 from kailin_ray.schema import DOCUMENTS, REASONS
 from tests.cli.test_refusals import NODES, refused
@@ -242,14 +243,14 @@ def test_no_prompt_holds_a_special_token_that_came_from_data(made: Made) -> None
     about = {"title": EXAMPLES[0].title, "abstract": EXAMPLES[0].abstract}
     calls = 0
     for row in made.rows("run/records").values():
-        shown = row["contexts_text"] or []
         asked = questions(row)[row["preferred"]] if row["preferred"] is not None else ""
         prompts = {"general": question.messages(row, "clinical"), "biomedical": question.messages(row, "mechanism")}
         plain = {name: question.messages(about, "clinical") for name in prompts}
         if row["answer"]:
-            prompts["answer"], plain["answer"] = answer.messages(row, asked, shown), answer.messages(about, "Why?", [])
-            prompts["decision"] = answer.decision_messages(row, asked, shown, row["answer"])
-            plain["decision"] = answer.decision_messages(about, "Why?", [], "So.")
+            shown, other = row["shown"], [source_passage(about | {"pmid": 0})]
+            prompts["answer"], plain["answer"] = answer.messages(shown, asked), answer.messages(other, "Why?")
+            prompts["decision"] = answer.decision_messages(shown, asked, row["answer"])
+            plain["decision"] = answer.decision_messages(other, "Why?", "So.")
         used = {call["agent"]: call["prompt_tokens"] for call in row["usage"]}
         for name, messages in prompts.items():
             ids = prompt_ids(tokenizer, messages)

@@ -5,7 +5,7 @@ import pytest
 
 from kailin_ray.cli.main import read_config, run_command
 from kailin_ray.config import SelectConfig, load, settings
-from kailin_ray.config.renamed import RENAMED, rename_keys
+from kailin_ray.config.renamed import RENAMED, complete_settings, rename_keys
 from kailin_ray.config.run import DistillConfig
 from kailin_ray.errors import ConfigError
 from tests.conftest import ROOT
@@ -49,14 +49,15 @@ def test_saved_settings_get_todays_keys(old: str, new: str) -> None:
     saved = json.loads((ROOT / "tests" / "data" / "ca469ee" / "run" / "manifest.json").read_text())["config"]
     saved["cluster"]["cut"] = old
     before = json.dumps(saved)
-    renamed = rename_keys(saved)
+    renamed = complete_settings(saved)
     assert json.dumps(saved) == before
+    assert renamed["answer"] == {"shown": ["source", "contexts"]}
     today = settings(load(DistillConfig, "distill", ["documents=d", "index=i", "mesh=m", "out=o"]))
     assert key_names(today) - key_names(renamed) == {f"{key}." for key in LATER}
     assert key_names(renamed) <= key_names(today)
     assert renamed["cluster"]["stage_placement"] == new
     assert renamed["cluster"]["block_rows"] == saved["cluster"]["rows_per_block"]
-    assert rename_keys(renamed) == renamed
+    assert rename_keys(renamed) == complete_settings(renamed) == renamed
 
 
 def test_saved_selections_get_todays_keys() -> None:

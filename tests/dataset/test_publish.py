@@ -4,9 +4,8 @@ import datasets
 import pyarrow as pa
 import pytest
 
-from kailin_ray.dataset import publish
-from kailin_ray.dataset import rows as rows_module
-from kailin_ray.dataset.rows import SCHEMAS, judge, preference, rejected, sft, triple
+from kailin_ray.dataset import writers
+from kailin_ray.dataset.rows import SCHEMAS, judge, preference, pretrain, rejected, sft, sft_text, triple
 from kailin_ray.dataset.splits import is_held_out
 
 RECORD = {
@@ -21,20 +20,26 @@ RECORD = {
             "agent": "general",
             "mesh_score": 0.2,
             "judge_probability": 0.4,
-            "contexts": [{"pmid": 1, "text": "one"}],
+            "contexts": [{"pmid": 1, "score": 0.5, "title": "", "text": "one"}],
         },
         {
             "question": "Does it?",
             "agent": "biomedical",
             "mesh_score": 0.5,
             "judge_probability": 0.6,
-            "contexts": [{"pmid": 2, "text": "two"}, {"pmid": 3, "text": "three"}],
+            "contexts": [
+                {"pmid": 2, "score": 0.5, "title": "", "text": "two"},
+                {"pmid": 3, "score": 0.25, "title": "", "text": "three"},
+            ],
         },
     ],
     "preferred": 1,
     "preferred_by": "rule",
     "margin": 0.3,
-    "contexts_text": ["two"],
+    "shown": [
+        {"pmid": 7, "title": "Azide.", "text": "Azide preserved tissues.", "score": None, "is_source": True},
+        {"pmid": 2, "title": "Fixing.", "text": "two", "score": 0.5, "is_source": False},
+    ],
     "answer": "Yes, it does.",
     "decision": {"word": "yes"},
     "status": "ok",
@@ -45,18 +50,63 @@ RECORD = {
 }
 
 
-def test_a_triple_lists_the_contexts_that_were_shown() -> None:
+def test_a_triple_lists_every_passage_that_was_shown() -> None:
     made = triple(RECORD)
     assert (made["question"], made["agent"], made["mesh_score"]) == ("Does it?", "biomedical", 0.5)
-    assert (made["contexts"], made["context_pmids"], made["decision"]) == (["two"], [2], "yes")
+    assert (made["contexts"], made["decision"]) == (RECORD["shown"], "yes")
 
 
-def test_sft_grounds_the_answer_in_its_prompt() -> None:
+def test_a_record_of_an_earlier_version_lists_what_that_version_showed() -> None:
+    before = {name: value for name, value in RECORD.items() if name != "shown"} | {"contexts_text": ["two"]}
+    for record in (before, before | {"shown": None}):
+        assert triple(record)["contexts"] == [
+            RECORD["shown"][0],
+            {"pmid": 2, "title": None, "text": "two", "score": 0.5, "is_source": False},
+        ]
+    assert "[1] two\n" in sft(before)["prompt"][0]["content"]
+    assert "\n\ntwo\n\n" in pretrain(before)["text"]
+
+
+PROMPT = """Title: Azide.
+Abstract: Azide preserved tissues.
+
+Evidence from other abstracts:
+[1] Fixing. two
+
+Question: Does it?
+Answer in one sentence.
+In a last line, say whether the answer is yes, no or maybe."""
+
+
+def test_sft_grounds_the_answer_in_its_prompt_and_ends_with_the_decision() -> None:
     made = sft(RECORD)
-    assert (
-        made["prompt"] == "Title: Azide.\nAbstract: Azide preserved tissues.\n\n[1] two\n\nQuestion: Does it?\nAnswer:"
-    )
-    assert made["completion"] == " Yes, it does."
+    assert made["prompt"] == [{"role": "user", "content": PROMPT}]
+    assert made["completion"] == [{"role": "assistant", "content": "Yes, it does.\nAnswer: yes"}]
+    text = sft_text(RECORD)
+    assert (text["prompt"], text["completion"]) == (f"{PROMPT}\n", "Yes, it does.\nAnswer: yes")
+    made = sft(RECORD | {"decision": None})
+    assert made["prompt"][0]["content"].endswith("Question: Does it?\nAnswer in one sentence.")
+    assert made["completion"][0]["content"] == "Yes, it does."
+
+
+READ = 'I read a paper with the title "Azide." and the following abstract:\n\nAzide preserved tissues.\n\n'
+PONDERED = "With this in mind, I pondered the following scientific question:\n\nDoes it?"
+
+
+@pytest.mark.parametrize(
+    ("shown", "text"),
+    [
+        (
+            slice(0, 2),
+            f"{READ}After reading it, I searched for related material and found these passages:\n\nFixing. two\n\n"
+            f"{PONDERED}",
+        ),
+        (slice(1, 2), f"I searched for material and found these passages:\n\nFixing. two\n\n{PONDERED}"),
+        (slice(0, 1), f"{READ}{PONDERED}"),
+    ],
+)
+def test_pretrain_is_whole_sentences_about_what_was_shown(shown: slice, text: str) -> None:
+    assert pretrain(RECORD | {"shown": RECORD["shown"][shown]}) == {"text": text, "pmid": 7}
 
 
 def test_preference_pairs_the_two_questions_under_one_prompt() -> None:
@@ -100,7 +150,7 @@ def test_one_abstract_in_ten_is_held_out() -> None:
 def test_every_row_fits_its_schema() -> None:
     rows = {
         "triples": triple, "sft": sft, "preference": preference, "judge": lambda row: judge(row, 0.0)[0],
-        "pretrain": rows_module.pretrain, "rejected": rejected,
+        "pretrain": pretrain, "rejected": rejected,
         "removed": lambda row: {name: row[name] for name in ("pmid", "reason", "detail")},
     }  # fmt: skip
     assert rows.keys() == SCHEMAS.keys()
@@ -114,9 +164,9 @@ def test_every_row_fits_its_schema() -> None:
 def test_any_number_of_rows_in_any_pieces_loads_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbers: list[int]
 ) -> None:
-    monkeypatch.setattr(publish, "ROWS_AT_ONCE", 4)
-    monkeypatch.setattr(publish, "ROWS_PER_FILE", 8)
-    writer = publish._Writer(tmp_path / "pretrain", "train", SCHEMAS["pretrain"])
+    monkeypatch.setattr(writers, "ROWS_AT_ONCE", 4)
+    monkeypatch.setattr(writers, "ROWS_PER_FILE", 8)
+    writer = writers.ParquetWriter(tmp_path, "pretrain", "train", SCHEMAS["pretrain"])
     texts = iter(f"text {i}" for i in range(100))
     written = []
     for number in numbers:
@@ -131,7 +181,8 @@ def test_any_number_of_rows_in_any_pieces_loads_again(
 
 
 def test_no_rows_make_no_folder(tmp_path: Path) -> None:
-    writer = publish._Writer(tmp_path / "rejected", "train", SCHEMAS["rejected"])
-    writer.write([])
-    assert writer.close() == 0
+    for kind in (writers.ParquetWriter, writers.JsonLinesWriter):
+        writer = kind(tmp_path, "rejected", "train", SCHEMAS["rejected"])
+        writer.write([])
+        assert writer.close() == 0
     assert list(tmp_path.iterdir()) == []

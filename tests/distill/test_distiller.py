@@ -78,6 +78,11 @@ def as_stored(row: dict[str, Any]) -> dict[str, Any]:
     return pa.Table.from_pylist([row], RECORDS).to_pylist()[0]
 
 
+def shown(row: dict[str, Any]) -> list[str]:
+    """The titles of the passages that the answer agent was shown."""
+    return [passage["title"] for passage in row["shown"]]
+
+
 Run = Callable[..., dict[str, Any]]
 
 
@@ -126,7 +131,7 @@ def test_an_abstract_walks_through_all_agents(run: Run) -> None:
     assert [c["mesh_score"] for c in row["candidates"]] == pytest.approx([near, near / 2])
     assert (row["preferred"], row["preferred_by"]) == (0, "rule")
     assert row["margin"] == pytest.approx(near / 2)
-    assert row["contexts_text"] == ["Skin neoplasms", "No mesh"]
+    assert shown(row) == ["Insulin and lung neoplasms.", "Skin", "No"]
     assert row["decision"] == {"word": "yes", "yes": 0.7, "no": 0.2, "maybe": 0.1}
     assert [u["agent"] for u in row["usage"]] == ["general", "biomedical", "answer", "decision"]
 
@@ -185,7 +190,7 @@ def test_a_prompt_that_is_too_long_loses_its_last_contexts_first(run: Run) -> No
         return PromptTooLongError("too long") if long else "Insulin had an effect on them."
 
     row = run(DOCUMENT, FakeEngine(REPLIES | {"Answer in": answer}))
-    assert (row["status"], row["contexts_text"]) == ("ok", ["Skin neoplasms"])
+    assert (row["status"], shown(row)) == ("ok", ["Insulin and lung neoplasms.", "Skin"])
 
 
 PAIRWISE = Judge(mode="pairwise", min_margin=0.0)
@@ -261,7 +266,7 @@ def test_a_judge_s_prompt_that_is_too_long_loses_its_last_contexts_first(run: Ru
 
     row = run(DOCUMENT, FakeEngine(REPLIES, judge=short), method="judge", judge=PAIRWISE)
     assert (row["status"], row["preferred"]) == ("ok", 0)
-    assert len(row["contexts_text"]) == 2  # the answer has room for both
+    assert len(shown(row)) == 3  # the answer has room for both
     row = run(
         DOCUMENT, FakeEngine(REPLIES, judge=lambda task: PromptTooLongError("9 fit")), method="judge", judge=PAIRWISE
     )

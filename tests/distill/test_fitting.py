@@ -21,6 +21,7 @@ CALL = {
     "contexts_cut": 0, "queue_seconds": 0.0, "first_token_seconds": 0.0, "seconds": 0.1, "prompt_hash": "0f",
     "output": None,
 }  # fmt: skip
+PASSAGE = {"pmid": 1, "title": "T", "text": "x", "score": 0.5, "is_source": False}
 TEXTS = st.text(st.characters(exclude_categories=()))  # lone surrogates too
 
 
@@ -32,6 +33,8 @@ def values(kind: pa.DataType) -> st.SearchStrategy[Any]:
         return st.fixed_dictionaries({field.name: values(field.type) for field in kind})
     if pa.types.is_integer(kind):
         return st.integers()
+    if pa.types.is_boolean(kind):
+        return st.booleans()
     return st.floats() if pa.types.is_floating(kind) else TEXTS
 
 
@@ -42,7 +45,7 @@ RECORD = st.fixed_dictionaries(
 
 def test_the_columns_of_the_record_are_those_that_are_tried() -> None:
     kinds = {str(leaf.type) for field in OWN for leaf in leaves(field)}
-    assert kinds <= {"string", "int8", "int16", "int32", "int64", "float", "double"}
+    assert kinds <= {"string", "bool", "int8", "int16", "int32", "int64", "float", "double"}
 
 
 def leaves(field: Any) -> list[Any]:
@@ -92,5 +95,5 @@ def test_one_record_that_does_not_fit_costs_one_row(tmp_path: Path, changed: dic
 
 
 def test_what_fits_of_a_failed_record_is_kept() -> None:
-    _, (failed,) = fit([{"pmid": 1, "answer": "a \ud800 b", "contexts_text": ["x"], "usage": [CALL]}])
-    assert (failed["answer"], failed["contexts_text"], failed["usage"]) == ("a \\ud800 b", ["x"], [CALL])
+    _, (failed,) = fit([{"pmid": 1, "answer": "a \ud800 b", "shown": [PASSAGE], "usage": [CALL]}])
+    assert (failed["answer"], failed["shown"], failed["usage"]) == ("a \\ud800 b", [PASSAGE], [CALL])

@@ -135,7 +135,9 @@ def test_its_records_are_reported_and_published(
     found = report(ReportConfig(run=made.path, examples=1, summary=True))
     assert format_summary(found.run.manifest).startswith(f"{LIMIT} abstracts\n")
     assert format_examples(found.examples).count("question  ") == len(found.examples)
-    config = PublishConfig(run=made.path, out=tmp_path / "dataset", judge_min_margin=0.0, benchmarks=())
+    config = PublishConfig(
+        run=made.path, out=tmp_path / "dataset", format="parquet", sft="messages", judge_min_margin=0.0, benchmarks=()
+    )
     result = publish(config)
     assert Dataset.open(tmp_path / "dataset") == result.dataset
     assert result.num_rows["triples"] == made.manifest.num_by_status["ok"]

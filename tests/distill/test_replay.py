@@ -24,7 +24,7 @@ def record(pmid: int, status: str = "ok", stage: str | None = None, reason: str 
     return {
         "pmid": pmid, "status": status, "stage": stage, "reason": reason, "detail": "why", "answer": "It did.",
         "candidates": [{"agent": "general", "question": "Q?", "contexts": [], "judge_probability": 0.6}],
-        "preferred": 0, "preferred_by": "judge", "margin": 0.2, "contexts_text": ["C"],
+        "preferred": 0, "preferred_by": "judge", "margin": 0.2, "shown": [{"pmid": 2, "text": "C"}],
         "usage": [call(agent) for agent in ("general", "judge", "answer", "decision")],
     }  # fmt: skip
 
@@ -38,7 +38,7 @@ def test_a_record_is_begun_again_as_it_was_before_the_step() -> None:
     answers, evaluations = (steps.begin_again(block, step).to_pylist() for step in ("answer", "evaluation"))
     assert [row["pmid"] for row in answers] == [row["pmid"] for row in evaluations] == [1, 2]
     for row in answers:
-        assert (row["status"], row["stage"], row["reason"], row["answer"], row["contexts_text"]) == (None,) * 5
+        assert (row["status"], row["stage"], row["reason"], row["answer"], row["shown"]) == (None,) * 5
         assert (row["preferred"], row["margin"], row["candidates"][0]["judge_probability"]) == (0, 0.2, 0.6)
         assert [one["agent"] for one in row["usage"]] == ["general", "judge"]
     for row in evaluations:
@@ -61,6 +61,7 @@ def test_a_record_that_ended_before_the_step_stays_as_it_is() -> None:
         ("evaluation.measure", "question"),
         ("inputs.prompts.evaluation", "evaluation"),
         ("model.answer.sampling.max_tokens", "answer"),
+        ("answer.shown", "answer"),
         ("model.engine.max_model_len", "answer"),
         ("tolerate_orphans", None),
     ],

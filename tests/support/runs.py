@@ -13,7 +13,10 @@ from kailin_ray.schema import RECORDS
 
 Record = dict[str, Any]
 MODEL = {"name": "small", "revision": None, "adapter": None, "identity": "a"}
-SETTINGS = {"evaluation": {"measure": "resnik", "aggregate": "bma", "method": "rule"}, "limit": None}
+SETTINGS = {
+    "documents": "nowhere", "evaluation": {"measure": "resnik", "aggregate": "bma", "method": "rule"}, "limit": None,
+    "retrieval": {"top_k": 4},
+}  # fmt: skip
 
 
 OF_OLD = json.loads((Path(__file__).parents[1] / "data" / "ca469ee" / "run" / "manifest.json").read_text())
@@ -49,8 +52,8 @@ def run(folder: Path, rows: Sequence[Record], pieces: int = 2, documents: str = 
         pq.write_table(table, folder / "records" / f"{piece}.parquet", row_group_size=7)
     manifest = OF_OLD | {
         "index": OF_OLD["index"] | {"id": "i1"}, "documents": OF_OLD["documents"] | {"id": documents},
-        "sha256": {"mesh": "m1"}, "models": dict.fromkeys((*QUESTION_AGENTS, "answer"), MODEL), "versions": {},
-        "replays": [],
+        "sha256": {"mesh": "m1"}, "models": dict.fromkeys((*QUESTION_AGENTS, "answer"), MODEL),
+        "versions": {"kailin_ray": "0"}, "replays": [],
         "config": SETTINGS | settings,
     }  # fmt: skip
     (folder / "manifest.json").write_text(json.dumps(manifest))

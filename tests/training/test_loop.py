@@ -12,12 +12,14 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from kailin_ray.dataset import publish as publishing
-from kailin_ray.dataset.rows import ACCEPTED, SCHEMAS, judge
+from kailin_ray.config import PublishConfig, load
+from kailin_ray.dataset.publish import publish
+from kailin_ray.dataset.splits import is_held_out
 from kailin_ray.training import loop
 from kailin_ray.training.tokens import tokenize
 from tests.conftest import MODEL
 from tests.dataset.test_publish import RECORD
+from tests.support import runs
 from tests.training.test_examples import config
 
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -38,29 +40,24 @@ def make_tiny(folder: Path) -> Path:
     return folder
 
 
+PMIDS = [pmid for pmid in range(10, 30) if not is_held_out(pmid)][:8]
+
+
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset folder with some rows in each config, written as `publish` does."""
-    folder = tmp_path_factory.mktemp("published") / "dataset"
-    folder.mkdir()
-    rows: dict[str, list[Any]] = {name: [] for name in SCHEMAS}
-    for number in range(8):
-        record = RECORD | {"pmid": 10 + number, "title": f"Azide {number}."}
-        for name, make in ACCEPTED.items():
-            rows[name].append(make(record))
-        rows["judge"] += judge(record, 0.0)
-    counts = {}
-    for name, made in rows.items():
-        writer = publishing._Writer(folder / name, "train", SCHEMAS[name])
-        writer.write(made)
-        counts[name] = {"train": writer.close()}
-    files = [
-        f"- config_name: {name}\n  data_files:\n  - {{split: train, path: '{name}/train-*.parquet'}}\n"
-        for name, splits in counts.items()
-        if splits["train"]
+    """A dataset with some rows in each config."""
+    return publish_as(tmp_path_factory.mktemp("published"), "parquet")
+
+
+def publish_as(folder: Path, name: str, sft: str = "messages") -> Path:
+    """A run of eight abstracts, published in a format."""
+    source, context = RECORD["shown"]
+    rows = [
+        RECORD | {"pmid": pmid, "mesh": [], "title": title, "shown": [source | {"title": title}, context]}
+        for pmid, title in ((pmid, f"Azide {pmid}.") for pmid in PMIDS)
     ]
-    (folder / "README.md").write_text(f"---\nconfigs:\n{''.join(files)}---\n")
-    return folder
+    keys = [f"run={runs.run(folder / 'run', rows)}", f"out={folder / 'dataset'}", f"format={name}", f"sft={sft}"]
+    return publish(load(PublishConfig, "publish", [*keys, "benchmarks=[]"])).dataset.path
 
 
 def options(folder: Path) -> dict[str, Any]:
@@ -70,22 +67,68 @@ def options(folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["judge", "sft", "pretrain"])
-def test_published_configs_load_into_trl_s_sft_trainer_as_they_are(
-    published: Path, tiny: Path, tmp_path: Path, name: str
-) -> None:
-    rows = datasets.load_dataset(str(published), name, split="train", cache_dir=str(tmp_path / "cache"))
-    trainer = SFTTrainer(model=str(tiny), args=SFTConfig(**options(tmp_path)), train_dataset=rows)
+def load_train(folder: Path, name: str, cache: Path) -> Dataset:
+    return datasets.load_dataset(str(folder), name, split="train", cache_dir=str(cache))
+
+
+def train_two_steps(rows: Dataset, tiny: Path, folder: Path) -> Any:
+    """TRL's trainer on rows as they are, after two steps."""
+    trainer = SFTTrainer(model=str(tiny), args=SFTConfig(**options(folder)), train_dataset=rows)
     trainer.train()
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     assert len(losses) == 2
     assert all(9 < loss < 13 for loss in losses)  # random weights: about the vocabulary's logarithm, 10.8
+    return trainer
+
+
+@pytest.mark.parametrize("name", ["judge", "sft", "pretrain"])
+def test_published_configs_load_into_trl_s_sft_trainer_as_they_are(
+    published: Path, tiny: Path, tmp_path: Path, name: str
+) -> None:
+    rows = load_train(published, name, tmp_path / "cache")
+    trainer = train_two_steps(rows, tiny, tmp_path)
+    if name == "sft":
+        labels = next(iter(trainer.get_train_dataloader()))["labels"][0]
+        learned = AutoTokenizer.from_pretrained(tiny).decode(labels[labels != -100])
+        assert learned.removesuffix("\n") == "Yes, it does.\nAnswer: yes<|im_end|>"
+
+
+def test_published_texts_of_sft_load_into_trl_s_sft_trainer_as_they_are(tiny: Path, tmp_path: Path) -> None:
+    rows = load_train(publish_as(tmp_path, "jsonl", "text"), "sft", tmp_path / "cache")
+    train_two_steps(rows, tiny, tmp_path)
+
+
+ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
+
+
+def as_messages(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of sharegpt or alpaca as LLaMA-Factory's converters and axolotl's mappings read it."""
+    if "conversations" in row:
+        return {"messages": [{"role": ROLES[one["from"]], "content": one["value"]} for one in row["conversations"]]}
+    asked = "\n".join(part for part in (row["instruction"], row["input"]) if part)
+    system = [{"role": "system", "content": row["system"]}] if row.get("system") else []
+    return {"messages": [*system, {"role": "user", "content": asked}, {"role": "assistant", "content": row["output"]}]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("form", "name"),
+    [
+        ("jsonl", "sft"), ("jsonl", "judge"), ("jsonl", "pretrain"), ("sharegpt", "sft"), ("sharegpt", "judge"),
+        ("alpaca", "sft"), ("alpaca", "judge"), ("alpaca", "pretrain"),
+    ],
+)  # fmt: skip
+def test_the_other_formats_train_too(tiny: Path, tmp_path: Path, form: str, name: str) -> None:
+    rows = load_train(publish_as(tmp_path, form), name, tmp_path / "cache")
+    if form != "jsonl" and name != "pretrain":
+        rows = rows.map(as_messages, remove_columns=rows.column_names)
+    train_two_steps(rows, tiny, tmp_path)
 
 
 def test_published_preferences_load_into_trl_s_dpo_trainer_as_they_are(
     published: Path, tiny: Path, tmp_path: Path
 ) -> None:
-    rows = datasets.load_dataset(str(published), "preference", split="train", cache_dir=str(tmp_path / "cache"))
+    rows = load_train(published, "preference", tmp_path / "cache")
     args = DPOConfig(**options(tmp_path))
     trainer = DPOTrainer(model=str(tiny), args=args, train_dataset=rows, peft_config=LoraConfig(r=4))
     trainer.train()
@@ -103,7 +146,7 @@ def trained(published: Path, tiny: Path, folder: Path, task: str, *keys: str) ->
     """Our trainer after its steps, and its configuration."""
     given = config(task, published, f"model.path={tiny}", *KEYS, *keys)
     name = given.data.name  # type: ignore[union-attr]
-    rows = datasets.load_dataset(str(published), name, split="train", cache_dir=str(folder / "cache"))
+    rows = load_train(published, name, folder / "cache")
     made, _ = tokenize(rows, given, AutoTokenizer.from_pretrained(tiny), None)
     trainer = loop.make_trainer(given, made, None, folder / "checkpoints")
     trainer.train()

@@ -113,6 +113,7 @@ def test_a_step_that_fails_ends_the_loop_and_the_same_command_goes_on(
     [
         ("dpo=['merge=true']", "train out={out}/round-1/question: merge: was renamed; give merge_adapter"),
         ("compare=['held_out=perhaps']", "compare out={out}/round-1/comparison: held_out: .*perhaps"),
+        ("publish=['format=alpaca']", "publish out={out}/round-1/dataset: format: alpaca .* allowed: parquet, jsonl"),
         ("refined=['evaluation.methd=rule']", "distill out={out}/round-1/run: .*evaluation.methd"),
     ],
 )

@@ -15,7 +15,7 @@ import pytest
 from kailin_ray.cli.main import run_command
 from tests.conftest import ROOT, Command
 from tests.training.test_examples import HELD_OUT, TRAINED
-from tests.training.test_loop import make_tiny
+from tests.training.test_loop import make_tiny, publish_as
 
 pytestmark = pytest.mark.process("Ray")  # its commands start no engine
 
@@ -163,3 +163,20 @@ def test_a_model_without_a_chat_template_is_refused(kailin_here: Command, base: 
     (folder / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in about.items() if k != "chat_template"}))
     done = kailin_here(*base, f"out={tmp_path / 'out'}", f"model.path={folder}")
     assert (done.returncode, "has no chat template" in done.stderr) == (2, True)
+
+
+def test_messages_need_a_chat_template_and_texts_do_not(kailin_here: Command, tmp_path: Path) -> None:
+    folder = make_tiny(tmp_path / "bare")
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    about = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in about.items() if k != "chat_template"}))
+    keys = ["train", "task=sft", f"model.path={folder}", f"out={tmp_path / 'out'}"]
+    cases = [
+        ("messages", "limit=8", "has no chat template; `publish` with sft=text"),
+        ("text", "optimization.max_length=20", "of 8 examples 0 fit into 20 tokens"),  # it comes as far as that
+    ]
+    for sft, key, said in cases:
+        dataset = publish_as(tmp_path / sft, "parquet", sft)
+        done = kailin_here(*keys, key, "min_examples=4", f"data.path={dataset}")
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+        assert said in done.stderr
