@@ -58,12 +58,14 @@ def publish(config: PublishConfig) -> int:
 
 def report(config: ReportConfig) -> int:
     """What a run gave, and some of its triples."""
-    from kailin_ray.dataset.summary import format_examples
+    from kailin_ray.dataset.summary import format_examples, format_lacks
     from kailin_ray.dataset.summary import report as find
 
     found = find(config)
     if config.summary:
         _print_summary(found.run)
+        if found.num_of_before:
+            show(format_lacks(found.num_of_before))
         show()
     if found.examples:
         show(format_examples(found.examples))

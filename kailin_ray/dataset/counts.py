@@ -113,6 +113,20 @@ def count_records(run: Path) -> RecordCounts:
     }
 
 
+def count_of_before(run: Path) -> int:
+    """Return how many accepted records of ``run`` are of a version that did not record ``shown``."""
+    total = 0
+    for path in record_files(run / "records"):
+        with open_parquet(path) as file:
+            has_shown = "shown" in file.schema_arrow.names
+            for batch in file.iter_batches(columns=["status", *(["shown.list.element.pmid"] if has_shown else [])]):
+                is_counted = pc.equal(batch["status"], OK)
+                if has_shown:
+                    is_counted = pc.and_(is_counted, batch["shown"].is_null())
+                total += pc.sum(is_counted, min_count=0).as_py()
+    return total
+
+
 def _format_counts(sums: Sums, waits: dict[_Wait, Waits]) -> AgentTokens:
     return {
         "calls": int(sums["calls"]),

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from kailin_ray.agents.passages import join_passage
 from kailin_ray.config import ReportConfig
+from kailin_ray.dataset.counts import count_of_before
 from kailin_ray.dataset.records import record_batches
 from kailin_ray.dataset.rows import Record, triple
 from kailin_ray.dataset.run import Cost, EvaluationFigures, Run, RunManifest, TokenFigures
@@ -27,13 +29,16 @@ class Report:
     run: Run
     examples: tuple[Record, ...]
     """Accepted records as triples."""
+    num_of_before: int
+    """Accepted records of a version that did not record ``shown``."""
 
 
 def report(config: ReportConfig) -> Report:
     """Open a complete run and take some of its triples. Raises ``ConfigError`` if it is not complete."""
     check_access("run", config.run)
     run = Run.open(config.run)
-    return Report(run=run, examples=tuple(take_examples(run.path, config.examples)))
+    examples = tuple(take_examples(run.path, config.examples))
+    return Report(run=run, examples=examples, num_of_before=count_of_before(run.path))
 
 
 def take_examples(run: Path, number: int) -> list[Record]:
@@ -165,10 +170,24 @@ def format_examples(examples: Iterable[Record]) -> str:
             f"── PMID {row['pmid']} " + "─" * (WIDTH - 9 - len(str(row["pmid"]))),
             *_set_out("abstract", f"{row['title']} {row['abstract']}", lines=3),
             *_set_out("question", f"{row['question']}  ({row['agent']}, preferred by {row['preferred_by']})"),
-            *(line for text in row["contexts"] for line in _set_out("context", text, lines=1)),
+            *(line for passage in row["contexts"] for line in _set_out(*_label_passage(passage), lines=1)),
             *_set_out("answer", row["answer"] + (f"  [{row['decision']}]" if row["decision"] else "")),
         ]
     return "\n".join(lines)
+
+
+def _label_passage(passage: Record) -> tuple[str, str]:
+    return "source" if passage["is_source"] else "context", join_passage(passage["title"], passage["text"])
+
+
+def format_lacks(num_of_before: int) -> str:
+    """Return a line that says what records of an earlier version lack; empty if there are none."""
+    if not num_of_before:
+        return ""
+    return (
+        f"shown       {num_of_before:,} accepted records are of an earlier version, which always showed the source and "
+        "did not\n            record where the titles of contexts end"
+    )
 
 
 def _set_out(label: str, text: str, lines: int | None = None) -> list[str]:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kailin_ray.config import DistillConfig, ReplayConfig, overridden, settings
-from kailin_ray.dataset.records import ROWS_PER_GROUP, WRITERS, record_files
+from kailin_ray.dataset.records import ROWS_PER_GROUP, WRITERS, read_records, record_files
 from kailin_ray.dataset.run import Replay, Run
 from kailin_ray.distill import identity, manifest, steps
 from kailin_ray.distill.preflight import Inputs, check_run, open_inputs
@@ -133,9 +133,14 @@ def rows_to_replay(run: Path, reasons: list[str]) -> tuple[PMIDS, str]:
     return np.sort(np.concatenate(pmids)), min(steps, key=STEPS.index)
 
 
-def _read_columns(path: Path, columns: list[str] | None = None) -> pa.Table:
+def _read_columns(path: Path, columns: list[str]) -> pa.Table:
     with open_parquet(path) as file:
         return file.read(columns=columns)
+
+
+def _read_metadata(path: Path) -> dict[bytes, bytes]:
+    with open_parquet(path) as file:
+        return {key: value for key, value in (file.metadata.metadata or {}).items() if key != b"ARROW:schema"}
 
 
 def merge(run: Path, replay: Path) -> int:
@@ -158,15 +163,15 @@ def merge(run: Path, replay: Path) -> int:
         is_replaced = pmids[places] == old_pmids
         if not is_replaced.any():
             return
-        old_table = _read_columns(path)
         replaced_pmids = pa.array(old_pmids[is_replaced])
-        tables = [old_table.filter(pa.array(~is_replaced))]
+        # The run may be of an earlier version, with fewer columns.
+        tables = [read_records(path).filter(pa.array(~is_replaced))]
         for number in np.unique(sources[places[is_replaced]]):
-            new_table = _read_columns(new_files[number])
+            new_table = read_records(new_files[number])
             tables.append(new_table.filter(pc.is_in(new_table["pmid"], replaced_pmids)))
         with atomic_file(path) as partial:
             # The metadata is kept: in a merged file it lists the files that the merged file replaces.
-            merged = pa.concat_tables([table.replace_schema_metadata(old_table.schema.metadata) for table in tables])
+            merged = pa.concat_tables(tables).replace_schema_metadata(_read_metadata(path))
             pq.write_table(merged, partial, compression="zstd", row_group_size=ROWS_PER_GROUP)
             sync(partial)
 
