@@ -128,7 +128,8 @@ async def score(items: list[dict[str, Any]], config: Any) -> tuple[list[dict[str
     async def one(item: dict[str, Any]) -> dict[str, float]:
         async with places:
             row = {"title": "", "abstract": item["abstract"]}
-            prompt = answer.messages(row, item["question"], [])
+            source = {"title": "", "text": item["abstract"], "score": None}
+            prompt = answer.messages([source], item["question"])
             # The answer agent has read the prompt before.
             await engine.generate(prompt, {"max_tokens": 1, "temperature": 0.0})
             found = {}
