@@ -18,7 +18,7 @@ from kailin_ray.config.describe import REQUIRED, Key, describe_keys
 from kailin_ray.config.renamed import RENAMED, RENAMED_VALUES
 from kailin_ray.dataset.columns import MEANINGS
 from kailin_ray.dataset.rows import SCHEMAS
-from kailin_ray.schema import REASONS, RECORDS, REMOVED
+from kailin_ray.schema import LEFT_OUT, REASONS, RECORDS, REMOVED
 
 PAGE = Path(__file__).with_name("reference.md")
 HEAD = """# Reference
@@ -59,6 +59,10 @@ def format_reference() -> str:
     sections += ["## Renamed keys\n", "An old key is refused with the new key's name.\n", format_renamed()]
     sections += ["## Exit codes\n", format_table(("code", "meaning"), EXIT_CODES.items())]
     sections += ["## Reasons of rows that are not ok\n", format_table(("reason", "meaning"), mark(REASONS))]
+    sections += [
+        "## Reasons of accepted rows that publish leaves out\n",
+        format_table(("reason", "meaning"), mark(LEFT_OUT)),
+    ]
     sections += ["## Reasons of removed documents\n", format_table(("reason", "meaning"), mark(REMOVED))]
     sections += ["## Columns of records\n", format_columns(RECORDS)]
     for name, schema in SCHEMAS.items():

@@ -136,6 +136,7 @@ RECORDS = pa.schema(
         ("detail", pa.string()),
         ("usage", pa.list_(USAGE)),
         ("reasoning", pa.list_(REASONING)),
+        ("unseen_numbers", pa.list_(pa.string())),
     ]
 )
 """One row per input abstract, none dropped, with the columns of its document that agents and dataset use.
@@ -148,7 +149,8 @@ candidate when shown first, and when shown second. ``shown`` has every passage t
 and as it was shown. Records of earlier versions have ``contexts_text`` instead: the contexts as they were shown after
 the source abstract. ``stage`` is one of ``STEPS``, null in ok rows. ``detail`` of an ok row says why a question agent
 has no candidate. ``reasoning`` has an entry for each call whose model reasoned before it answered; no other agent is
-shown it."""
+shown it. ``unseen_numbers`` are the numbers of the answer, as it writes them, that stand in no passage of ``shown``;
+null if there is no answer, or the record is of an earlier version."""
 
 RECORDS_LAYOUT = "3dcbc626ab37a69e4930c0d696b8d3bb520fac376b13c727923466c5a94e3f48"
 """Identifies the layout of ``RECORDS``. A run with another layout is not resumed. It stays the same while record files
@@ -170,6 +172,10 @@ REASONS = {
     "answer_too_short": "the answer has fewer than four words, such as a bare yes",
     "answer_truncated": "the answer, with the reasoning before it, reached its token limit",
     "answer_copies_question": "the answer only repeats the question",
+    "answer_copies_example": "the answer has words of a worked example that no passage accounts for",
+    "answer_copies_context": "the answer repeats a passage of another abstract, or a title, word for word",
+    "answer_contradicts_decision": "the answer states something else than the decision: Yes, and decision no",
+    "answer_unseen_numbers": "more numbers of the answer than allowed stand in no passage that the agent was shown",
     "answer_malformed": "the answer asks a question back, refuses, or contains markup, reasoning, JSON or a preamble",
     "engine_died": "the engine died, or fell silent, each time it had this abstract; the last time it had no other",
     "agent_error": "an agent's call raised an error for this row; detail holds the error",
@@ -194,6 +200,12 @@ REMOVED = {
     "not_sampled": "left out at random: more documents than requested",
 }
 """Why ``select`` left a document out: the first reason that holds, in this order."""
+
+LEFT_OUT = {
+    "near_duplicate_question": "the question nearly repeats that of a row with a better score, which detail names",
+    "surplus_decision": "more rows have this decision (yes or no) than the other; chosen by a hash of the PMID",
+}
+"""Why ``publish`` leaves an accepted row out, besides ``LEAKS``."""
 
 LEAKS = ("benchmark_pmid", "benchmark_overlap", "benchmark_question")
 """The reasons of ``REMOVED`` for documents that share text with a benchmark."""

@@ -7,6 +7,7 @@ the question is a yes/no question, there is also a decision: ``{"yes": 0.91, "no
 import re
 from collections.abc import Sequence
 
+from kailin_ray.agents.copies import copies_passage, find_example_text
 from kailin_ray.agents.forms import find_form
 from kailin_ray.agents.passages import join_passage
 from kailin_ray.agents.prompts import DECIDE, Message, answer_task, ask, prompt
@@ -44,6 +45,21 @@ def problem(answer: str, finish_reason: str, question: str) -> str | None:
     if find_form(answer) or answer.endswith("?"):
         return "answer_malformed"
     return None
+
+
+def find_copy(answer: str, shown: Sequence[Row]) -> str | None:
+    """Return the reason why ``answer`` is a copy, or None if it is the agent's own.
+
+    ``shown`` are the passages that the agent was shown. Sentences of the source abstract may be repeated, because
+    authors answer in their conclusion; only its title is no answer.
+    """
+    texts = [join_passage(passage["title"], passage["text"]) for passage in shown]
+    if find_example_text(answer, texts):
+        return "answer_copies_example"
+    no_answers = (
+        passage["title"] or "" if passage["is_source"] else text for passage, text in zip(shown, texts, strict=True)
+    )
+    return "answer_copies_context" if copies_passage(answer, no_answers) else None
 
 
 def _plain(content: str) -> str:

@@ -6,11 +6,15 @@ Sample: the question of persona "clinical" on an abstract about sodium azide:
 
 import re
 
+from kailin_ray.agents.copies import find_example_text
 from kailin_ray.agents.forms import find_form
 from kailin_ray.agents.prompts import TASKS, Message, prompt
 from kailin_ray.schema import Row
 
-MIN_WORDS, MAX_WORDS = 5, 40
+MIN_WORDS, MAX_WORDS = 3, 40
+"""People ask in three words: "Is halofantrine ototoxic?"."""
+SHORT, SHORT_CONTENT = 5, 2
+"""A question of fewer than ``SHORT`` words needs this many content words, since "Does it work?" has no subject."""
 MIN_SHARED = 0.4
 """Share of a question's content words that must occur in the source. Words are compared by their first five letters."""
 
@@ -27,6 +31,8 @@ _WORD = re.compile(r"[a-z][a-z0-9-]{3,}")
 _YES_NO = re.compile(
     r"(?:does|do|did|is|are|was|were|can|could|has|have|had|will|would|should|may|might|must)\b", re.IGNORECASE
 )
+_CLAUSE = re.compile(r"[:;,.?–—]\s+(?:(?:and|or|but|so)\s+)?|--|\s-\s")
+_OPEN = re.compile(r"\b(?:what|which|who|whom|whose|when|where|why|how)\b", re.IGNORECASE)
 
 
 def messages(document: Row, persona: str, examples: bool = True) -> list[Message]:
@@ -53,18 +59,27 @@ def problem(question: str, finish_reason: str, document: Row) -> str | None:
         return "length"
     if _POINTS_AT_SOURCE.search(question):
         return "points_at_source"
-    words, source = _words(question), _words(f"{document['title']} {document['abstract']}")
-    if words & _EXAMPLE_WORDS - source:
+    text = f"{document['title']} {document['abstract']}"
+    words, source = _words(question), _words(text)
+    content = words - _COMMON
+    if len(question.split()) < SHORT and len(content) < SHORT_CONTENT:
+        return "length"
+    if words & _EXAMPLE_WORDS - source or find_example_text(question, (text,)):
         return "copies_example"
-    content, stems = words - _COMMON, {word[:5] for word in source}
+    stems = {word[:5] for word in source}
     if sum(word[:5] in stems for word in content) < max(1, MIN_SHARED * len(content)):
         return "off_topic"
     return None
 
 
 def is_yes_no(question: str) -> bool:
-    """Return whether the question can be answered with yes, no or maybe, judged by its first word."""
-    return _YES_NO.match(question) is not None
+    """Return whether the question can be answered with yes, no or maybe.
+
+    Judged by its first word, or by that of a later clause if no question word stands anywhere: "In women, does it?".
+    """
+    if _YES_NO.match(question):
+        return True
+    return not _OPEN.search(question) and any(map(_YES_NO.match, _CLAUSE.split(question)))
 
 
 def _words(content: str) -> frozenset[str]:
@@ -72,7 +87,7 @@ def _words(content: str) -> frozenset[str]:
 
 
 _COMMON = frozenset(
-    "does have that this with from they their which what when where there into than been will would could should "
+    "does have were that this with from they their which what when where there into than been will would could should "
     "more most some such only also between during about after before under over through".split()
 )
 # The subjects of the worked examples (prompts.EXAMPLES); a small model tends to copy them.

@@ -79,12 +79,15 @@ def _check_shown(shown: Shown) -> Shown:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Answer:
-    """What the answer agent is asked with."""
+    """What the answer agent is asked with, and what its answer must be like."""
 
     shown: Annotated[Shown, AfterValidator(_check_shown)]
     """The passages that the answer agent is shown, and that are published as `contexts`: the source abstract and the
     retrieved contexts, only the contexts (the paper's strict setting; set `retrieval.exclude_source=false`, so that
     retrieval may find the source like any other passage), or only the source."""
+    max_unseen_numbers: NotNegative | None
+    """Reject an answer with more numbers than this that stand in no passage that its agent was shown; null rejects
+    none. `unseen_numbers` of a triple lists them in any case."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

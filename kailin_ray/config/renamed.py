@@ -32,7 +32,7 @@ RENAMED = {
 """Today's name of each old key."""
 RENAMED_VALUES = {"cluster.stage_placement": {"never": "together", "always": "sequential"}}
 """Today's values of a key, by the old ones."""
-ADDED = {"answer.shown": ["source", "contexts"]}
+ADDED = {"answer.shown": ["source", "contexts"], "answer.max_unseen_numbers": None}
 """Keys of a run that earlier versions did not have, with the value that says what they did."""
 
 

@@ -109,6 +109,12 @@ class PublishConfig:
     benchmarks: tuple[LocalPath, ...] | None
     """Benchmark files. Rows whose question, answer or contexts contain their texts are left out. null takes the files
     that the run's documents were cleaned of; [] none."""
+    dedup_questions: Annotated[float, Field(gt=0.0, le=1.0)] | None
+    """Leave out a row whose question nearly repeats the question of a row with a better MeSH score: their sets of two
+    consecutive content words have at least this Jaccard similarity. null leaves out none."""
+    balance: Literal["decision"] | None
+    """decision: publish as many rows with decision yes as with decision no. Rows of the more common decision are left
+    out by a hash of the PMID. Rows with decision maybe, or without a decision, stay. null leaves out none."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

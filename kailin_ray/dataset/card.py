@@ -13,9 +13,10 @@ from kailin_ray.dataset.folder import DatasetManifest
 from kailin_ray.dataset.formats import schemas_of
 from kailin_ray.dataset.rows import Record
 from kailin_ray.dataset.run import RunManifest, UsedDocuments, UsedModel
+from kailin_ray.dataset.variety import Variety, describe_variety
 from kailin_ray.dataset.writers import file_pattern
 from kailin_ray.io.markdown import code, escape_text
-from kailin_ray.schema import FAILED, OK, REJECTED
+from kailin_ray.schema import FAILED, OK, REJECTED, Json
 
 _CARD = """---
 {data}
@@ -48,6 +49,8 @@ ten, by a hash of the PMID, so the same in all datasets of kailin_ray.
 ## How it was made
 
 {how}
+
+{variety}
 
 {before}
 
@@ -85,7 +88,8 @@ def make_card(run: RunManifest, made: DatasetManifest, samples: Samples) -> Data
             trainers=_TRAINERS.get(made.format, ""),
             lacks=_lacks(made.num_of_before),
             columns=_columns(made.format, samples.first),
-            how=_how(run, made.leaks),
+            how=_how(run, made.leaks | made.left_out),
+            variety=_variety(made.variety, run.config),
             before=_before(run.documents, made.benchmarks or ()),
             samples=_samples(samples.triples) or "No row was accepted.",
         )
@@ -192,6 +196,19 @@ def _how(run: RunManifest, leaks: Mapping[str, int]) -> str:
 - second-level MeSH branches: {reached["num_in_corpus"]} in the corpus, of which the accepted abstracts reach \
 {reached["num_reached"]}
 - source files: {_format_names(sources[:5])}{" and more" if len(sources) > 5 else ""}"""
+
+
+def _variety(variety: Variety | None, config: Json) -> str:
+    """Describe what is common among the rows of ``triples``."""
+    if variety is None:
+        return ""
+    lines = [
+        f"- {title}: " + (", ".join(f"{code(name)} {number:,}" for name, number in counts) or "none")
+        for title, counts in describe_variety(variety, config).items()
+    ]
+    return "\n".join(
+        ["Of the published triples (`none`: not a yes/no question; openings: the most common):", "", *lines]
+    )
 
 
 def _models(models: Mapping[str, UsedModel]) -> str:

@@ -21,6 +21,8 @@ TRIPLES = {
     "margin": "difference of the two candidates' scores; null if there was only one",
     "mesh": "MeSH headings of the abstract",
     "year": "year of publication; null if unknown",
+    "unseen_numbers": "numbers of the answer, as it writes them, that stand in no passage that the agent was shown; "
+    "null if an earlier version did not look for them",
 }
 SFT = {
     "prompt": "the passages that the answer agent was shown, the question and the task",

@@ -8,10 +8,12 @@ Sample::
                             "first_token": {"p50": 0.21, "p95": 0.9}, "queue": {"p50": 0.01, "p95": 0.4}}, ...},
      "agreement": {"rows": 40, "share": 0.55, "cohens_kappa": 0.1},
      "position_bias": {"rows": 43, "first": 0.71, "flipped": 0.6},
+     "variety": {"decisions": {"yes": 20, "no": 3, ...}, ...},
      "headings": {"accepted": {"D006801": 30, ...}, "rejected": {...}}}
 """
 
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +24,7 @@ from typing_extensions import TypedDict
 
 from kailin_ray.agents.evaluation import TIE, Agreement, PositionBias, agreement, position_bias, position_sums
 from kailin_ray.dataset.records import record_files
+from kailin_ray.dataset.variety import Variety, VarietyCounter
 from kailin_ray.io.storage import open_parquet
 from kailin_ray.schema import OK, REJECTED
 
@@ -31,8 +34,8 @@ _WAITS: tuple[_Wait, ...] = ("queue", "first_token")
 _EDGES = np.geomspace(1e-3, 1e4, 141)
 """Bin edges, in seconds, of the histograms from which percentiles are read: 20 per decade, so accurate to 6 %."""
 _COLUMNS = [
-    "status", "reason", "preferred_by", "usage", "judge_orders", "mesh.list.element.ui",
-    "candidates.list.element.question", "candidates.list.element.mesh_score",
+    "status", "reason", "preferred", "preferred_by", "decision.word", "usage", "judge_orders", "mesh.list.element.ui",
+    "candidates.list.element.agent", "candidates.list.element.question", "candidates.list.element.mesh_score",
     "candidates.list.element.judge_probability",
 ]  # fmt: skip
 
@@ -77,6 +80,7 @@ class RecordCounts(TypedDict):
     tokens: dict[str, AgentTokens]
     agreement: Agreement
     position_bias: PositionBias
+    variety: Variety
     headings: Headings
 
 
@@ -88,6 +92,7 @@ def count_records(run: Path) -> RecordCounts:
     headings: dict[str, Counter[str]] = {"accepted": Counter(), "rejected": Counter()}
     table = np.zeros((2, 2), dtype=np.int64)
     positions = np.zeros(3)
+    variety = VarietyCounter()
     for file in record_files(run / "records"):
         for batch in open_parquet(file).iter_batches(columns=_COLUMNS):
             for name, counter in counters.items():
@@ -96,6 +101,7 @@ def count_records(run: Path) -> RecordCounts:
             for name, status in (("accepted", OK), ("rejected", REJECTED)):
                 chosen = batch["mesh"].filter(pc.equal(batch["status"], status))
                 headings[name].update(_values(pc.struct_field(pc.list_flatten(chosen), "ui")))
+            variety.add(_list_accepted(batch))
             table += _leanings(batch["candidates"])
             orders = batch["judge_orders"].drop_null()
             positions += position_sums(orders.flatten().to_numpy().reshape(-1, 2))
@@ -109,6 +115,7 @@ def count_records(run: Path) -> RecordCounts:
         },
         "agreement": agreement(table),
         "position_bias": position_bias(positions),
+        "variety": variety.counts(),
         "headings": {"accepted": dict(headings["accepted"]), "rejected": dict(headings["rejected"])},
     }
 
@@ -125,6 +132,25 @@ def count_of_before(run: Path) -> int:
                     is_counted = pc.and_(is_counted, batch["shown"].is_null())
                 total += pc.sum(is_counted, min_count=0).as_py()
     return total
+
+
+def _list_accepted(batch: pa.RecordBatch) -> Iterator[tuple[str | None, str, str]]:
+    """Return decision, agent and question of each accepted record of a batch."""
+    is_accepted = pc.and_(pc.equal(batch["status"], OK), pc.is_valid(batch["preferred"]))
+    rows = batch.select(["preferred", "decision", "candidates"]).filter(is_accepted)
+    candidates = rows["candidates"]
+    chosen = candidates.flatten().take(pa.array(_starts(candidates) + rows["preferred"].to_numpy()))
+    columns = (
+        pc.struct_field(rows["decision"], "word"),
+        *(pc.struct_field(chosen, name) for name in ("agent", "question")),
+    )
+    return zip(*(column.to_pylist() for column in columns), strict=True)
+
+
+def _starts(lists: pa.ListArray) -> np.ndarray:
+    """Return where each list starts among the elements of all lists."""
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+    return np.cumsum(lengths) - lengths
 
 
 def _format_counts(sums: Sums, waits: dict[_Wait, Waits]) -> AgentTokens:

@@ -1,11 +1,12 @@
 """The folder of a published dataset and its manifest. ``publish`` writes it, and training opens it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from huggingface_hub import DatasetCard
 
+from kailin_ray.dataset.variety import Variety
 from kailin_ray.dataset.writers import file_pattern
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.manifests import Manifest, has_manifest, read_manifest
@@ -49,6 +50,12 @@ class DatasetManifest(Manifest):
     format: Literal["parquet", "jsonl", "sharegpt", "alpaca"] = "parquet"
     sft: Literal["messages", "text"] = "text"
     """Earlier versions wrote text."""
+    dedup_questions: float | None = None
+    balance: Literal["decision"] | None = None
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Accepted rows that ``dedup_questions`` and ``balance`` left out, by reason."""
+    variety: Variety | None = None
+    """Decisions, agents and openings of the published triples; None for a dataset of an earlier version."""
     num_of_before: int = 0
     """Accepted rows whose records are of a version that did not record ``shown``."""
 

@@ -18,6 +18,7 @@ from kailin_ray.config import PublishConfig
 from kailin_ray.corpus.documents import Documents
 from kailin_ray.corpus.overlap.benchmarks import Benchmarks
 from kailin_ray.dataset.card import Samples, make_card
+from kailin_ray.dataset.choice import Choice, choose_rows, leave_out
 from kailin_ray.dataset.decontaminate import find_leaks, load_benchmarks
 from kailin_ray.dataset.folder import CARD, Dataset, DatasetManifest, PublishedRun, Rows
 from kailin_ray.dataset.formats import convert_row, describe_for_llama_factory, schemas_of
@@ -25,6 +26,7 @@ from kailin_ray.dataset.records import record_batches
 from kailin_ray.dataset.rows import ACCEPTED, Record, is_of_before, judge, rejected, sft_text
 from kailin_ray.dataset.run import Run, RunManifest
 from kailin_ray.dataset.splits import is_held_out
+from kailin_ray.dataset.variety import VarietyCounter
 from kailin_ray.dataset.writers import ROWS_AT_ONCE, JsonLinesWriter, ParquetWriter, Writer, file_pattern
 from kailin_ray.errors import ConfigError
 from kailin_ray.io.files import atomic_folder, write_json
@@ -47,6 +49,9 @@ class Tally:
 
     leaks: Counter[str] = field(default_factory=Counter)
     """Accepted records with text of a benchmark, by reason."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Accepted records that ``dedup_questions`` and ``balance`` leave out, by reason."""
+    variety: VarietyCounter = field(default_factory=VarietyCounter)
     num_of_before: int = 0
     """Accepted records of a version that did not record ``shown``."""
     samples: Samples = field(default_factory=Samples)
@@ -76,7 +81,8 @@ def publish(config: PublishConfig) -> PublishResult:
     benchmarks = load_benchmarks(config.benchmarks, run.manifest.documents.benchmarks)
     tally = Tally()
     with atomic_folder(config.out.absolute()) as folder:
-        rows = _write_rows(config, run, benchmarks, folder, tally)
+        choice = choose_rows(config, benchmarks, folder)
+        rows = _write_rows(config, run, benchmarks, choice, folder, tally)
         manifest = DatasetManifest(
             made=datetime.now(UTC).isoformat(),
             rows=rows,
@@ -87,6 +93,10 @@ def publish(config: PublishConfig) -> PublishResult:
             benchmarks=() if benchmarks is None else tuple(benchmarks.files.tolist()),
             leaks=dict(tally.leaks),
             judge_min_margin=config.judge_min_margin,
+            dedup_questions=config.dedup_questions,
+            balance=config.balance,
+            left_out=dict(tally.left_out),
+            variety=tally.variety.counts(),
             format=config.format,
             sft=config.sft,
             num_of_before=tally.num_of_before,
@@ -109,6 +119,7 @@ def _write_rows(
     config: PublishConfig,
     run: Run,
     benchmarks: Benchmarks | None,
+    choice: Choice,
     folder: Path,
     tally: Tally,
 ) -> Rows:
@@ -116,9 +127,11 @@ def _write_rows(
     schemas = schemas_of(config.format, config.sft)
     kind: type[Writer] = ParquetWriter if config.format == "parquet" else JsonLinesWriter
     writers = {(name, split): kind(folder, name, split, schemas[name]) for name in schemas for split in SPLITS}
-    for rows_of in _all_rows(config, run, benchmarks, tally):
+    for rows_of in _all_rows(config, run, benchmarks, choice, tally):
+        published = rows_of.get("triples", [])
+        tally.variety.add((row["decision"], row["agent"], row["question"]) for row in published)
         triples = tally.samples.triples
-        triples += rows_of.get("triples", [])[: NUM_SAMPLES - len(triples)]
+        triples += published[: NUM_SAMPLES - len(triples)]
         for name in schemas:
             rows = [convert_row(config.format, name, row) for row in rows_of.get(name, [])]
             if rows:
@@ -133,16 +146,23 @@ def _write_rows(
     return numbers
 
 
-def _all_rows(config: PublishConfig, run: Run, benchmarks: Benchmarks | None, tally: Tally) -> Iterator[RowsOf]:
+def _all_rows(
+    config: PublishConfig, run: Run, benchmarks: Benchmarks | None, choice: Choice, tally: Tally
+) -> Iterator[RowsOf]:
     """Yield the rows of each config, batch after batch."""
     for batch in record_batches(config.run, ROWS_AT_ONCE):
-        yield _make_rows(config, batch.to_pylist(), benchmarks, tally)
+        yield _make_rows(config, batch.to_pylist(), benchmarks, choice, tally)
     for removed in _read_removed(run.manifest):
         yield {"removed": removed}
 
 
-def _make_rows(config: PublishConfig, rows: list[Record], benchmarks: Benchmarks | None, tally: Tally) -> RowsOf:
-    """Return the rows of each config for some records; a record with text of a benchmark counts as rejected."""
+def _make_rows(
+    config: PublishConfig, rows: list[Record], benchmarks: Benchmarks | None, choice: Choice, tally: Tally
+) -> RowsOf:
+    """Return the rows of each config for some records.
+
+    A record with text of a benchmark, or that ``choice`` leaves out, counts as rejected.
+    """
     leaks = [] if benchmarks is None else find_leaks(rows, benchmarks)
     for row, leak in zip(rows, leaks, strict=False):
         if leak:
@@ -150,6 +170,7 @@ def _make_rows(config: PublishConfig, rows: list[Record], benchmarks: Benchmarks
             if row["status"] == OK:
                 tally.leaks[match.reason] += 1
             row |= {"status": REJECTED, "stage": stage, "reason": match.reason, "detail": str(match)}
+    leave_out(rows, choice, tally.left_out)
     accepted = [row for row in rows if row["status"] == OK]
     tally.num_of_before += sum(map(is_of_before, accepted))
     makers = ACCEPTED | ({"sft": sft_text} if config.sft == "text" else {})

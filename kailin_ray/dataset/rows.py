@@ -36,6 +36,7 @@ SCHEMAS = {
             ("margin", pa.float64()),
             ("mesh", pa.list_(pa.string())),
             ("year", pa.int16()),
+            ("unseen_numbers", pa.list_(pa.string())),
         ]
     ),
     "sft": pa.schema([("prompt", _MESSAGES), ("completion", _MESSAGES), ("pmid", pa.int64())]),
@@ -107,6 +108,7 @@ def triple(record: Record) -> Record:
         "agent": chosen["agent"],
         "mesh_score": chosen["mesh_score"],
         "mesh": [heading["name"] for heading in record["mesh"]],
+        "unseen_numbers": record.get("unseen_numbers"),
     }
 
 

@@ -10,6 +10,7 @@ from kailin_ray.agents.evaluation import Agreement, PositionBias
 from kailin_ray.config.renamed import complete_settings
 from kailin_ray.corpus.documents import Documents, SourceFile
 from kailin_ray.dataset.counts import AgentTokens
+from kailin_ray.dataset.variety import Variety
 from kailin_ray.io.manifests import Manifest, read_manifest
 from kailin_ray.mesh.figures import Coverage, MeshNote
 from kailin_ray.planning.plan import PoolNote
@@ -164,6 +165,8 @@ class RunManifest(Manifest):
     num_by_reason: dict[str, int]
     evaluation: EvaluationFigures
     tokens: TokenFigures
+    variety: Variety | None = None
+    """Decisions, agents and openings of the accepted rows; None for a run that an earlier version completed."""
     plan: list[list[PoolNote]] | None
     """The plan of the last session, as ``planning.plan.as_json`` returns it; None for a run without a session."""
     sessions: int

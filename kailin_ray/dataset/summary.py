@@ -13,9 +13,10 @@ from kailin_ray.dataset.counts import count_of_before
 from kailin_ray.dataset.records import record_batches
 from kailin_ray.dataset.rows import Record, triple
 from kailin_ray.dataset.run import Cost, EvaluationFigures, Run, RunManifest, TokenFigures
+from kailin_ray.dataset.variety import Variety, describe_variety
 from kailin_ray.io.storage import check_access
 from kailin_ray.mesh.figures import Coverage
-from kailin_ray.schema import OK, REASONS
+from kailin_ray.schema import OK, REASONS, Json
 
 WIDTH = 100
 # A terminal would execute these characters: colours, titles, text that overwrites or reverses other text.
@@ -54,6 +55,7 @@ def format_summary(made: RunManifest) -> str:
             *_counts(made),
             *_index(made),
             *_evaluation(made.evaluation),
+            *_variety(made.variety, made.config),
             *_coverage(made.coverage),
             *_tokens(made.tokens),
             *_time(made),
@@ -78,6 +80,17 @@ def _index(manifest: RunManifest) -> list[str]:
         return []
     updates = ", ".join(str(version["updates"] or "unknown") for version in versions)
     return [f"contexts    from {len(versions)} versions of the index (its updates {updates})"]
+
+
+def _variety(variety: Variety | None, config: Json) -> list[str]:
+    """Describe what is common among the accepted rows."""
+    if variety is None:
+        return []
+    return [
+        f"{title:<12}" + ", ".join(f"{name} {number:,}" for name, number in counts)
+        for title, counts in describe_variety(variety, config).items()
+        if counts
+    ]
 
 
 def _coverage(figures: Coverage) -> list[str]:

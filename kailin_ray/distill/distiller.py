@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kailin_ray.agents import answer, evaluation, question
+from kailin_ray.agents.decisions import contradicts
+from kailin_ray.agents.numbers import find_unseen_numbers
 from kailin_ray.agents.passages import context_passage, cut_passage, join_passage, source_passage
 from kailin_ray.agents.prompts import DECISIONS, SIDES, VERDICTS
 from kailin_ray.config import Agents
@@ -242,20 +244,33 @@ class Distiller:
                 num_cut += 1
         _count(record, "answer", generation, num_cut)
         record |= {"shown": shown, "answer": generation.text}
+        texts = (join_passage(passage["title"], passage["text"]) for passage in shown)
+        record["unseen_numbers"] = find_unseen_numbers(generation.text, texts)
         problem = answer.problem(generation.text, generation.finish_reason, query)
         problem = problem or ("answer_malformed" if generation.special_tokens else None)
         if problem == "answer_empty" and generation.finish_reason == "length":
             problem = "answer_truncated"  # within the reasoning
+        problem = problem or answer.find_copy(generation.text, shown)
         if problem:
             raise RejectedRowError(problem, _excerpt(generation))
+        limit, unseen = self.config.answer.max_unseen_numbers, record["unseen_numbers"]
+        if limit is not None and len(unseen) > limit:
+            raise RejectedRowError("answer_unseen_numbers", f"{len(unseen)}, {limit} allowed: {', '.join(unseen)}")
         if question.is_yes_no(query):
-            try:
-                messages = answer.decision_messages(shown, query, generation.text, agent.examples)
-                decision = await self.engine.choose(messages, DECISIONS, agent.adapter)
-            except PromptTooLongError as error:
-                raise RejectedRowError("abstract_too_long", str(error)) from error
-            _count(record, "decision", decision, num_cut)
-            record["decision"] = {"word": decision.text, **decision.probabilities}
+            await self._decide(record, query, num_cut)
+
+    async def _decide(self, record: Record, query: str, num_cut: int) -> None:
+        """Add the decision on a yes/no question; reject the row if its answer states something else."""
+        agent = self.config.model.answer
+        try:
+            messages = answer.decision_messages(record["shown"], query, record["answer"], agent.examples)
+            decision = await self.engine.choose(messages, DECISIONS, agent.adapter)
+        except PromptTooLongError as error:
+            raise RejectedRowError("abstract_too_long", str(error)) from error
+        _count(record, "decision", decision, num_cut)
+        record["decision"] = {"word": decision.text, **decision.probabilities}
+        if contradicts(record["answer"], query, decision.text):
+            raise RejectedRowError("answer_contradicts_decision", f"decision {decision.text}: {record['answer']}")
 
     def _list_shown(self, record: Record, candidate: Record) -> list[Record]:
         """Return the passages that the answer agent is to be shown, in order."""

@@ -17,6 +17,7 @@ from kailin_ray.dataset.run import (
     UsedDocuments,
     UsedIndex,
 )
+from kailin_ray.dataset.variety import Variety
 from kailin_ray.distill.accounting import RunAccount, account, all_sessions
 from kailin_ray.distill.identity import MadeFrom, index_versions
 from kailin_ray.distill.preflight import Inputs
@@ -41,6 +42,7 @@ class Counted(RunAccount):
     num_by_reason: dict[str, int]
     evaluation: EvaluationFigures
     tokens: TokenFigures
+    variety: Variety
     coverage: Coverage
 
 
@@ -119,6 +121,7 @@ def _count(run: Path, mesh: MeshHierarchy, gpu_hour_price: float | None) -> Coun
             "completion": sum(used["completion"] for used in by_agent.values()),
             "by_agent": by_agent,
         },
+        variety=counts["variety"],
         coverage=coverage(mesh, **counts["headings"]),
     )
 

@@ -60,7 +60,9 @@ def begin_again(block: pa.Table, step: str) -> pa.Table:
             continue
         if row["status"] != OK:
             row["detail"] = None
-        row |= dict.fromkeys(("contexts_text", "shown", "answer", "decision", "status", "stage", "reason"))
+        row |= dict.fromkeys(
+            ("contexts_text", "shown", "answer", "decision", "unseen_numbers", "status", "stage", "reason")
+        )
         row["usage"] = [call for call in row["usage"] if call["agent"] not in ("answer", "decision")]
         row["reasoning"] = [call for call in row.get("reasoning") or [] if call["agent"] != "answer"]
         if step == EVALUATION:

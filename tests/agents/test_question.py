@@ -27,7 +27,12 @@ GOOD = "Does sodium azide improve the preservation of dense tissues?"
         (f"{GOOD} {GOOD}", "stop", "not_one_question"),
         (f"Here is a question:\n{GOOD}", "stop", "preamble"),
         (f'"{GOOD}"', "stop", "not_one_question"),
-        ("Does azide help tissues?", "stop", "length"),
+        ("Does azide help tissues?", "stop", None),
+        ("Is azide preserved?", "stop", None),
+        ("Is azide ototoxic?", "stop", None),
+        ("Were they preserved?", "stop", "length"),
+        ("Does it help tissues?", "stop", None),
+        ("Azide tissues?", "stop", "length"),
         ("Does " + "sodium azide " * 20 + "help?", "stop", "length"),
         ("What is the purpose of this study of sodium azide?", "stop", "points_at_source"),
         ("What did the authors find about sodium azide?", "stop", "points_at_source"),
@@ -83,7 +88,16 @@ def test_no_text_breaks_the_check_and_what_passes_is_one_question(asked: str, fi
 
 @pytest.mark.parametrize(
     ("asked", "expected"),
-    [(GOOD, True), ("Can dogs swim well today?", True), ("Why do dogs swim?", False), ("Doesntmatter if so?", False)],
+    [
+        (GOOD, True),
+        ("Can dogs swim well today?", True),
+        ("Why do dogs swim?", False),
+        ("In dogs with arthritis, does swimming help?", True),
+        ("Swimming of dogs: is it safe?", True),
+        ("What is swimming, and is it safe?", False),
+        ("Swimming of dogs: a new therapy?", False),
+        ("Doesntmatter if so?", False),
+    ],
 )
 def test_yes_no_questions_are_known_by_their_first_word(asked: str, expected: bool) -> None:
     assert question.is_yes_no(asked) is expected

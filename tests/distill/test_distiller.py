@@ -89,7 +89,11 @@ Run = Callable[..., dict[str, Any]]
 @pytest.fixture
 def run(config: DistillConfig, toy_mesh: MeshHierarchy) -> Run:
     def record(
-        document: dict[str, Any], engine: Any = None, hits: dict[str, list[Hit]] = HITS, **evaluation: Any
+        document: dict[str, Any],
+        engine: Any = None,
+        hits: dict[str, list[Hit]] = HITS,
+        max_unseen_numbers: int | None = None,
+        **evaluation: Any,
     ) -> dict[str, Any]:
         asked: list[tuple[int, int | None]] = []
 
@@ -98,7 +102,10 @@ def run(config: DistillConfig, toy_mesh: MeshHierarchy) -> Run:
             return hits[question]
 
         settings = replace(config.evaluation, **evaluation)
-        changed, engine = replace(config, evaluation=settings), engine or FakeEngine(REPLIES)
+        changed = replace(
+            config, evaluation=settings, answer=replace(config.answer, max_unseen_numbers=max_unseen_numbers)
+        )
+        engine = engine or FakeEngine(REPLIES)
         whole = make_stages(changed)[0].steps
         row = asyncio.run(Distiller(changed, whole, engine, search, toy_mesh).record(document))
         for cut in range(1, len(whole)):
@@ -164,6 +171,24 @@ def test_agents_that_agree_leave_nothing_to_prefer(run: Run) -> None:
         ({}, {}, {CLINICAL: HITS[CLINICAL], MECHANISM: HITS[CLINICAL]}, "rejected", "no_preference", "0.52"),
         ({}, {"Answer in": ""}, HITS, "rejected", "answer_empty", ""),
         ({}, {"Answer in": CLINICAL}, HITS, "rejected", "answer_copies_question", "insulin"),
+        (
+            {},
+            {"Answer in": "No. Insulin had none."},
+            HITS,
+            "rejected",
+            "answer_contradicts_decision",
+            "decision yes: No.",
+        ),
+        ({}, {"Answer in": "Insulin grows faster at a higher pH."}, HITS, "rejected", "answer_copies_example", "pH"),
+        (
+            {},
+            {"Answer in": "Skin neoplasms of old age."},
+            {CLINICAL: [Hit(2, 0.9, "Skin", "neoplasms of old age", ["D12"])], MECHANISM: HITS[MECHANISM]},
+            "rejected",
+            "answer_copies_context",
+            "Skin",
+        ),
+        ({}, {"Answer in": DOCUMENT["title"]}, HITS, "rejected", "answer_copies_context", "Insulin and"),
         ({}, {TASKS["clinical"]: PromptTooLongError("9 fit")}, HITS, "rejected", "abstract_too_long", "9 fit"),
         ({}, {"Answer in": PromptTooLongError("9 fit")}, HITS, "rejected", "abstract_too_long", "9 fit"),
         ({}, {TASKS["clinical"]: RuntimeError("odd")}, HITS, "failed", "agent_error", "RuntimeError: odd"),
@@ -175,6 +200,37 @@ def test_what_goes_wrong_is_recorded_with_its_reason(
     row = run(DOCUMENT | document, FakeEngine(REPLIES | replies), hits)
     assert (row["status"], row["reason"]) == (status, reason)
     assert detail in (row["detail"] or "")
+
+
+def test_numbers_that_no_passage_shown_has_are_listed_and_rejected_by_option(run: Run) -> None:
+    document = DOCUMENT | {"abstract": "Insulin had an effect on lung neoplasms in 12 obese patients."}
+    hits = HITS | {CLINICAL: [Hit(2, 0.9, "Skin", "of thirty percent", ["D12"]), Hit(3, 0.8, "No", "mesh", ["D99"])]}
+    said = {"Answer in": "Insulin had an effect in 12 patients, 30% of all, after 4 or 5 days."}
+    row = run(document, FakeEngine(REPLIES | said), hits)
+    assert (row["status"], row["unseen_numbers"]) == ("ok", ["4", "5"])
+    assert triple(row | {"year": 1999})["unseen_numbers"] == ["4", "5"]
+    assert run(document)["unseen_numbers"] == []
+    assert run(document, max_unseen_numbers=2, engine=FakeEngine(REPLIES | said), hits=hits)["status"] == "ok"
+    row = run(document, max_unseen_numbers=1, engine=FakeEngine(REPLIES | said), hits=hits)
+    assert (row["reason"], row["unseen_numbers"]) == ("answer_unseen_numbers", ["4", "5"])
+    assert row["detail"] == "2, 1 allowed: 4, 5"
+
+
+def test_an_answer_with_a_reservation_may_be_a_maybe(run: Run) -> None:
+    class Undecided(FakeEngine):
+        async def choose(self, *asked: Any) -> Generation:
+            return replace(await super().choose(*asked), text="maybe")
+
+    row = run(DOCUMENT, Undecided(REPLIES | {"Answer in": "Yes, insulin may have an effect on them."}))
+    assert (row["status"], row["decision"]["word"]) == ("ok", "maybe")
+    row = run(DOCUMENT, Undecided(REPLIES | {"Answer in": "Yes. Insulin had an effect on them."}))
+    assert (row["reason"], row["decision"]["word"]) == ("answer_contradicts_decision", "maybe")
+
+
+def test_the_source_s_own_sentence_is_an_answer(run: Run) -> None:
+    said = {"Answer in": DOCUMENT["abstract"]}
+    hits = HITS | {CLINICAL: [Hit(1, 0.9, DOCUMENT["title"], DOCUMENT["abstract"], ["D11"]), *HITS[CLINICAL]]}
+    assert run(DOCUMENT, FakeEngine(REPLIES | said), hits)["status"] == "ok"
 
 
 def test_a_truncated_question_is_not_used(run: Run) -> None:

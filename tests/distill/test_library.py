@@ -136,7 +136,14 @@ def test_its_records_are_reported_and_published(
     assert format_summary(found.run.manifest).startswith(f"{LIMIT} abstracts\n")
     assert format_examples(found.examples).count("question  ") == len(found.examples)
     config = PublishConfig(
-        run=made.path, out=tmp_path / "dataset", format="parquet", sft="messages", judge_min_margin=0.0, benchmarks=()
+        run=made.path,
+        out=tmp_path / "dataset",
+        format="parquet",
+        sft="messages",
+        judge_min_margin=0.0,
+        benchmarks=(),
+        dedup_questions=None,
+        balance=None,
     )
     result = publish(config)
     assert Dataset.open(tmp_path / "dataset") == result.dataset
