@@ -12,11 +12,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from kailin_ray.config import ReplayConfig
+from kailin_ray.config import DistillConfig, ReplayConfig
 from kailin_ray.corpus.documents import Documents
 from kailin_ray.dataset.folder import Dataset
 from kailin_ray.dataset.records import load_pmids, records
 from kailin_ray.dataset.run import Run
+from kailin_ray.distill.identity import prompts
 from kailin_ray.distill.replay import replay
 from kailin_ray.engines.adapters import Adapter
 from kailin_ray.retrieval.search.folder import Index
@@ -139,3 +140,8 @@ def test_a_run_is_gone_on_with(kailin: Command, folders: Path) -> None:
     run = Run.open(folders / "run")
     assert (run.manifest.num_documents, run.manifest.num_resumed, run.manifest.sessions) == (12, 10, 2)
     assert set(load_pmids(BEFORE / "run" / "records")) < set(load_pmids(run.records))
+
+
+def test_the_prompts_of_the_defaults_are_those_of_before(config: DistillConfig) -> None:
+    for before in (BEFORE, BEFORE_SHOWN):
+        assert json.loads((before / "run" / "run.json").read_text())["inputs"]["prompts"] == prompts(config)

@@ -11,6 +11,8 @@ from kailin_ray.distill import pipeline
 from kailin_ray.engines.interface import Generation
 from tests.distill.test_pipeline import FakeEngine, made
 
+TOLD = ".told"
+
 
 class ToldEngine(FakeEngine):
     """The first ``too_short`` of its answers are rejected."""
@@ -18,6 +20,7 @@ class ToldEngine(FakeEngine):
     def __init__(self, note: Path, too_short: int):
         super().__init__(note)
         self._too_short = too_short
+        self._told = note.with_suffix(TOLD)
 
     async def generate(self, messages: Any, sampling: Any, adapter: str | None = None) -> Generation:
         self._tell(messages)
@@ -32,7 +35,7 @@ class ToldEngine(FakeEngine):
         return await super().choose(messages, words, adapter)
 
     def _tell(self, messages: Any) -> None:
-        with self.note.open("a", encoding="utf-8") as sink:
+        with self._told.open("a", encoding="utf-8") as sink:
             sink.write(json.dumps(messages) + "\n")
 
 
@@ -50,5 +53,4 @@ def told_engine(note: Path, too_short: int = 0) -> Iterator[None]:
 
 def told(note: Path) -> list[list[dict[str, str]]]:
     """The messages of all calls."""
-    path = note if note.exists() else note.with_suffix(".stopped")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in note.with_suffix(TOLD).read_text(encoding="utf-8").splitlines()]
