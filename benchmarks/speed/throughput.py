@@ -11,10 +11,9 @@ is the result as JSON.
 import argparse
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
-
-from kailin_ray.cli.main import run_command
 
 DEFAULTS = ("retrieval=brief", "limit=96", "bench.runs=3", "bench.chain=true")
 
@@ -28,7 +27,8 @@ def main() -> None:
     options = parser.parse_args()
     shutil.rmtree(options.out, ignore_errors=True)
     inputs = [f"documents={options.demo}/documents", f"index={options.demo}/index", "mesh=assets/mesh.tsv"]
-    code = run_command(["bench", *inputs, *DEFAULTS, *options.keys, f"out={options.out}"])
+    command = [sys.executable, "-m", "kailin_ray", "bench", *inputs, *DEFAULTS, *options.keys, f"out={options.out}"]
+    code = subprocess.run(command, stdout=sys.stderr).returncode
     if code == 0:
         report = json.loads((options.out / "bench.json").read_text())
         print(json.dumps({"benchmark": "throughput", **report}, ensure_ascii=False))

@@ -14,7 +14,7 @@ from kailin_ray.schema import Json
 
 NOTES = (
     "Rates are per unit: a GPU, or an engine on CPUs. The clock runs from the first warm engine to the last "
-    "written row, so the start of the engines does not count. *of bare*: the seconds that the same engines take "
+    "finished row, so the start of the engines does not count. *of bare*: the seconds that the same engines take "
     "for the same prompts and as many tokens without the pipeline (all questions at once, then all answers, then "
     "all decisions), over the pipeline's seconds. *cached*: the share of prompt tokens that the prefix cache had. "
     "*busy*: the share of the time in which an engine had a call. Every figure of every run is in `bench.json`."
