@@ -110,10 +110,8 @@ def test_the_judge_s_training_data_is_balanced_and_disjoint(
         assert all(is_held_out(pmid) == (split == "test") for pmid in data["pmid"])
         for row in data:
             assert [m["role"] for m in (*row["prompt"], *row["completion"])] == ["system", "user", "assistant"]
-    preferences = datasets.load_dataset(
-        f"{tmp_path}/dataset", "preference", split="train", cache_dir=f"{tmp_path}/cache"
-    )
-    for row in preferences:
+    preferences = datasets.load_dataset(f"{tmp_path}/dataset", "preference", cache_dir=f"{tmp_path}/cache")
+    for row in (row for data in preferences.values() for row in data):
         assert row["preferred_by"] == "judge"
         assert row["judge_probability_chosen"] - row["judge_probability_rejected"] == pytest.approx(row["margin"])
         assert row["mesh_score_chosen"] is not None

@@ -159,7 +159,9 @@ def test_the_dataset_loads_in_a_fresh_process(
     assert len(ok) > 0
     triples = configs["triples"]
     assert sorted(row["pmid"] for row in triples) == sorted(row["pmid"] for row in ok)
-    assert all(row["question"].endswith("?") and len(row["contexts"]) == 4 and row["answer"] for row in triples)
+    assert all(row["question"].endswith("?") and row["answer"] for row in triples)
+    # The source abstract, then four contexts.
+    assert all([each["is_source"] for each in row["contexts"]] == [True, *[False] * 4] for row in triples)
     assert len(configs["sft"]) == len(configs["pretrain"]) == len(ok)
     # Of preferences some are held out, in a split of their own. A config without rows is left out.
     assert len(configs.get("rejected", [])) == LIMIT - len(ok)

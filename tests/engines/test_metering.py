@@ -121,7 +121,8 @@ def told(stage: str, seconds: float, **more: Any) -> dict[str, Any]:
 def test_sessions_add_up_with_those_that_were_killed(tmp_path: Path) -> None:
     engine = SimpleNamespace(path="m")
     stage = SimpleNamespace(name="answer", engine=engine)
-    pool = SimpleNamespace(stage=stage, replicas=2, demand=SimpleNamespace(gpus=1))
+    concurrency = SimpleNamespace(max_num_seqs=8, max_concurrent_rows=10)
+    pool = SimpleNamespace(stage=stage, replicas=2, demand=SimpleNamespace(gpus=1), concurrency=concurrency)
     plan: Any = SimpleNamespace(phases=[(pool,)])
     phase: Any = (pool,)
     first = Session(tmp_path, plan)

@@ -57,7 +57,7 @@ def publish_as(folder: Path, name: str, sft: str = "messages") -> Path:
         for pmid, title in ((pmid, f"Azide {pmid}.") for pmid in PMIDS)
     ]
     keys = [f"run={runs.run(folder / 'run', rows)}", f"out={folder / 'dataset'}", f"format={name}", f"sft={sft}"]
-    return publish(load(PublishConfig, "publish", [*keys, "benchmarks=[]"])).dataset.path
+    return publish(load(PublishConfig, "publish", [*keys, "benchmarks=[]", "dedup_questions=null"])).dataset.path
 
 
 def options(folder: Path) -> dict[str, Any]:
