@@ -95,7 +95,7 @@ def format_table(result: BenchResult) -> str:
     unit = next((entry.figures["unit"] for entry in result.entries if entry.figures), "engine")
     priced = any(entry.figures and entry.figures["price_per_million_abstracts"] is not None for entry in result.entries)
     columns = {
-        "settings": lambda entry, _: escape_text(entry.name),
+        "settings": lambda entry, _: code(entry.name),
         f"{unit}s": lambda _, f: f"{f['num_units']:g}",
         f"abstracts/s per {unit}": lambda _, f: f"{f['abstracts_per_second']:,.3f}",
         "accepted/h": lambda _, f: f"{f['accepted_per_hour']:,.0f}",
@@ -120,7 +120,7 @@ def format_table(result: BenchResult) -> str:
         if entry.figures:
             rows.append([show(entry, entry.figures) for show in columns.values()])
         else:
-            rows.append([escape_text(entry.name), f"failed: {escape_text(entry.failure or '')}"])
+            rows.append([code(entry.name), f"failed: {escape_text(entry.failure or '')}"])
             rows[-1] += [""] * (len(columns) - 2)
     widths = [max(len(row[i]) for row in rows if len(row[i]) < 60 or i == 0) for i in range(len(columns))]
     lines = [

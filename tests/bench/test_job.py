@@ -119,7 +119,7 @@ def test_the_page_has_hardware_versions_and_a_row_for_each_combination(swept: tu
     report = json.loads((out / "bench.json").read_text())
     assert f"python {report['versions']['python']}" in page
     assert f"{report['machines'][0]['cores']} cores" in page and "no GPU" in page
-    rows = [line for line in page.splitlines() if line.startswith("| cluster.num")]
+    rows = [line for line in page.splitlines() if line.startswith("| `cluster.num")]
     assert len(rows) == 3 and "failed: " in rows[2]
     assert len({line.count("|") for line in page.split("## Stages")[0].splitlines() if line.startswith("|")}) == 1
 
