@@ -33,6 +33,10 @@ UNKNOWN = "unknown"
 """The agent of a call that is in no record: its row failed."""
 
 
+_Start = tuple[asyncio.AbstractEventLoop, float]
+"""The loop on which an engine's calls run, and this process's CPU time when it was warm."""
+
+
 class Machine(TypedDict):
     """The machine of an engine."""
 
@@ -104,7 +108,7 @@ class MeasuredEngine:
         self._agents: dict[str, str] = {}
         self._warm: asyncio.Task[None] | None = None
         # It has no reference to this object, which must go when its actor goes.
-        self._starts: list[tuple[asyncio.AbstractEventLoop, float]] = []
+        self._starts: list[_Start] = []
         threading.Thread(target=_report, args=(engine, conductor, self._starts, self._agents), daemon=True).start()
 
     async def generate(self, messages: Any, sampling: Json, adapter: str | None = None) -> Generation:
@@ -141,10 +145,6 @@ class MeasuredEngine:
         self._engine.calls = []
         self._starts.append((asyncio.get_running_loop(), time.process_time()))
         await self.conductor.warm.remote()
-
-
-_Start = tuple[asyncio.AbstractEventLoop, float]
-"""The loop on which an engine's calls run, and this process's CPU time when it was warm."""
 
 
 def _report(engine: Any, conductor: Any, starts: Sequence[_Start], agents: Mapping[str, str]) -> None:

@@ -28,7 +28,6 @@ from kailin_ray.config.loading import validate
 from kailin_ray.distill.preflight import Inputs, check_run, open_inputs
 from kailin_ray.errors import CommandFailedError, ConfigError
 from kailin_ray.io.locks import hold_lock
-from kailin_ray.io.storage import is_remote
 from kailin_ray.mesh import MeshHierarchy
 from kailin_ray.mesh.load import load_mesh
 from kailin_ray.planning.stages import make_stages
@@ -85,8 +84,6 @@ def bench(
 
 
 def _check(config: BenchConfig) -> None:
-    if is_remote(config.out):
-        raise ConfigError(f"out: {config.out}: bench measures into a local folder")
     if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
         raise ConfigError(f"out: {config.out} exists; remove it or choose another")
     if config.from_run or config.stages != STEPS:

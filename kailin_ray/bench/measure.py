@@ -43,7 +43,6 @@ class Measurement:
 
     num_documents: int
     num_accepted: int
-    num_by_status: dict[str, int]
     stages: list[StageMeasurement]
     machines: list[Machine]
 
@@ -80,7 +79,6 @@ def measure(config: BenchConfig, opened: Inputs, mesh: MeshHierarchy) -> Measure
     return Measurement(
         num_documents=work.num_documents,
         num_accepted=counts.get(OK, 0),
-        num_by_status=counts,
         stages=[
             StageMeasurement(pool=pool, seconds=seconds, reports=reports, environment=environment[pool.stage.name])
             for (pool,), (seconds, reports) in zip(plan.phases, phases, strict=True)

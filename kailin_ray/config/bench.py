@@ -7,6 +7,7 @@ from pydantic.dataclasses import dataclass
 
 from kailin_ray.config.fields import STRICT, Positive
 from kailin_ray.config.run import DistillConfig
+from kailin_ray.io.storage import LocalPath
 
 Values = Annotated[tuple[Any, ...], Field(min_length=1)]
 
@@ -29,6 +30,8 @@ class Bench:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class BenchConfig(DistillConfig):
-    """``kailin-ray bench``. It takes all keys of ``distill``; ``out`` is the folder of the report."""
+    """``kailin-ray bench``. It takes all keys of ``distill``."""
 
     bench: Bench
+    out: LocalPath
+    """The folder of the report to create."""

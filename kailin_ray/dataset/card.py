@@ -248,8 +248,7 @@ def _format_names(names: Iterable[str]) -> str:
 
 EXAMPLE_CHARS = 160
 
-_TRAINERS = {
-    "sharegpt": """
+_TRAINER = """
 The fields are those of LLaMA-Factory and axolotl. `dataset_info.json` describes the files for LLaMA-Factory
 (`dataset_dir: path/to/this/folder`, `dataset: sft_train`). For axolotl:
 
@@ -257,23 +256,13 @@ The fields are those of LLaMA-Factory and axolotl. `dataset_info.json` describes
 datasets:
   - path: path/to/this/folder/sft/train.jsonl
     ds_type: json
-    type: chat_template
+    {kind}
+```
+"""
+_SHAREGPT = """type: chat_template
     field_messages: conversations
-    message_property_mappings: {role: from, content: value}
-```
-""",
-    "alpaca": """
-The fields are those of LLaMA-Factory and axolotl. `dataset_info.json` describes the files for LLaMA-Factory
-(`dataset_dir: path/to/this/folder`, `dataset: sft_train`). For axolotl:
-
-```yaml
-datasets:
-  - path: path/to/this/folder/sft/train.jsonl
-    ds_type: json
-    type: alpaca
-```
-""",
-}
+    message_property_mappings: {role: from, content: value}"""
+_TRAINERS = {"sharegpt": _TRAINER.format(kind=_SHAREGPT), "alpaca": _TRAINER.format(kind="type: alpaca")}
 _USES = {
     "triples": "question, contexts and answer, with their sources",
     "sft": "supervised fine-tuning: an answer from the passages and the question ({text})",

@@ -42,7 +42,7 @@ def test_figures_are_per_gpu(pool: Pool) -> None:
     first = report(a_call(0, 2), a_call(1, 2), a_call(5, 1), bare=6.0)
     second = report(a_call(0, 10), bare=8.0)
     stage = StageMeasurement(pool=pool, seconds=10.0, reports=[first, second], environment={})
-    made = Measurement(num_documents=20, num_accepted=5, num_by_status={}, stages=[stage], machines=[])
+    made = Measurement(num_documents=20, num_accepted=5, stages=[stage], machines=[])
     figures = compute_figures(made, gpu_hour_price=2.0, chain_seconds=15.0)
     assert figures["unit"] == "GPU" and figures["num_units"] == 2
     assert figures["unit_seconds"] == 20.0
@@ -70,7 +70,7 @@ def test_stages_that_run_one_after_another_are_added_up(pool: Pool) -> None:
         )
         for seconds, bare in ((10.0, 9.0), (30.0, 27.0))
     ]
-    made = Measurement(num_documents=40, num_accepted=40, num_by_status={}, stages=stages, machines=[])
+    made = Measurement(num_documents=40, num_accepted=40, stages=stages, machines=[])
     figures = compute_figures(made, None, None)
     assert figures["seconds"] == 40.0 and figures["abstracts_per_second"] == 1.0
     assert figures["of_bare"] == 0.9 and figures["of_chain"] is None
@@ -81,7 +81,7 @@ def test_the_middle_run_is_the_median(pool: Pool) -> None:
     runs = []
     for seconds in (10.0, 40.0, 20.0, 30.0):
         stage = StageMeasurement(pool=pool, seconds=seconds, reports=[report(a_call(0, 1), bare=1.0)], environment={})
-        made = Measurement(num_documents=40, num_accepted=1, num_by_status={}, stages=[stage], machines=[])
+        made = Measurement(num_documents=40, num_accepted=1, stages=[stage], machines=[])
         runs.append(compute_figures(made, None, None))
     assert middle(runs)["seconds"] == 30.0
     assert middle(runs[:3])["seconds"] == 20.0

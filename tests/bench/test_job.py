@@ -143,7 +143,7 @@ def test_a_real_engine_beside_itself(kailin_subprocess: Command, inputs: list[st
     ("keys", "said"),
     [
         (["from=run"], "from"),
-        (["out=s3://bucket/bench"], "out: s3://bucket/bench"),
+        (["out=s3://bucket/bench"], "out: this must be a local path"),
         (["bench.sweep={max_num_sequences: [1]}"], "model.engine.max_num_sequences"),
         (["bench.sweep={cluster.engines: [1]}"], "cluster.engines"),
         (["bench.sweep={clusters.num_engines: [1]}"], "bench.sweep: clusters.num_engines"),
